@@ -1,0 +1,165 @@
+"""Which layer becomes what."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from cnncompress.decompositions import REGISTRY, Decomposition, get_method
+from cnncompress.decompositions.base import parse_options
+from cnncompress.errors import UsageError, nearest
+from cnncompress.factored import layers_of, refuse_module, spec_of, trace
+from cnncompress.metrics import get_metric
+from cnncompress.spec import Budget, Call, ConvSpec, LayerPlan, Plan, chain_params
+
+RankRequest = int | float | Sequence[int]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What is asked of a layer: a method (`NAME[:k=v,...]` or `auto`) and a rank."""
+
+    method: str = "auto"
+    rank: RankRequest = 0.25
+
+
+def choose_method(text: str, spec: ConvSpec) -> tuple[Decomposition, RankRequest | None]:
+    """The method of `NAME[:k=v,...]` for a layer, and the ranks that its options fix, if any."""
+    name, _, options = text.partition(":")
+    if name == "auto":
+        if options:
+            raise UsageError(f"method auto takes no options, not '{options}'")
+        name = "svd" if spec.linear else "channel-svd" if spec.pointwise else "spatial-svd"
+    method = get_method(name)
+    values, ranks = parse_options(REGISTRY[name], options)
+    if ranks and len(ranks) < len(method.rank_names):
+        missing = ", ".join(n for n in method.rank_names if n not in ranks)
+        raise UsageError(f"method {name}: give all its ranks or none; missing {missing}")
+    method.settings.update(values)
+    return method, tuple(ranks[n] for n in method.rank_names) if ranks else None
+
+
+def plan_layer(call: Call, choice: Choice, force: bool = False) -> LayerPlan | str:
+    """The plan of one layer at the rank asked for, or the reason why it is kept."""
+    spec = call.spec
+    method, fixed = choose_method(choice.method, spec)
+    reason = method.refuse(spec)
+    if reason:
+        return reason
+    rank = method.rank(spec, choice.rank if fixed is None else fixed)
+    full = method.full_rank(spec)
+    if any(r > f for r, f in zip(rank, full, strict=True)):
+        return f"rank {_show(rank)} is above its full rank {_show(full)}"
+    chain = method.stages(spec, rank)
+    before, after = call.macs, call.macs_of(chain)
+    if not force and (after >= before or chain_params(chain) >= spec.params):
+        return f"{method.name} at rank {_show(rank)} would not be cheaper: {after:,} MACs for {before:,}"
+    return LayerPlan(method.name, rank, chain, dict(method.settings))
+
+
+def _show(rank: Sequence[int]) -> str:
+    return "×".join(map(str, rank))
+
+
+def select(names: Iterable[str], layers: Sequence[str], skip: Sequence[str]) -> dict[str, str]:
+    """The names that the patterns leave out, with the reason; UsageError for a pattern that matches none."""
+    names = list(names)
+    for option, patterns in (("--layers", layers), ("--skip", skip)):
+        for pattern in patterns:
+            check_pattern(pattern, names, option)
+    left_out = {}
+    for name in names:
+        if layers and not any(fnmatch.fnmatchcase(name, p) for p in layers):
+            left_out[name] = "not selected"
+        elif any(fnmatch.fnmatchcase(name, p) for p in skip):
+            left_out[name] = "skipped on request"
+    return left_out
+
+
+def check_pattern(pattern: str, names: Sequence[str], where: str) -> None:
+    """UsageError if a shell glob matches no layer name."""
+    if not any(fnmatch.fnmatchcase(name, pattern) for name in names):
+        raise UsageError(
+            f"{where} '{pattern}' matches no layer{nearest(pattern, names)}; `cnncompress inspect` lists them"
+        )
+
+
+def check_rank(rank: RankRequest) -> None:
+    """UsageError for a rank that no layer can have."""
+    values = [rank] if isinstance(rank, int | float) else list(rank)
+    for value in values:
+        good = 0 < value <= 1 if isinstance(value, float) else value >= 1
+        if not good:
+            raise UsageError(f"rank {value} makes no sense; give a whole number from 1 on, or a fraction in (0, 1]")
+
+
+def plan(
+    model: nn.Module,
+    example_input: Tensor,
+    *,
+    method: str = "auto",
+    rank: RankRequest = 0.25,
+    budget: Budget | None = None,
+    metric: str = "frobenius",
+    statistics: object = None,
+    layers: Sequence[str] = (),
+    skip: Sequence[str] = (),
+    per_layer: Mapping[str, Choice] | None = None,
+    force: bool = False,
+) -> Plan:
+    """Decide for every Conv2d and Linear what it becomes.
+
+    `example_input` [n, c, h, w] shows the network's input (its first image is used). `rank` is a whole number or a
+    fraction of each layer's full rank. `per_layer` maps patterns to other choices; the first that matches counts.
+    `force` takes a chain even where it costs more than the layer. Raises UsageError for requests that make no sense.
+    """
+    get_metric(metric)
+    if budget is not None:
+        raise UsageError("budgets are not supported yet; give a rank")
+    default, per_layer = Choice(method, rank), per_layer or {}
+    for choice in (default, *per_layer.values()):
+        check_rank(choice.rank)
+        choose_method(choice.method, ConvSpec(1, 1))
+    modules = layers_of(model)
+    for pattern in per_layer:
+        check_pattern(pattern, list(modules), "pattern")
+    left_out = select(modules, layers, skip)
+    calls = trace(model, example_input)
+    result = Plan(metric=metric)
+    reasons = {name: refuse_in_network(name, modules, calls) or left_out.get(name) for name in modules}
+    for name in sorted(modules, key=lambda n: calls[n].order if n in calls else len(calls)):
+        reason = reasons[name]
+        if reason is None:
+            matching = (c for p, c in per_layer.items() if fnmatch.fnmatchcase(name, p))
+            decision = plan_layer(calls[name], next(matching, default), force)
+            if isinstance(decision, LayerPlan):
+                result.layers[name] = decision
+                continue
+            reason = decision
+        result.kept[name] = reason
+    return result
+
+
+def refuse_in_network(name: str, modules: Mapping[str, nn.Conv2d | nn.Linear], calls: Mapping[str, Call]) -> str | None:
+    """Why the network's use of a layer forbids to replace it, or None."""
+    module = modules[name]
+    reason = refuse_module(module)
+    if reason:
+        return reason
+    if name not in calls:
+        return "not called as a layer in the forward pass (attention uses its weight directly, or it is unused)"
+    for other, candidate in modules.items():
+        if other != name and candidate.weight is module.weight:
+            return f"its weight is shared with {other}"
+    return None
+
+
+def describe_methods(spec: ConvSpec) -> dict[str, str | None]:
+    """Every registered method with the reason why it cannot take this geometry (None where it can)."""
+    return {name: get_method(name).refuse(spec) for name in sorted(REGISTRY)}
+
+
+__all__ = ["Choice", "RankRequest", "check_rank", "describe_methods", "plan", "plan_layer", "spec_of"]

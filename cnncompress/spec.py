@@ -1,0 +1,283 @@
+"""The nouns: layers, chains of stages, plans, profiles. Plain values without torch modules."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Pair = tuple[int, int]
+Rank = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class ConvSpec:
+    """Geometry of a `Conv2d` or, with `linear=True`, of a `Linear` (a 1×1 kernel on its last axis).
+
+    The weight is `W[F, C/g, kh, kw]` with F = `out_channels`, C = `in_channels`, g = `groups`; a Linear's weight is
+    seen as `W[F, C, 1, 1]`. `padding` is a pair, or `"same"` (an even kernel then pads one more on the right).
+    """
+
+    in_channels: int
+    out_channels: int
+    kernel_size: Pair = (1, 1)
+    stride: Pair = (1, 1)
+    padding: Pair | Literal["same"] = (0, 0)
+    dilation: Pair = (1, 1)
+    groups: int = 1
+    bias: bool = False
+    padding_mode: str = "zeros"
+    linear: bool = False
+
+    @property
+    def weight_shape(self) -> tuple[int, int, int, int]:
+        """`(F, C/g, kh, kw)`."""
+        return (self.out_channels, self.in_channels // self.groups, *self.kernel_size)
+
+    @property
+    def weights(self) -> int:
+        """Number of weights, without the bias; also the MACs of one output position."""
+        F, C, kh, kw = self.weight_shape
+        return F * C * kh * kw
+
+    @property
+    def params(self) -> int:
+        """Number of weights and biases."""
+        return self.weights + (self.out_channels if self.bias else 0)
+
+    @property
+    def pointwise(self) -> bool:
+        """True for a 1×1 convolution and for a Linear."""
+        return self.kernel_size == (1, 1)
+
+    @property
+    def depthwise(self) -> bool:
+        """True where every group has one input channel."""
+        return self.groups > 1 and self.groups == self.in_channels
+
+    def group(self) -> ConvSpec:
+        """The spec of one group of a grouped convolution."""
+        g = self.groups
+        return self.replace(in_channels=self.in_channels // g, out_channels=self.out_channels // g, groups=1)
+
+    def replace(self, **changes: Any) -> ConvSpec:
+        """A copy with some fields changed."""
+        return dataclasses.replace(self, **changes)
+
+    def output_size(self, size: Pair) -> Pair:
+        """Height and width of the output for an input of height and width `size`."""
+        if self.linear:
+            return size
+        if self.padding == "same":
+            return size
+        out = []
+        for n, k, s, p, d in zip(size, self.kernel_size, self.stride, self.padding, self.dilation, strict=True):
+            out.append((n + 2 * p - d * (k - 1) - 1) // s + 1)
+        return out[0], out[1]
+
+    def __str__(self) -> str:
+        if self.linear:
+            return f"Linear {self.in_channels}→{self.out_channels}"
+        kh, kw = self.kernel_size
+        groups = f" in {self.groups} groups" if self.groups > 1 else ""
+        return f"{kh}×{kw} {self.in_channels}→{self.out_channels}{groups}"
+
+
+@dataclass(frozen=True)
+class Permutation:
+    """A fixed reordering of channels: output channel i is input channel `index[i]`."""
+
+    index: tuple[int, ...]
+    linear: bool = False
+
+    def __str__(self) -> str:
+        return f"permute {len(self.index)}"
+
+
+Stage = ConvSpec | Permutation
+Chain = tuple[Stage, ...]
+
+
+def convolutions(chain: Chain) -> Iterator[ConvSpec]:
+    """The stages of a chain that have weights, in order; kernels are listed in this order everywhere."""
+    return (stage for stage in chain if isinstance(stage, ConvSpec))
+
+
+def chain_params(chain: Chain) -> int:
+    """Weights and biases of a chain."""
+    return sum(stage.params for stage in convolutions(chain))
+
+
+def chain_macs(chain: Chain, size: Pair) -> int:
+    """Multiply-accumulates of a chain for an input of height and width `size`.
+
+    For a Linear, `size` is the leading positions it is applied to, as `(positions, 1)`.
+    Biases are not counted, as in `torch.utils.flop_counter`.
+    """
+    total = 0
+    for stage in convolutions(chain):
+        size = stage.output_size(size)
+        total += stage.weights * size[0] * size[1]
+    return total
+
+
+@dataclass(frozen=True)
+class Call:
+    """How a network uses a layer on one image: position in the order of first calls, calls, input sizes."""
+
+    order: int
+    spec: ConvSpec
+    sizes: tuple[Pair, ...]
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of the layer on one image, over all its calls."""
+        return self.macs_of((self.spec,))
+
+    def macs_of(self, chain: Chain) -> int:
+        """Multiply-accumulates of `chain` in the layer's place."""
+        return sum(chain_macs(chain, size) for size in self.sizes)
+
+
+@dataclass(frozen=True)
+class LayerPlan:
+    """What one layer becomes."""
+
+    method: str
+    rank: Rank
+    chain: Chain
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Plan:
+    """Which layer becomes what; `kept` holds the reason for every other layer."""
+
+    layers: dict[str, LayerPlan] = field(default_factory=dict)
+    kept: dict[str, str] = field(default_factory=dict)
+    metric: str = "frobenius"
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The share of the original to keep; exactly one of the three is given."""
+
+    macs: float | None = None
+    params: float | None = None
+    latency: float | None = None
+
+
+@dataclass(frozen=True)
+class LayerProfile:
+    """Cost of one layer on one image."""
+
+    layer: str
+    spec: ConvSpec
+    params: int
+    macs: int
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Cost of a network on one image.
+
+    `macs` are those of convolution and linear layers; `other_macs` what matrix products outside of them take
+    (attention), as `torch.utils.flop_counter` sees them.
+    """
+
+    params: int
+    macs: int
+    other_macs: int
+    size_bytes: int
+    layers: tuple[LayerProfile, ...]
+    input_shape: tuple[int, ...]
+
+    @property
+    def total_macs(self) -> int:
+        """All multiply-accumulates that were counted."""
+        return self.macs + self.other_macs
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Milliseconds of one forward pass of a batch."""
+
+    median: float
+    p10: float
+    p90: float
+    batch: int
+    threads: int
+    device: str
+    dtype: str
+    memory_format: str = "contiguous"
+
+
+def stage_to_json(stage: Stage) -> dict[str, Any]:
+    """A stage as JSON-ready values; the inverse of `stage_from_json`."""
+    if isinstance(stage, Permutation):
+        return {"kind": "permutation", "index": list(stage.index), "linear": stage.linear}
+    values = dataclasses.asdict(stage)
+    return {"kind": "linear" if values.pop("linear") else "conv2d", **values}
+
+
+def _pair(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def stage_from_json(values: dict[str, Any]) -> Stage:
+    """Read a stage written by `stage_to_json`; KeyError, TypeError or ValueError for anything else."""
+    values = dict(values)
+    kind = values.pop("kind")
+    if kind == "permutation":
+        return Permutation(tuple(values["index"]), values["linear"])
+    if kind not in ("conv2d", "linear"):
+        raise ValueError(f"unknown stage kind {kind!r}")
+    return ConvSpec(**{k: _pair(v) for k, v in values.items()}, linear=kind == "linear")
+
+
+def plan_to_json(plan: Plan) -> dict[str, Any]:
+    """A plan as JSON-ready values; the inverse of `plan_from_json`."""
+    layers = {
+        name: {
+            "method": p.method,
+            "rank": list(p.rank),
+            "options": p.options,
+            "stages": [stage_to_json(s) for s in p.chain],
+        }
+        for name, p in plan.layers.items()
+    }
+    return {"metric": plan.metric, "layers": layers, "kept": plan.kept}
+
+
+def plan_from_json(values: dict[str, Any]) -> Plan:
+    """Read a plan written by `plan_to_json`; KeyError, TypeError or ValueError for anything else."""
+    layers = {
+        name: LayerPlan(p["method"], tuple(p["rank"]), tuple(stage_from_json(s) for s in p["stages"]), p["options"])
+        for name, p in values["layers"].items()
+    }
+    return Plan(layers, dict(values["kept"]), values["metric"])
+
+
+def as_pair(value: int | Sequence[int]) -> Pair:
+    """`3` → `(3, 3)`; a sequence of two stays."""
+    return (value, value) if isinstance(value, int) else (int(value[0]), int(value[1]))
+
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What happens to an image before the network: short side to `resize` pixels, centre crop, normalisation.
+
+    `resize` None scales the whole image to `size` (height, width) instead of cropping. Pixels are in [0, 1] when
+    `mean` and `std` are applied.
+    """
+
+    size: Pair = (224, 224)
+    resize: int | None = 256
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    interpolation: str = "bilinear"
