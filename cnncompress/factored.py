@@ -109,19 +109,25 @@ def trace(model: nn.Module, example: Tensor) -> dict[str, Call]:
     sizes: dict[str, list[tuple[int, int]]] = {}
 
     def watch(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
-            x = args[0]
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            x = args[0] if args else kwargs["input"]
             linear = isinstance(module, nn.Linear)
-            size = (x.numel() // x.shape[-1], 1) if linear else (x.shape[-2], x.shape[-1])
-            sizes.setdefault(name, []).append(size)
+            if linear:
+                sizes.setdefault(name, []).append((x.numel() // x.shape[-1], 1))
+            else:  # a network may fold patches of one image into the batch
+                batch = x.shape[0] if x.dim() == 4 else 1
+                sizes.setdefault(name, []).extend([(x.shape[-2], x.shape[-1])] * batch)
 
         return hook
 
-    handles = [module.register_forward_pre_hook(watch(name)) for name, module in layers.items()]
+    handles = [module.register_forward_pre_hook(watch(name), with_kwargs=True) for name, module in layers.items()]
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # fused transformer layers are invisible to hooks
     try:
         with inference(model):
             forward(model, example[:1])
     finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
         for handle in handles:
             handle.remove()
     return {n: Call(i, spec_of(layers[n]), tuple(s)) for i, (n, s) in enumerate(sizes.items())}
@@ -132,9 +138,9 @@ class Permute(nn.Module):
 
     index: Tensor
 
-    def __init__(self, index: Sequence[int], linear: bool = False) -> None:
+    def __init__(self, channels: int, linear: bool = False, device: Any = None) -> None:
         super().__init__()
-        self.register_buffer("index", torch.tensor(index, dtype=torch.int64))
+        self.register_buffer("index", torch.arange(channels, device=device))
         self.dim = -1 if linear else 1
 
     def forward(self, x: Tensor) -> Tensor:
@@ -145,7 +151,7 @@ class Permute(nn.Module):
 def build_stage(stage: Stage, **factory: Any) -> nn.Module:
     """The plain torch module of a stage."""
     if isinstance(stage, Permutation):
-        return Permute(stage.index, stage.linear).to(factory.get("device"))
+        return Permute(stage.channels, stage.linear, factory.get("device"))
     if stage.linear:
         return nn.Linear(stage.in_channels, stage.out_channels, stage.bias, **factory)
     return nn.Conv2d(
@@ -171,12 +177,15 @@ class FactoredLayer(nn.Sequential):
 
     @property
     def weighted(self) -> list[nn.Conv2d | nn.Linear]:
-        """The modules with kernels, in order."""
+        """The modules with weights, in order."""
         return [m for m in self if isinstance(m, nn.Conv2d | nn.Linear)]
 
     def kernels(self) -> list[Tensor]:
-        """The kernels [F, C/g, kh, kw] in order (a Linear's as 1×1)."""
-        return [m.weight.detach().reshape(spec_of(m).weight_shape) for m in self.weighted]
+        """One tensor a stage: a kernel [F, C/g, kh, kw] (a Linear's as 1×1) or a permutation's index."""
+        return [
+            m.index if isinstance(m, Permute) else m.weight.detach().reshape(spec_of(m).weight_shape)  # type: ignore
+            for m in self
+        ]
 
     def to_dense(self) -> Tensor:
         """The kernel [F, C, kh, kw] of one group that does what the chain does."""
@@ -192,12 +201,10 @@ def build_chain(plan: LayerPlan, kernels: Sequence[Tensor] | None, original: nn.
     layer = FactoredLayer(plan.chain, device="meta", dtype=weight.dtype)
     if kernels is not None:
         layer = layer.to_empty(device=weight.device)
-        for module, stage in zip(layer, plan.chain, strict=True):
-            if isinstance(module, Permute) and isinstance(stage, Permutation):
-                module.index.copy_(torch.tensor(stage.index))
         with torch.no_grad():
-            for module, kernel in zip(layer.weighted, kernels, strict=True):
-                module.weight.copy_(kernel.reshape(module.weight.shape))
+            for module, kernel in zip(layer, kernels, strict=True):
+                target = cast(Tensor, module.index if isinstance(module, Permute) else module.weight)
+                target.copy_(kernel.reshape(target.shape))
             if bias is not None:
                 cast(Tensor, layer.weighted[-1].bias).copy_(bias)
         if weight.dim() == 4 and is_channels_last(weight):

@@ -8,8 +8,8 @@ from torch import Tensor
 from cnncompress.errors import CompressError
 
 # Above this smaller side, and below this share of it, a block Krylov iteration replaces the full eigendecomposition.
-KRYLOV_MIN_SIDE = 2048
-KRYLOV_MAX_SHARE = 0.1
+KRYLOV_MIN_SIDE = 1024
+KRYLOV_MAX_SHARE = 0.05
 
 
 def check_finite(weight: Tensor, where: str) -> None:
@@ -33,10 +33,10 @@ def truncated_svd(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
         raise ValueError(f"rank {rank} is not in 1..{matrix.shape[0]} for a {tuple(matrix.shape)} matrix")
     if matrix.shape[0] > KRYLOV_MIN_SIDE and rank <= KRYLOV_MAX_SHARE * matrix.shape[0]:
         U = krylov_subspace(matrix, rank)
-    else:
-        U = leading_eigenvectors(gram(matrix), rank)
-    projected = U.mT.to(matrix.dtype) @ matrix if matrix.dtype == torch.float64 else U.mT @ matrix.double()
-    return _normalise_rows(U, projected)
+        return _normalise_rows(U, (U.mT.to(matrix.dtype) @ matrix).double())
+    matrix = matrix.double()
+    U = leading_eigenvectors(gram(matrix), rank)
+    return _normalise_rows(U, U.mT @ matrix)
 
 
 def _normalise_rows(U: Tensor, projected: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -58,7 +58,7 @@ def leading_eigenvectors(moment: Tensor, rank: int) -> Tensor:
     return torch.linalg.eigh(moment)[1][:, -rank:].flip(1)
 
 
-def krylov_subspace(matrix: Tensor, rank: int, tolerance: float = 1e-7, max_blocks: int = 40, seed: int = 0) -> Tensor:
+def krylov_subspace(matrix: Tensor, rank: int, tolerance: float = 1e-6, max_blocks: int = 40, seed: int = 0) -> Tensor:
     """Orthonormal U [m, rank] close to the leading left singular vectors of a matrix [m, n] with m ≤ n.
 
     Block Krylov iteration with full reorthogonalisation (Musco and Musco 2015, Algorithm 2), stopped when a further
@@ -68,16 +68,18 @@ def krylov_subspace(matrix: Tensor, rank: int, tolerance: float = 1e-7, max_bloc
     generator = torch.Generator(device="cpu").manual_seed(seed)
     block = rank + 8
     start = torch.randn(matrix.shape[0], block, generator=generator, dtype=torch.float64)
-    Q = torch.linalg.qr(start.to(matrix.device))[0]
-    basis, rows, energy = Q, matrix.mT @ Q.to(matrix.dtype), 0.0
+    basis = torch.linalg.qr(start.to(matrix.device))[0]
+    rows = matrix.mT @ basis.to(matrix.dtype)
+    projected, energy = gram(rows.mT), 0.0
     for _ in range(max_blocks):
         new = (matrix @ rows[:, -block:]).double()
-        for _ in range(2):  # twice is enough (Kahan)
-            new = new - basis @ (basis.mT @ new)
-        Q = torch.linalg.qr(new)[0]
-        basis = torch.cat([basis, Q], dim=1)
-        rows = torch.cat([rows, matrix.mT @ Q.to(matrix.dtype)], dim=1)
-        values, vectors = torch.linalg.eigh(gram(rows.mT))
+        for _ in range(2):  # twice, so that what is left of an exhausted matrix is orthogonal to the basis too
+            new = torch.linalg.qr(new - basis @ (basis.mT @ new))[0]
+        new_rows = matrix.mT @ new.to(matrix.dtype)
+        cross, corner = (rows.mT @ new_rows).double(), gram(new_rows.mT)
+        projected = torch.cat([torch.cat([projected, cross], dim=1), torch.cat([cross.mT, corner], dim=1)])
+        basis, rows = torch.cat([basis, new], dim=1), torch.cat([rows, new_rows], dim=1)
+        values, vectors = torch.linalg.eigh(projected)
         previous, energy = energy, float(values[-rank:].sum())
         if energy - previous <= tolerance * energy or basis.shape[1] + block > matrix.shape[0]:
             break

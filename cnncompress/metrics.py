@@ -22,13 +22,12 @@ class Metric:
     name: str = "frobenius"
 
     def squared_error(self, delta: Tensor) -> float:
-        """The quadratic form at `delta`, in float64."""
-        return float(delta.double().square().sum())
+        """The quadratic form at `delta`, accumulated in float64."""
+        return float(sum(part.double().square().sum() for part in delta.split(256)))
 
     def relative_error(self, weight: Tensor, approximation: Tensor) -> float:
         """√(form(W − W̃) / form(W)); 0 where both vanish."""
-        total = self.squared_error(weight)
-        error = self.squared_error(weight.double() - approximation.double())
+        total, error = self.squared_error(weight), self.squared_error(weight - approximation)
         return (error / total) ** 0.5 if total > 0 else 0.0 if error == 0 else float("inf")
 
 

@@ -33,12 +33,11 @@ def choose_method(text: str, spec: ConvSpec) -> tuple[Decomposition, RankRequest
         if options:
             raise UsageError(f"method auto takes no options, not '{options}'")
         name = "svd" if spec.linear else "channel-svd" if spec.pointwise else "spatial-svd"
-    method = get_method(name)
-    values, ranks = parse_options(REGISTRY[name], options)
+    values, ranks = parse_options(type(get_method(name)), options)
+    method = get_method(name, **values)
     if ranks and len(ranks) < len(method.rank_names):
         missing = ", ".join(n for n in method.rank_names if n not in ranks)
         raise UsageError(f"method {name}: give all its ranks or none; missing {missing}")
-    method.settings.update(values)
     return method, tuple(ranks[n] for n in method.rank_names) if ranks else None
 
 
@@ -54,10 +53,11 @@ def plan_layer(call: Call, choice: Choice, force: bool = False) -> LayerPlan | s
     if any(r > f for r, f in zip(rank, full, strict=True)):
         return f"rank {_show(rank)} is above its full rank {_show(full)}"
     chain = method.stages(spec, rank)
-    before, after = call.macs, call.macs_of(chain)
-    if not force and (after >= before or chain_params(chain) >= spec.params):
-        return f"{method.name} at rank {_show(rank)} would not be cheaper: {after:,} MACs for {before:,}"
-    return LayerPlan(method.name, rank, chain, dict(method.settings))
+    macs, params = (call.macs, call.macs_of(chain)), (spec.params, chain_params(chain))
+    if not force and (macs[1] >= macs[0] or params[1] >= params[0]):
+        costs = f"{macs[1]:,} MACs for {macs[0]:,}, {params[1]:,} parameters for {params[0]:,}"
+        return f"{method.name} at rank {_show(rank)} would not be cheaper: {costs}"
+    return LayerPlan(spec, method.name, rank, chain, macs, dict(method.settings))
 
 
 def _show(rank: Sequence[int]) -> str:

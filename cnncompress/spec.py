@@ -5,7 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Pair = tuple[int, int]
 Rank = tuple[int, ...]
@@ -86,13 +89,16 @@ class ConvSpec:
 
 @dataclass(frozen=True)
 class Permutation:
-    """A fixed reordering of channels: output channel i is input channel `index[i]`."""
+    """A fixed reordering of channels: output channel i is input channel `index[i]`.
 
-    index: tuple[int, ...]
+    The index itself is data, as kernels are: an int64 tensor [channels] in the stage's place among the kernels.
+    """
+
+    channels: int
     linear: bool = False
 
     def __str__(self) -> str:
-        return f"permute {len(self.index)}"
+        return f"permute {self.channels}"
 
 
 Stage = ConvSpec | Permutation
@@ -100,7 +106,7 @@ Chain = tuple[Stage, ...]
 
 
 def convolutions(chain: Chain) -> Iterator[ConvSpec]:
-    """The stages of a chain that have weights, in order; kernels are listed in this order everywhere."""
+    """The stages of a chain that have weights, in order."""
     return (stage for stage in chain if isinstance(stage, ConvSpec))
 
 
@@ -142,12 +148,19 @@ class Call:
 
 @dataclass(frozen=True)
 class LayerPlan:
-    """What one layer becomes."""
+    """What one layer of geometry `spec` becomes; `macs` are those of one image as (before, after)."""
 
+    spec: ConvSpec
     method: str
     rank: Rank
     chain: Chain
+    macs: Pair = (0, 0)
     options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def params(self) -> Pair:
+        """Weights and biases as (before, after)."""
+        return self.spec.params, chain_params(self.chain)
 
 
 @dataclass
@@ -216,7 +229,7 @@ class Latency:
 def stage_to_json(stage: Stage) -> dict[str, Any]:
     """A stage as JSON-ready values; the inverse of `stage_from_json`."""
     if isinstance(stage, Permutation):
-        return {"kind": "permutation", "index": list(stage.index), "linear": stage.linear}
+        return {"kind": "permutation", "channels": stage.channels, "linear": stage.linear}
     values = dataclasses.asdict(stage)
     return {"kind": "linear" if values.pop("linear") else "conv2d", **values}
 
@@ -230,7 +243,7 @@ def stage_from_json(values: dict[str, Any]) -> Stage:
     values = dict(values)
     kind = values.pop("kind")
     if kind == "permutation":
-        return Permutation(tuple(values["index"]), values["linear"])
+        return Permutation(int(values["channels"]), bool(values["linear"]))
     if kind not in ("conv2d", "linear"):
         raise ValueError(f"unknown stage kind {kind!r}")
     return ConvSpec(**{k: _pair(v) for k, v in values.items()}, linear=kind == "linear")
@@ -240,9 +253,11 @@ def plan_to_json(plan: Plan) -> dict[str, Any]:
     """A plan as JSON-ready values; the inverse of `plan_from_json`."""
     layers = {
         name: {
+            "layer": stage_to_json(p.spec),
             "method": p.method,
             "rank": list(p.rank),
             "options": p.options,
+            "macs": list(p.macs),
             "stages": [stage_to_json(s) for s in p.chain],
         }
         for name, p in plan.layers.items()
@@ -252,10 +267,13 @@ def plan_to_json(plan: Plan) -> dict[str, Any]:
 
 def plan_from_json(values: dict[str, Any]) -> Plan:
     """Read a plan written by `plan_to_json`; KeyError, TypeError or ValueError for anything else."""
-    layers = {
-        name: LayerPlan(p["method"], tuple(p["rank"]), tuple(stage_from_json(s) for s in p["stages"]), p["options"])
-        for name, p in values["layers"].items()
-    }
+    layers = {}
+    for name, p in values["layers"].items():
+        spec = stage_from_json(p["layer"])
+        if not isinstance(spec, ConvSpec):
+            raise ValueError(f"{name} is not a layer")
+        chain = tuple(stage_from_json(stage) for stage in p["stages"])
+        layers[name] = LayerPlan(spec, p["method"], tuple(p["rank"]), chain, _pair(p["macs"]), p["options"])
     return Plan(layers, dict(values["kept"]), values["metric"])
 
 
@@ -281,3 +299,20 @@ class Preprocessing:
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
     interpolation: str = "bilinear"
+
+
+@dataclass
+class LayerStatistics:
+    """What calibration images tell about one layer with g groups and n = C/g·kh·kw inputs a position.
+
+    The tensors are float32 on the CPU. What was not asked for is None; `mean` is then zero and `rows` 0.
+    The order of the n inputs is (channel, y, x), as in `weight.flatten(1)`.
+    """
+
+    images: int
+    rows: int  # input positions that were sampled; below n the moment is singular
+    mean: Tensor  # [g, n], of the inputs
+    moment: Tensor | None = None  # [g, n, n], centred second moment of the inputs
+    samples: Tensor | None = None  # [rows, g·n], centred inputs, in place of the moment where n is very large
+    gradient: Tensor | None = None  # [F, F], mean over images of Σ over positions of ggᵀ, g = d loss / d output
+    sensitivity: Tensor | None = None  # [F, C/g, kh, kw], mean square of the per-image gradients toward wrong classes

@@ -55,7 +55,7 @@ class Decomposition(ABC):
 
     @abstractmethod
     def group_factorize(self, weight: Tensor, spec: ConvSpec, rank: Rank, metric: Metric) -> list[Tensor]:
-        """Kernels of the convolutions of `group_stages` for `weight` [F, C, kh, kw] (float64)."""
+        """One tensor a stage of `group_stages`, for `weight` [F, C, kh, kw]: a kernel, or a permutation's index."""
 
     def matricization(self, weight: Tensor) -> Tensor | None:
         """The matrix whose singular values tell the error at each rank, or None where there is none."""
@@ -110,21 +110,26 @@ class Decomposition(ABC):
         )
 
     def factorize(self, weight: Tensor, spec: ConvSpec, rank: Rank, metric: Metric = FROBENIUS) -> list[Tensor]:
-        """Kernels of the chain `stages(spec, rank)` that approximate `weight` [F, C/g, kh, kw], in float64."""
-        parts = [
-            self.group_factorize(w, spec.group(), rank, metric) for w in weight.detach().double().chunk(spec.groups)
-        ]
+        """One tensor a stage of `stages(spec, rank)` that together approximate `weight` [F, C/g, kh, kw]."""
+        parts = [self.group_factorize(part, spec.group(), rank, metric) for part in group_weights(weight, spec)]
         return [torch.cat(kernels) for kernels in zip(*parts, strict=True)]
 
     def spectrum(self, weight: Tensor, spec: ConvSpec) -> Tensor | None:
         """Singular values that tell the energy kept at each rank, [groups, full rank]; None where there are none."""
         values = []
-        for part in weight.detach().double().chunk(spec.groups):
+        for part in group_weights(weight, spec):
             matrix = self.matricization(part)
             if matrix is None:
                 return None
             values.append(singular_values(matrix))
         return torch.stack(values)
+
+
+def group_weights(weight: Tensor, spec: ConvSpec) -> tuple[Tensor, ...]:
+    """The weight [F/g, C/g, kh, kw] of each group; a Linear's [F, C] is seen as [F, C, 1, 1]."""
+    weight = weight.detach()
+    weight = weight if weight.dtype == torch.float64 else weight.float()
+    return weight.reshape(spec.weight_shape).chunk(spec.groups)
 
 
 def dense_kernel(kernel: Tensor, groups: int) -> Tensor:
@@ -144,15 +149,14 @@ def compose(chain: Chain, kernels: Sequence[Tensor]) -> Tensor:
     Raises UnsupportedLayerError if two stages both extend along the same axis: their product would be larger than a
     layer of the vocabulary.
     """
-    remaining = iter(kernels)
     total: Tensor | None = None
-    for stage in chain:
+    for stage, kernel in zip(chain, kernels, strict=True):
         if isinstance(stage, Permutation):
-            index = torch.tensor(stage.index)
-            total = torch.eye(len(index), dtype=torch.float64)[:, :, None, None] if total is None else total
-            total = total[index.to(total.device)]
+            if total is None:
+                total = torch.eye(stage.channels, dtype=torch.float64, device=kernel.device)[:, :, None, None]
+            total = total[kernel]
             continue
-        kernel = dense_kernel(next(remaining), stage.groups)
+        kernel = dense_kernel(kernel, stage.groups)
         total = kernel if total is None else _compose_two(total, kernel)
     if total is None:
         raise UnsupportedLayerError("an empty chain has no kernel")

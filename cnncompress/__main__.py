@@ -1,0 +1,5 @@
+"""`python -m cnncompress`, for torchrun."""
+
+from cnncompress.cli import main
+
+main()

@@ -1,0 +1,26 @@
+"""`cnncompress evaluate`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from cnncompress.cli import options
+
+
+@click.command("evaluate")
+@click.argument("model")
+@options.model_options
+@options.data_option
+@options.loader_options
+@options.device_option
+def command(**flags: Any) -> None:
+    """Top-1, top-5 and loss of MODEL (or a run) on the evaluation images of --data."""
+    from cnncompress.config import ModelSettings, merge
+    from cnncompress.pipeline import run_evaluate
+
+    settings = merge(ModelSettings, None, flags)
+    name, result = run_evaluate(settings)
+    scores = f"top-1 {result.top1:.2f} %, top-5 {result.top5:.2f} %, loss {result.loss:.4f}"
+    click.echo(f"{name}: {scores} on {result.images} images")

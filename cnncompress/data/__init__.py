@@ -1,0 +1,73 @@
+"""Images for calibration, fine-tuning and evaluation."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+
+from cnncompress.data.loading import Augmented, Images, Loader, evaluation_transform, make_loader
+from cnncompress.data.sources import TORCHVISION, Data, digits, image_folder, torchvision_set
+from cnncompress.errors import DataError, UsageError, nearest
+from cnncompress.spec import Preprocessing
+
+__all__ = ["Augmented", "Data", "Images", "Loader", "evaluation_transform", "load_data", "make_loader", "split"]
+
+
+def load_data(spec: str, preprocessing: Preprocessing, num_classes: int | None) -> Data:
+    """Open a data set: a folder, `NAME:ROOT` for a torchvision set such as `cifar10:data`, or `digits`.
+
+    A folder holds `val/` (and `train/`) with one folder a class, or the class folders themselves, which are then all
+    for evaluation. Class folders are numbered in order of their names, or by a `class_index.json` (folder name →
+    class index) beside them or in the root, which may name a part of the network's classes. Images are decoded only
+    when asked for; EXIF orientation is ignored, as torchvision does. `num_classes` None skips the check against the
+    network's outputs.
+
+    Raises DataError for missing, empty or unreadable data and for classes the network lacks, UsageError for an
+    unknown kind of data.
+    """
+    kind, colon, root = spec.partition(":")
+    if spec == "digits":
+        return _checked(digits(preprocessing), num_classes)
+    if kind.lower() in TORCHVISION and not (Path(spec).is_dir() and not colon):
+        if not root:
+            raise UsageError(f"{kind} needs the folder of its files: {kind}:FOLDER")
+        return _checked(torchvision_set(kind.lower(), root, preprocessing), num_classes)
+    path = Path(spec)
+    if path.is_dir():
+        return image_folder(path, preprocessing, num_classes)
+    if path.exists():
+        raise DataError(f"{spec} is a file; data are a folder of class folders, NAME:FOLDER or digits")
+    if colon and "/" not in kind:
+        known = ", ".join(sorted(TORCHVISION))
+        raise UsageError(f"unknown data set '{kind}'{nearest(kind.lower(), TORCHVISION)} (known: {known}, digits)")
+    raise DataError(f"no such folder: {spec}{nearest(spec, [*TORCHVISION, 'digits'])}")
+
+
+def _checked(data: Data, num_classes: int | None) -> Data:
+    if num_classes is not None and data.classes != num_classes:
+        raise DataError(f"wrong number of classes: {data.classes} in {data.name}, {num_classes} in the network")
+    return data
+
+
+def split(data: Data, fraction: float, seed: int) -> Data:
+    """A data set without training images, split in two: the share `fraction` of every class stays in `val`.
+
+    The same `seed` gives the same split; classes keep their shares to within one image. A set that has training
+    images already is returned as it is. UsageError where a part would be empty.
+    """
+    if data.train is not None:
+        return data
+    if not 0 < fraction < 1:
+        raise UsageError(f"the share of images kept for validation must be between 0 and 1, not {fraction}")
+    n = len(data.val)
+    order = np.random.RandomState(seed).permutation(n)
+    by_class = order[np.argsort([data.val.label(i) for i in order], kind="stable")]
+    # Every k-th image of the list sorted by class, for k = 1 / fraction: stratified, and the total is exact.
+    steps = np.floor(np.arange(n + 1) * fraction + 1e-9)
+    chosen = np.diff(steps) > 0
+    val, train = np.sort(by_class[chosen]).tolist(), np.sort(by_class[~chosen]).tolist()
+    if not val or not train:
+        raise UsageError(f"{data.name}: {n} images cannot be split at {fraction} for validation")
+    return dataclasses.replace(data, val=data.val.subset(val), train=data.val.subset(train))

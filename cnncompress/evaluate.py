@@ -1,0 +1,96 @@
+"""Accuracy of a network on labelled images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from cnncompress.errors import CompressError, DataError, UsageError
+from cnncompress.factored import forward, inference
+
+Batches = Iterable[tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Accuracies in percent and the mean cross entropy (nats) over `images` images.
+
+    With fewer than five classes, `top5` counts the label among all of them.
+    """
+
+    top1: float
+    top5: float
+    loss: float
+    images: int
+
+
+def resolve_device(name: str | torch.device) -> torch.device:
+    """The device for `auto` (the GPU where there is one), `cpu` or `cuda`.
+
+    Raises UsageError for another name, CompressError for `cuda` where PyTorch sees no GPU.
+    """
+    available = torch.cuda.is_available()
+    if name == "auto":
+        return torch.device("cuda" if available else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UsageError(f"unknown device '{name}'; give auto, cpu or cuda") from None
+    if device.type not in ("cpu", "cuda"):
+        raise UsageError(f"device '{name}' is not supported; give auto, cpu or cuda")
+    if device.type == "cuda" and not available:
+        raise CompressError(f"device '{name}' asked for, but PyTorch sees no CUDA GPU; give --device cpu")
+    return device
+
+
+def check_labels(labels: Tensor, classes: int) -> None:
+    """DataError unless all labels [n] are indices of the network's `classes` outputs."""
+    low, high = (int(v) for v in labels.aminmax())
+    if low < 0 or high >= classes:
+        wrong = low if low < 0 else high
+        raise DataError(f"class index {wrong} is not one of the network's {classes} outputs (0 to {classes - 1})")
+
+
+def tally(model: nn.Module, batches: Batches, device: torch.device, *, progress: bool = True) -> Tensor:
+    """Sums over batches of images [n, 3, H, W] and labels [n]: float64 [top-1 hits, top-5 hits, loss, images].
+
+    The network is already on `device`; it is in eval mode meanwhile. Sums of parts of a data set may be added.
+    """
+    sums = torch.zeros(4, dtype=torch.float64, device=device)
+    with inference(model):
+        for images, labels in tqdm(
+            batches, desc="evaluate", unit="batch", leave=False, disable=None if progress else True
+        ):
+            output = forward(model, images.to(device, non_blocking=True))
+            if output.dim() != 2:
+                raise CompressError(f"the network returns logits of {output.dim()} dimensions, not [images, classes]")
+            check_labels(labels, output.shape[1])
+            labels, scores = labels.to(device, non_blocking=True), output.double()
+            hits = scores.topk(min(5, scores.shape[1])).indices == labels[:, None]
+            loss = F.cross_entropy(scores, labels, reduction="sum")
+            sums += torch.stack([hits[:, 0].sum(), hits.sum(), loss, loss.new_tensor(len(labels))])
+    return sums
+
+
+def summarise(sums: Tensor) -> Evaluation:
+    """The means of `tally`'s sums; DataError where there were no images."""
+    top1, top5, loss, images = sums.tolist()
+    if not images:
+        raise DataError("no images to evaluate on; check the data set")
+    return Evaluation(100 * top1 / images, 100 * top5 / images, loss / images, int(images))
+
+
+def evaluate(model: nn.Module, loader: Any, device: str | torch.device = "cpu", progress: bool = True) -> Evaluation:
+    """Top-1, top-5 and loss of `model` on the batches (images [n, 3, H, W], labels [n]) of `loader`.
+
+    Moves the network to `device` and leaves it there. Raises DataError for an empty loader and for labels that the
+    network has no output for.
+    """
+    device = resolve_device(device)
+    return summarise(tally(model.to(device), loader, device, progress=progress))

@@ -1,0 +1,87 @@
+"""Train a decomposed network: SGD or AdamW with cosine decay, on one or several processes, resumable at any step."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from cnncompress.data import make_loader
+from cnncompress.evaluate import resolve_device
+from cnncompress.factored import forward, inference
+from cnncompress.finetune.checkpoints import Checkpoints
+from cnncompress.finetune.schedules import freeze_others, trainable_modules
+from cnncompress.finetune.settings import FinetuneResult, FinetuneSettings
+from cnncompress.finetune.trainer import Trainer
+
+__all__ = ["FinetuneResult", "FinetuneSettings", "finetune", "is_main_process", "trainable_modules"]
+
+
+def is_main_process() -> bool:
+    """True but for the processes that torchrun started beside the first: they write no files and print nothing."""
+    return int(os.environ.get("RANK", 0)) == 0
+
+
+def finetune(
+    model: nn.Module,
+    train: Dataset,
+    val: Any,
+    settings: FinetuneSettings,
+    checkpoints: Path,
+    *,
+    device: str = "auto",
+    resume: bool = False,
+    example: Tensor | None = None,
+) -> FinetuneResult:
+    """Train `model` in place; afterwards it holds the weights of the best epoch by top-1 on `val`, then by loss.
+
+    The weights before training count as epoch 0, so the result is never worse than the start. Items are (image
+    [3, H, W], class index), those of `val` as `data.make_loader` takes them; where `train` has `set_epoch`, it is told
+    each epoch, and its items should depend on nothing but epoch and index. Writes `last.pt` and `best.safetensors` to
+    `checkpoints`, and `history.jsonl` beside that folder. With `resume`, training goes on from `last.pt` and gives,
+    on a CPU, what it would have given without the interruption. Under torchrun every process calls this.
+    `example` [n, 3, H, W] shows the order of execution (default: an image of `val`).
+
+    Raises UsageError for settings that do not fit, DataError for labels, RunError for files, CompressError where the
+    loss is no longer finite. KeyboardInterrupt passes on, after the checkpoint is written.
+    """
+    chosen = resolve_device(device)
+    settings = settings.resolved(chosen)
+    if example is None:
+        example = next(iter(make_loader(val, 1)))[0]
+    origin = next((p.device for p in model.parameters()), chosen)
+    example = example.to(origin)
+    flags = [(p, p.requires_grad) for p in model.parameters()]
+    modes = [(m, m.training) for m in model.modules()]
+    try:
+        names, note = trainable_modules(model, example, settings.schedule)
+        say(note)
+        freeze_others(model, names, example)
+        with inference(model):
+            classes = forward(model, example[:1]).shape[-1]
+        trainer = Trainer(model, train, val, settings, Checkpoints(checkpoints), names, classes, chosen)
+        result = trainer.run(resume)
+    finally:
+        model.to(origin)
+        for parameter, requires_grad in flags:
+            parameter.requires_grad_(requires_grad)
+            parameter.grad = None
+        for module, training in modes:
+            module.training = training
+    if result.best_epoch == 0:
+        unchanged = "no epoch was better than the start, whose weights are kept"
+        say(unchanged)
+        note = f"{note}; {unchanged}" if note else unchanged
+    return dataclasses.replace(result, note=note)
+
+
+def say(line: str) -> None:
+    """One line on stderr, from the main process."""
+    if line and is_main_process():
+        tqdm.write(line, file=sys.stderr)

@@ -1,0 +1,108 @@
+"""Which modules of a decomposed network train, and which stay as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cnncompress.errors import UsageError, nearest
+from cnncompress.factored import FactoredLayer, forward, inference
+
+SCHEDULES = ("all", "upper")
+
+
+def first_calls(model: nn.Module, example: Tensor) -> dict[nn.Module, int]:
+    """The position of every module in the order of first calls (the network itself is 0) on `example` [n, 3, H, W].
+
+    A module that is not called itself has the position of the nearest module around it that is.
+    """
+    calls: dict[nn.Module, int] = {}
+
+    def watch(module: nn.Module, args: Any) -> None:
+        calls.setdefault(module, len(calls))
+
+    handles = [module.register_forward_pre_hook(watch) for module in model.modules()]
+    try:
+        with inference(model):
+            forward(model, example)
+    finally:
+        for handle in handles:
+            handle.remove()
+    for name, module in model.named_modules():  # parents come before children
+        parent = model.get_submodule(name.rpartition(".")[0])
+        calls.setdefault(module, calls[parent])
+    return calls
+
+
+def trainable_modules(model: nn.Module, example: Tensor, schedule: str) -> tuple[list[str], str]:
+    """Names of the modules that train, in the order of first calls on `example` [n, 3, H, W], and a note or "".
+
+    Modules are those without children and those that own parameters. `all`: every one of them. `upper` (Denton et
+    al. 2014, section 3.5): those first called after the topmost decomposed layer. Where nothing with parameters is
+    left above it, those after the first decomposed layer, and the note says so.
+
+    Raises UsageError for an unknown schedule, `upper` without a decomposed layer, and where nothing would train.
+    """
+    if schedule not in SCHEDULES:
+        raise UsageError(f"unknown schedule '{schedule}'{nearest(schedule, SCHEDULES) or '; give all or upper'}")
+    calls = first_calls(model, example)
+    names = {m: n for n, m in model.named_modules()}
+    own = {m: next(m.parameters(recurse=False), None) is not None for m in names}
+    units = sorted((m for m in names if own[m] or not any(m.children())), key=calls.__getitem__)
+
+    def after(position: int) -> list[nn.Module]:
+        return [m for m in units if calls[m] > position]
+
+    note = ""
+    if schedule == "all":
+        chosen = units
+    else:
+        layers = [m for m in names if isinstance(m, FactoredLayer)]
+        if not layers:
+            raise UsageError("--schedule upper needs a decomposed layer and the network has none; give --schedule all")
+        ends = {layer: max(calls[m] for m in layer.modules()) for layer in layers}
+        first, top = min(layers, key=ends.__getitem__), max(layers, key=ends.__getitem__)
+        chosen = after(ends[top])
+        if not any(own[m] for m in chosen):
+            chosen = after(ends[first])
+            note = (
+                f"the topmost decomposed layer, {names[top]}, is the last one with parameters: "
+                f"everything after the first decomposed layer, {names[first]}, trains instead"
+            )
+    if not any(own[m] for m in chosen):
+        raise UsageError(
+            f"--schedule {schedule} leaves nothing to train; give --schedule all on a network with weights"
+        )
+    return [names[m] for m in chosen], note
+
+
+def freeze_others(model: nn.Module, names: Iterable[str], example: Tensor) -> None:
+    """Let exactly the parameters that the modules `names` own, and that the logits depend on, require gradients.
+
+    A parameter that a frozen module shares stays frozen. Those the logits of `example` do not depend on (auxiliary
+    heads) would never get a gradient, for which distributed training waits.
+    """
+    chosen = {model.get_submodule(name) for name in names}
+    frozen = {p for m in model.modules() if m not in chosen for p in m.parameters(recurse=False)}
+    for parameter in model.parameters():
+        parameter.requires_grad_(parameter not in frozen and parameter.is_floating_point())
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    with inference(model), torch.enable_grad():
+        gradients = torch.autograd.grad(forward(model, example[:1]).sum(), parameters, allow_unused=True)
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.requires_grad_(gradient is not None)
+
+
+def training_modes(model: nn.Module, names: Iterable[str]) -> Callable[[], None]:
+    """A function that puts the modules `names`, and those around them, in train mode and all others in eval mode."""
+    chosen = {model.get_submodule(name) for name in names}
+    modes = [(m, any(inner in chosen for inner in m.modules())) for m in model.modules()]
+
+    def apply() -> None:
+        for module, training in modes:
+            module.training = training
+
+    return apply

@@ -1,0 +1,267 @@
+"""The loop: steps, validation, checkpoints."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Iterator
+from typing import Any, cast
+
+import torch
+from accelerate.utils import broadcast
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, Subset
+from tqdm import tqdm
+
+from cnncompress.data import make_loader
+from cnncompress.errors import CompressError, DataError, RunError, UsageError
+from cnncompress.evaluate import Evaluation, check_labels, summarise, tally
+from cnncompress.finetune.checkpoints import Checkpoints
+from cnncompress.finetune.interrupts import Interrupts
+from cnncompress.finetune.optimization import Objective, better, cosine, make_accelerator, make_optimizer, mixed_seed
+from cnncompress.finetune.schedules import training_modes
+from cnncompress.finetune.settings import FinetuneResult, FinetuneSettings
+
+
+class Trainer:
+    """One training: `run` takes it from the start, or from its last checkpoint, to the end.
+
+    The position is `step` steps done in epoch `epoch` (from 1 on); `loss_sum` and `seconds` belong to that epoch.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        train: Dataset,
+        val: Any,
+        settings: FinetuneSettings,
+        checkpoints: Checkpoints,
+        names: list[str],
+        classes: int,
+        device: torch.device,
+    ) -> None:
+        self.model, self.train, self.val, self.classes = model, train, val, classes
+        self.settings, self.checkpoints = settings, checkpoints
+        self.set_modes = training_modes(model, names)
+        self.accelerator = make_accelerator(device, settings.precision)
+        self.device, self.main = self.accelerator.device, self.accelerator.is_main_process
+        self.rank, self.processes = self.accelerator.process_index, self.accelerator.num_processes
+        self.images = len(train)  # type: ignore[arg-type]
+        self.batch = min(settings.batch_size, self.images)
+        self.steps = self.images // max(1, self.batch)  # an incomplete last batch is left out
+        self._check_sizes()
+        self.optimizer: Any = make_optimizer(model.to(self.device), settings)
+        self.interrupts = Interrupts(shared=self.processes > 1)
+        self.epoch, self.step, self.loss_sum, self.seconds = 1, 0, 0.0, 0.0
+        self.history: list[dict[str, Any]] = []
+        self.between_steps = False
+
+    def _check_sizes(self) -> None:
+        if not self.images:
+            raise DataError("no images to train on; check the data set")
+        if self.settings.batch_size % self.processes:
+            raise UsageError(
+                f"batch size {self.settings.batch_size} cannot be split evenly over {self.processes} processes; "
+                f"give --batch-size a multiple of {self.processes}"
+            )
+        if self.batch < self.processes:
+            raise UsageError(f"{self.images} training images are too few for {self.processes} processes; start fewer")
+
+    def run(self, resume: bool) -> FinetuneResult:
+        """Train; the network then holds the best weights."""
+        state = self.checkpoints.load_last(self._comparable(), self.images) if resume else None
+        if state is not None:
+            self._restore(state)
+        self.objective, self.optimizer = self.accelerator.prepare(Objective(self.model), self.optimizer)
+        if state is not None and self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        with self.interrupts:
+            try:
+                if state is None:
+                    self._start()
+                self.saved = time.monotonic()
+                self.between_steps = True
+                while self.epoch <= self.settings.epochs:
+                    self._train_epoch()
+                    self._finish_epoch()
+            except (KeyboardInterrupt, RuntimeError) as error:
+                # A process that stopped first, or a worker that Ctrl-C ended, shows as RuntimeError in the others.
+                if not isinstance(error, KeyboardInterrupt) and not self.interrupts.requested:
+                    raise
+                if self.between_steps:
+                    self._save()
+                raise KeyboardInterrupt from None
+        self.accelerator.wait_for_everyone()
+        result = self._result()
+        self.accelerator.end_training()
+        return result
+
+    def _comparable(self) -> dict[str, Any]:
+        return dataclasses.asdict(self.settings)
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        try:
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            for name in ("epoch", "step", "loss_sum", "seconds", "history"):
+                setattr(self, name, state[name])
+        except (RuntimeError, KeyError, ValueError) as error:
+            raise RunError(
+                f"{self.checkpoints.last} does not fit this network; run without --resume to start again"
+            ) from error
+        self.best_epoch, self.best = self.checkpoints.load_best()
+
+    def _start(self) -> None:
+        if self.main:
+            self.checkpoints.clear()
+        self.best_epoch, self.best = 0, self._validate()
+        self._record(0, self.best, None, None)
+        if self.main:
+            self.checkpoints.save_best(self.model, 0, self.best)
+        self._save()
+
+    def _save(self) -> None:
+        """Write the last checkpoint and the history."""
+        if not self.main:
+            return
+        scaler = self.accelerator.scaler
+        state = {
+            "settings": self._comparable(),
+            "images": self.images,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": None if scaler is None else scaler.state_dict(),
+            **{name: getattr(self, name) for name in ("epoch", "step", "loss_sum", "seconds", "history")},
+        }
+        self.checkpoints.save_last(state)
+        self.checkpoints.save_history(self.history)
+        self.saved = time.monotonic()
+
+    def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """This process's part of what is left of the epoch's batches."""
+        if hasattr(self.train, "set_epoch"):
+            self.train.set_epoch(self.epoch)
+        generator = torch.Generator().manual_seed(mixed_seed(self.settings.seed, self.epoch))
+        order = torch.randperm(self.images, generator=generator)[: self.steps * self.batch]
+        mine = order.view(self.steps, self.batch)[self.step :, self.rank :: self.processes]
+        subset = Subset(self.train, mine.flatten().tolist())
+        pin = self.device.type == "cuda"
+        loader = DataLoader(subset, mine.shape[1], num_workers=self.settings.workers, pin_memory=pin)
+        return iter(loader)
+
+    def _train_epoch(self) -> None:
+        s = self.settings
+        self.set_modes()
+        bar = tqdm(
+            total=self.steps,
+            initial=self.step,
+            desc=f"epoch {self.epoch}/{s.epochs}",
+            unit="step",
+            leave=False,
+            disable=None if self.main else True,
+        )
+        with bar:
+            batches = self._batches()
+            while self.step < self.steps:
+                began = time.monotonic()
+                # Seeded for every step, so that dropout is the same after an interruption.
+                torch.manual_seed(mixed_seed(s.seed, self.epoch, self.step, self.rank))
+                images, labels = self._next(batches)
+                with self.interrupts.hold():
+                    self.between_steps = False
+                    lr, loss, stop = self._step(images, labels)
+                    self.loss_sum += loss
+                    self.seconds += time.monotonic() - began
+                    self.step += 1
+                    self.between_steps = True
+                    if time.monotonic() - self.saved > 60 * s.checkpoint_minutes:
+                        self._save()
+                if stop:
+                    raise KeyboardInterrupt
+                bar.update()
+                bar.set_postfix(loss=f"{loss / self.batch:.3f}", lr=f"{lr:.2g}")
+
+    def _next(self, batches: Iterator[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        try:
+            images, labels = next(batches)
+        except DataError as error:  # from a worker process, the message is a whole traceback
+            raise DataError(str(error).strip().split("\n")[-1].rpartition("DataError: ")[-1]) from error
+        check_labels(labels, self.classes)
+        return images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
+
+    def _lr(self, step: int) -> float:
+        return cosine(cast(float, self.settings.lr), step, self.steps * self.settings.epochs)
+
+    def _step(self, images: Tensor, labels: Tensor) -> tuple[float, float, bool]:
+        """The learning rate, the loss summed over all processes, and whether one of them was told to stop."""
+        step = (self.epoch - 1) * self.steps + self.step
+        lr = self._lr(step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        try:
+            loss = self.objective(images, labels)
+            # Gradients are averaged over the processes; this makes them those of the mean over the whole batch.
+            self.accelerator.backward(loss * (self.processes / self.batch))
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+        except (torch.OutOfMemoryError, CompressError) as error:
+            if isinstance(error.__cause__ or error, torch.OutOfMemoryError):
+                raise CompressError(f"a batch of {self.batch} does not fit the GPU; lower --batch-size") from error
+            raise
+        flags = loss.new_tensor([float(self.interrupts.requested)])
+        total, stop = self.accelerator.reduce(torch.cat([loss.detach().reshape(1), flags]).double(), "sum").tolist()
+        if not math.isfinite(total):
+            raise CompressError(
+                f"the training loss is {total} at step {step + 1} (epoch {self.epoch}); lower --lr (it is "
+                f"{self.settings.lr:g}); the best weights so far, of epoch {self.best_epoch}, are in "
+                f"{self.checkpoints.best}"
+            )
+        return lr, total, self.interrupts.shared and stop > 0
+
+    def _finish_epoch(self) -> None:
+        began = time.monotonic()
+        result = self._validate()
+        with self.interrupts.hold():
+            self.seconds += time.monotonic() - began
+            self._record(self.epoch, result, self._lr(self.epoch * self.steps - 1), self.loss_sum)
+            if better(result, self.best):
+                self.best_epoch, self.best = self.epoch, result
+                if self.main:
+                    self.checkpoints.save_best(self.model, self.epoch, result)
+            self.epoch, self.step, self.loss_sum, self.seconds = self.epoch + 1, 0, 0.0, 0.0
+            self._save()
+
+    def _validate(self) -> Evaluation:
+        """The accuracy over all processes, each of which sees its share of the images."""
+        for buffer in self.model.buffers():
+            broadcast(buffer)  # BatchNorm statistics differ between processes
+        mine = range(self.rank, len(self.val), self.processes)
+        loader = make_loader(
+            self.val, max(1, self.batch // self.processes), workers=self.settings.workers, indices=mine
+        )
+        return summarise(self.accelerator.reduce(tally(self.model, loader, self.device, progress=self.main), "sum"))
+
+    def _record(self, epoch: int, result: Evaluation, lr: float | None, loss_sum: float | None) -> None:
+        self.history.append(
+            {
+                "epoch": epoch,
+                "step": epoch * self.steps,
+                "lr": lr,
+                "train_loss": None if loss_sum is None else loss_sum / (self.steps * self.batch),
+                "val_top1": result.top1,
+                "val_top5": result.top5,
+                "val_loss": result.loss,
+                "val_images": result.images,
+                "seconds": round(self.seconds, 3),
+            }
+        )
+
+    def _result(self) -> FinetuneResult:
+        """The result, after putting the best weights into the network."""
+        best_epoch, best = self.checkpoints.load_best(self.model)
+        start, last = (
+            Evaluation(row["val_top1"], row["val_top5"], row["val_loss"], row["val_images"])
+            for row in (self.history[0], self.history[-1])
+        )
+        return FinetuneResult(best, best_epoch, last, start, self.history)

@@ -1,0 +1,239 @@
+"""Networks by name: torchvision's, timm's, the built-in one, and those of a user's own functions."""
+
+from __future__ import annotations
+
+import dataclasses
+import http.client
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+from torch import nn
+
+from cnncompress.errors import CompressError, UsageError, nearest
+from cnncompress.models import digits_vgg
+from cnncompress.models.sources import (
+    AUXILIARY,
+    ModelSource,
+    build_architecture,
+    construct,
+    describe,
+    find_source,
+    import_timm,
+    list_models,
+)
+from cnncompress.models.weights import State, is_path, load_weights, read_weights
+from cnncompress.spec import Pair, Preprocessing, as_pair
+
+__all__ = ["LoadedModel", "ModelSource", "build_architecture", "list_models", "load_model", "load_weights"]
+
+DEFAULT, NONE = "DEFAULT", "none"
+
+
+@dataclass
+class LoadedModel:
+    """A network on the CPU in eval mode, what it was built from, and the images it expects.
+
+    `weights` says in words where the weights are from.
+    """
+
+    model: nn.Module
+    source: ModelSource
+    preprocessing: Preprocessing
+    weights: str
+
+
+def load_model(
+    name: str,
+    weights: str = DEFAULT,
+    *,
+    num_classes: int | None = None,
+    input_size: int | Sequence[int] | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    seed: int = 0,
+) -> LoadedModel:
+    """Build a network and give it weights.
+
+    `name` is a torchvision classification network, `digits_vgg`, `timm:NAME`, `package.module:function` or
+    `file.py:function`. `weights` is `DEFAULT` (the published ones; a function's network as it is returned), the name
+    of a torchvision weights enum member, `none` (a random initialisation by `seed`) or a file (`.safetensors`,
+    `.pth`). The number of classes follows the file. `input_size` (height and width in pixels; images are then scaled,
+    not cropped), `mean` and `std` override the preprocessing that belongs to the weights.
+
+    Raises UsageError for names that do not exist, CompressError for weights that cannot be had or do not fit and for
+    a function that fails.
+    """
+    source = find_source(name)
+    if num_classes is not None:
+        source = _with(source, num_classes=num_classes)
+    size = None if input_size is None else as_pair(input_size)
+    path = None if weights in (DEFAULT, NONE) or not is_path(weights) else Path(weights)
+    state = None if path is None else read_weights(path)
+    base = _preprocessing(source, DEFAULT if path or weights == NONE else weights)
+    if source.kind == "torchvision" and source.name.startswith("vit_"):
+        source, base = _fix_image_size(source, base, size, state)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        if state is not None:
+            model, source = _from_file(source, state, weights)
+            described = f"file {weights}"
+        else:
+            model, source, described = _by_name(source, weights, seed)
+    if source.kind == "timm":
+        base = _timm_preprocessing(model)
+    return LoadedModel(model.eval(), source, _override(base, size, mean, std), described)
+
+
+def _with(source: ModelSource, **kwargs: Any) -> ModelSource:
+    return dataclasses.replace(source, kwargs={**source.kwargs, **kwargs})
+
+
+# --- weights ---
+
+
+def _by_name(source: ModelSource, weights: str, seed: int) -> tuple[nn.Module, ModelSource, str]:
+    if source.kind == "torchvision" and weights != NONE:
+        return _torchvision_pretrained(source, weights)
+    if weights not in (DEFAULT, NONE):
+        raise UsageError(f"unknown weights '{weights}' for {source.name}: give DEFAULT, none or a file")
+    if source.kind == "factory":
+        return construct(source, empty=False), source, f"as {source.name} returns them"
+    if weights == NONE:
+        return _construct(source), source, f"random (seed {seed})"
+    if source.kind == "timm":
+        return _timm_pretrained(source)
+    model = construct(source, empty=False)
+    load_weights(model, read_weights(digits_vgg.WEIGHTS), "the built-in weights")
+    return model, source, "built-in"
+
+
+def _construct(source: ModelSource, *, empty: bool = False) -> nn.Module:
+    try:
+        return construct(source, empty=empty)
+    except (ValueError, TypeError) as error:
+        raise UsageError(f"cannot build {source.name} with {source.kwargs}: {describe(error)}") from error
+
+
+def _weights_enum(source: ModelSource, weights: str) -> Any:
+    members = torchvision.models.get_model_weights(source.name).__members__
+    if weights not in members:
+        known = ", ".join([*members, NONE])
+        raise UsageError(
+            f"unknown weights '{weights}' for {source.name}{nearest(weights, members)} (known: {known}, or a file)"
+        )
+    return members[weights]
+
+
+def _torchvision_pretrained(source: ModelSource, weights: str) -> tuple[nn.Module, ModelSource, str]:
+    chosen = _weights_enum(source, weights)
+    kwargs = {k: v for k, v in source.kwargs.items() if k != "aux_logits"}
+    try:
+        model = torchvision.models.get_model(source.name, weights=chosen, progress=sys.stderr.isatty(), **kwargs)
+    except ValueError as error:
+        raise UsageError(f"the {chosen.name} weights of {source.name} do not fit: {describe(error)}") from error
+    except (OSError, RuntimeError, http.client.HTTPException) as error:
+        raise CompressError(
+            f"cannot download the {chosen.name} weights of {source.name} ({describe(error)}): "
+            "give a file with --weights PATH, or --weights none"
+        ) from error
+    if source.name in AUXILIARY:
+        model.aux_logits = False
+        for head in AUXILIARY[source.name]:
+            setattr(model, head, None)
+        source = _with(source, transform_input=True)
+    return model, source, f"torchvision {chosen.name}"
+
+
+def _timm_pretrained(source: ModelSource) -> tuple[nn.Module, ModelSource, str]:
+    timm = import_timm()
+    try:
+        model = timm.create_model(source.name, pretrained=True, **source.kwargs)
+    except Exception as error:  # the hub client raises errors of several libraries
+        raise CompressError(
+            f"cannot get timm's weights of {source.name} ({describe(error)}): "
+            "give a file with --weights PATH, or --weights none"
+        ) from error
+    return model, source, f"timm {model.pretrained_cfg.get('tag') or DEFAULT}"
+
+
+def _from_file(source: ModelSource, state: State, where: str) -> tuple[nn.Module, ModelSource]:
+    if source.kind == "torchvision" and source.name in AUXILIARY:
+        heads = tuple(f"{head}." for head in AUXILIARY[source.name])
+        state = {k: v for k, v in state.items() if not k.startswith(heads)}
+        source = _with(source, transform_input=True)  # as torchvision does for all weights it publishes
+    model = _construct(source, empty=True)
+    if source.kind != "factory" and "num_classes" not in source.kwargs:
+        layers = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
+        last, module = layers[-1]
+        rows = state.get(f"{last}.weight", module.weight).shape[0]
+        if rows != module.weight.shape[0]:
+            source = _with(source, num_classes=rows)
+            model = _construct(source, empty=True)
+    load_weights(model, state, f"weights {where}")
+    return model, source
+
+
+# --- preprocessing ---
+
+
+def _preprocessing(source: ModelSource, weights: str) -> Preprocessing:
+    if source.kind == "builtin":
+        return digits_vgg.PREPROCESSING
+    if source.kind != "torchvision":
+        return Preprocessing()
+    preset = _weights_enum(source, weights).transforms()
+    return Preprocessing(
+        size=(preset.crop_size[0], preset.crop_size[0]),
+        resize=preset.resize_size[0],
+        mean=tuple(preset.mean),
+        std=tuple(preset.std),
+        interpolation=preset.interpolation.value,
+    )
+
+
+def _timm_preprocessing(model: nn.Module) -> Preprocessing:
+    from timm.data import resolve_data_config
+
+    config = resolve_data_config({}, model=model)
+    size = as_pair(config["input_size"][1:])
+    interpolation = config["interpolation"] if config["interpolation"] in ("bilinear", "bicubic") else "bilinear"
+    resize = math.floor(min(size) / config["crop_pct"])
+    return Preprocessing(size, resize, tuple(config["mean"]), tuple(config["std"]), interpolation)
+
+
+def _override(
+    base: Preprocessing, size: Pair | None, mean: Sequence[float] | None, std: Sequence[float] | None
+) -> Preprocessing:
+    changes: dict[str, Any] = {}
+    if size is not None:
+        if min(size) < 1:
+            raise UsageError(f"the input size must be at least 1 pixel, not {size[0]}x{size[1]}")
+        changes |= {"size": size, "resize": None}
+    for name, values in (("mean", mean), ("std", std)):
+        if values is not None:
+            if len(values) != 3 or not all(math.isfinite(v) for v in values) or (name == "std" and min(values) <= 0):
+                raise UsageError(f"{name} must be three numbers, one a colour channel, not {list(values)}")
+            changes[name] = tuple(float(v) for v in values)
+    return dataclasses.replace(base, **changes)
+
+
+def _fix_image_size(
+    source: ModelSource, base: Preprocessing, size: Pair | None, state: State | None
+) -> tuple[ModelSource, Preprocessing]:
+    """A vision transformer is built for one image size: the one asked for, that of the file, or the default."""
+    if size is not None and size[0] != size[1]:
+        raise UsageError(f"{source.name} takes square images only, not {size[0]}x{size[1]}")
+    side = base.size[0] if size is None else size[0]
+    positions = None if state is None or size is not None else state.get("encoder.pos_embedding")
+    if positions is not None and positions.ndim == 3:
+        patch = int(source.name.rpartition("_")[2])
+        side = math.isqrt(max(positions.shape[1] - 1, 1)) * patch
+        if side != base.size[0]:
+            base = dataclasses.replace(base, size=(side, side), resize=side)
+    return _with(source, image_size=side), base

@@ -1,0 +1,183 @@
+"""What is measured without changing anything: accuracy, cost, latency, the layers of a network."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from cnncompress.config import ModelSettings
+from cnncompress.errors import CompressError, DataError, RunError, UsageError
+from cnncompress.evaluate import Evaluation, resolve_device
+from cnncompress.export import ExportReport, export_onnx, export_pt2
+from cnncompress.factored import Provenance, layers_of, provenance, refuse_module, spec_of, trace
+from cnncompress.models import build_architecture, load_model
+from cnncompress.pipeline.opening import Opened, evaluate_on, open_data, open_model
+from cnncompress.planning import choose_method, describe_methods
+from cnncompress.profiling import latency, profile
+from cnncompress.report import Report, merge
+from cnncompress.runs import LoadedRun, load_run
+from cnncompress.spec import Latency, Profile
+
+
+def run_evaluate(settings: ModelSettings) -> tuple[str, Evaluation]:
+    """Name and accuracy of a network or run on the evaluation images of `settings.data`."""
+    if settings.data is None:
+        raise UsageError("nothing to evaluate on; give --data FOLDER, cifar10:ROOT or digits")
+    resolve_device(settings.device)
+    opened = open_model(settings)
+    result = evaluate_on(opened.model, open_data(settings, opened), settings)
+    if result is None:
+        raise DataError(f"{settings.data} holds no evaluation images")
+    return opened.name, result
+
+
+@dataclasses.dataclass
+class Timing:
+    """How latency is measured."""
+
+    batch_size: int = 1
+    threads: int | None = None
+    device: str = "auto"
+    memory_format: str = "contiguous"
+
+
+def original_of(run: LoadedRun) -> nn.Module | None:
+    """The original architecture of a run with random weights (enough for latency), or None."""
+    source = (provenance(run.model) or Provenance()).source
+    if source.kind in ("torchvision", "timm"):
+        kwargs = {"num_classes": source.kwargs["num_classes"]} if "num_classes" in source.kwargs else {}
+        name = source.name if source.kind == "torchvision" else f"timm:{source.name}"
+        return load_model(name, "none", **kwargs).model
+    model = build_architecture(source)
+    return None if any(p.is_meta for p in model.parameters()) else model.eval()
+
+
+def measure_latency(opened: Opened, timing: Timing) -> dict[str, Latency]:
+    """Latency of a network and, for a run, of the original beside it, interleaved."""
+    models = {opened.name: opened.model}
+    original = original_of(opened.run) if opened.run else None
+    if original is not None:
+        models = {"original": original, **models}
+    return latency(
+        models,
+        opened.example(),
+        batch=timing.batch_size,
+        threads=timing.threads,
+        device=str(resolve_device(timing.device)),
+        memory_format=timing.memory_format,
+    )
+
+
+def run_profile(settings: ModelSettings, timing: Timing) -> tuple[Opened, Profile, dict[str, Latency]]:
+    """Params, MACs and latency of a network or run."""
+    resolve_device(timing.device)
+    opened = open_model(settings)
+    return opened, profile(opened.model, opened.example()), measure_latency(opened, timing)
+
+
+@dataclasses.dataclass
+class Inspected:
+    """One layer: what it is, what it costs, which methods apply, and the rank that keeps a share of its energy."""
+
+    layer: str
+    shape: str
+    params: int
+    macs: int
+    methods: list[str]
+    full_rank: int | None = None
+    rank_at: dict[float, int] = dataclasses.field(default_factory=dict)
+    note: str = ""
+
+
+def run_inspect(
+    settings: ModelSettings, energies: Sequence[float] = (0.5, 0.9, 0.99)
+) -> tuple[Opened, list[Inspected]]:
+    """The layers of a network in the order of their calls."""
+    opened = open_model(settings)
+    modules = layers_of(opened.model)
+    calls = trace(opened.model, opened.example())
+    rows = []
+    order = sorted(modules, key=lambda n: calls[n].order if n in calls else len(calls))
+    for name in tqdm(order, desc="inspect", unit="layer", disable=None):
+        module, spec = modules[name], spec_of(modules[name])
+        reasons = describe_methods(spec)
+        row = Inspected(name, str(spec), spec.params, 0, [m for m, why in reasons.items() if why is None])
+        if name not in calls:
+            row.methods, row.note = [], "not called as a layer"
+        else:
+            row.macs = calls[name].macs
+            row.note = refuse_module(module) or ("" if row.methods else next(w for w in reasons.values() if w))
+        if not row.note:
+            method = choose_method("auto", spec)[0]
+            row.full_rank = method.full_rank(spec)[0]
+            values = method.spectrum(module.weight.reshape(spec.weight_shape), spec)
+            if values is not None:
+                row.rank_at = {share: rank_for_energy(values, share) for share in energies}
+        rows.append(row)
+    return opened, rows
+
+
+def rank_for_energy(singular_values: torch.Tensor, share: float) -> int:
+    """The smallest rank whose squared singular values [groups, n] hold `share` of the sum, in every group."""
+    energy = singular_values.square().cumsum(-1)
+    reached = energy >= share * energy[..., -1:] * (1 - 1e-12)
+    return int(reached.int().argmax(-1).max()) + 1
+
+
+def run_export(run: Path, format_: str, output: Path | None, force: bool) -> ExportReport:
+    """Export the network of a run, checked against it before the file appears."""
+    settings = ModelSettings(model=str(run))
+    opened = open_model(settings)
+    if opened.run is None:
+        raise RunError(f"{run} is not a run; `cnncompress decompose` writes one")
+    suffix = {"onnx": ".onnx", "pt2": ".pt2"}[format_]
+    target = output or Path(f"{run}".rstrip("/") + suffix)
+    exporter = {"onnx": export_onnx, "pt2": export_pt2}[format_]
+    return exporter(opened.model, opened.example(2), target, force=force)
+
+
+def run_report(runs: Sequence[Path], settings: ModelSettings, timing: Timing | None) -> Report:
+    """The tables of one or more runs; measured again on `settings.data`, and timed where `timing` is given."""
+    reports = {}
+    for path in runs:
+        run = load_run(path)
+        report = Report.from_json({**run.metrics, "kept": run.plan.kept})
+        if not report.rows:
+            raise RunError(f"{path} holds no measurements; write it with `cnncompress decompose`")
+        opened = open_model(settings.model_copy(update={"model": str(path)}))
+        if settings.data is not None:
+            remeasure(report, opened, run, settings)
+        if timing is not None:
+            add_latency(report, measure_latency(opened, timing))
+        reports[str(path)] = report
+    return merge(reports)
+
+
+def remeasure(report: Report, opened: Opened, run: LoadedRun, settings: ModelSettings) -> None:
+    """Measure the original's and the newest row on `settings.data`; the rows between lose their accuracy."""
+    data = open_data(settings, opened)
+    networks: dict[int, nn.Module] = {len(report.rows) - 1: opened.model}
+    try:
+        known: dict[str, Any] = run.info["model"]
+        networks[0] = load_model(known["name"], known["weights"]).model
+    except (CompressError, KeyError):
+        report.notes.append("the original's weights are not at hand: its accuracy was not measured")
+    for i, row in enumerate(report.rows):
+        result = evaluate_on(networks[i], data, settings) if i in networks else None
+        top1, top5, images = (result.top1, result.top5, result.images) if result else (None, None, None)
+        fingerprint = data.fingerprint if data else None
+        report.rows[i] = dataclasses.replace(row, top1=top1, top5=top5, images=images, data=fingerprint)
+
+
+def add_latency(report: Report, measured: dict[str, Latency]) -> None:
+    """Put measured latencies into the original's row and the rows of the compressed architecture."""
+    newest = list(measured.values())[-1]
+    for i, row in enumerate(report.rows):
+        found = measured.get("original") if row.kind == "original" else newest
+        report.rows[i] = dataclasses.replace(row, latency=found)

@@ -1,0 +1,129 @@
+"""From names to networks and images: what every command starts with."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from cnncompress.config import ModelSettings
+from cnncompress.data import Data, load_data, make_loader
+from cnncompress.errors import UsageError
+from cnncompress.evaluate import Evaluation, evaluate, resolve_device
+from cnncompress.factored import Provenance, forward, inference, provenance
+from cnncompress.models import LoadedModel, load_model
+from cnncompress.report import Row
+from cnncompress.report.rows import Kind
+from cnncompress.runs import LoadedRun, is_run, load_run
+from cnncompress.spec import Preprocessing, Profile
+
+
+class Phases:
+    """Seconds by phase, in order."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        """Add the time that the block takes to phase `name`."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+    def __str__(self) -> str:
+        scale = 2**30 if sys.platform == "darwin" else 2**20  # macOS gives bytes, Linux KiB
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / scale
+        parts = [f"{name} {seconds:.1f} s" for name, seconds in self.seconds.items()]
+        return f"time: {', '.join(parts)}; peak memory {peak:.2f} GiB"
+
+
+@dataclasses.dataclass
+class Opened:
+    """A network ready for work, whether it came by name or from a run."""
+
+    name: str
+    model: nn.Module
+    preprocessing: Preprocessing
+    provenance: Provenance
+    weights: str = ""
+    run: LoadedRun | None = None
+
+    def example(self, batch: int = 1, seed: int = 0) -> Tensor:
+        """A random input [batch, 3, h, w] in the network's dtype."""
+        generator = torch.Generator().manual_seed(seed)
+        values = torch.randn(batch, 3, *self.preprocessing.size, generator=generator)
+        dtype = next((p.dtype for p in self.model.parameters()), torch.float32)
+        return values.to(dtype)
+
+
+def open_model(settings: ModelSettings) -> Opened:
+    """The network of `settings.model`: a name, a factory or a run directory."""
+    name = settings.model
+    if name is None:
+        raise UsageError("no network: give MODEL, or `model:` in the config")
+    if is_run(name) or (Path(name).is_dir() and not Path(name).suffix):
+        return _open_run(Path(name), settings)
+    loaded: LoadedModel = load_model(
+        name,
+        settings.weights,
+        num_classes=settings.num_classes,
+        input_size=settings.input_size,
+        mean=settings.mean,
+        std=settings.std,
+        seed=settings.seed,
+    )
+    origin = Provenance(loaded.source, loaded.preprocessing)
+    short = name.rsplit(":", 1)[-1] if loaded.source.kind != "torchvision" else name
+    return Opened(short, loaded.model, loaded.preprocessing, origin, loaded.weights)
+
+
+def _open_run(path: Path, settings: ModelSettings) -> Opened:
+    run = load_run(path)
+    given = {k: v for k in ("mean", "std") if (v := getattr(settings, k)) is not None}
+    if settings.input_size is not None:
+        given |= {"size": settings.input_size, "resize": None}
+    prepared = dataclasses.replace(run.preprocessing or Preprocessing(), **given)
+    origin = provenance(run.model) or Provenance()
+    return Opened(run.info.get("name", path.name), run.model, prepared, origin, f"run {path}", run)
+
+
+def open_data(settings: ModelSettings, opened: Opened) -> Data | None:
+    """The images of `settings.data`, checked against the network's number of outputs; None without data."""
+    if settings.data is None:
+        return None
+    return load_data(settings.data, opened.preprocessing, count_outputs(opened))
+
+
+def count_outputs(opened: Opened) -> int:
+    """The number of classes a network tells apart, from one forward pass."""
+    with inference(opened.model):
+        return forward(opened.model, opened.example()).shape[-1]
+
+
+def evaluate_on(model: nn.Module, data: Data | None, settings: ModelSettings) -> Evaluation | None:
+    """Accuracy on the evaluation images of `data`; None without data."""
+    if data is None:
+        return None
+    device = resolve_device(settings.device)
+    loader = make_loader(data.val, settings.batch_size, workers=settings.workers)
+    on_device = model if device.type == "cpu" else copy.deepcopy(model).to(device)
+    return evaluate(on_device, loader, device)
+
+
+def make_row(name: str, kind: Kind, cost: Profile, result: Evaluation | None, data: Data | None) -> Row:
+    """One line of the network table."""
+    if result is None:
+        return Row.of(name, kind, cost)
+    measured = {"top1": result.top1, "top5": result.top5, "images": result.images}
+    return Row.of(name, kind, cost, **measured, data=data.fingerprint if data else None)

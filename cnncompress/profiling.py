@@ -1,0 +1,251 @@
+"""What a network costs: parameters, multiply-accumulates, bytes, and milliseconds beside other networks."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+from tqdm import tqdm
+
+from cnncompress.errors import CompressError, UsageError, nearest
+from cnncompress.factored import FactoredLayer, forward, layers_of, spec_of, trace
+from cnncompress.spec import Call, Latency, LayerProfile, Profile
+
+MEMORY_FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+
+
+def profile(model: nn.Module, example: Tensor) -> Profile:
+    """Count what `model` costs on the first image of `example` [n, c, h, w]; the network stays as it is.
+
+    `params` counts every parameter once, `size_bytes` every tensor of the state dict once. MACs of a convolution or
+    linear layer follow from its shape; `other_macs` is what `torch.utils.flop_counter` sees beyond them: products
+    inside attention, other kinds of convolution. Biases, normalisation, activations and pooling are not counted.
+    Layers that the forward pass does not call as such come last, with 0 MACs.
+    Raises CompressError if the forward pass fails.
+    """
+    try:
+        # Counting needs shapes only, so it takes neither time nor memory where the network runs on the meta device.
+        calls, total = _count(_meta_copy(model), torch.empty_like(example[:1], device="meta"))
+    except (CompressError, RuntimeError, TypeError, ValueError, AttributeError):
+        calls, total = _count(model, example[:1])
+    layers = layers_of(model)
+    macs = {name: call.macs for name, call in calls.items()} | {name: 0 for name in layers if name not in calls}
+    profiles = (LayerProfile(n, spec_of(layers[n]), _numel(layers[n].parameters()), m) for n, m in macs.items())
+    return Profile(
+        params=_numel(model.parameters()),
+        macs=sum(macs.values()),
+        other_macs=max(0, total - sum(macs.values())),
+        size_bytes=size_bytes(model),
+        layers=tuple(profiles),
+        input_shape=tuple(example.shape[1:]),
+    )
+
+
+def size_bytes(model: nn.Module) -> int:
+    """Bytes of the distinct tensors of the state dict: a safetensors file without its header."""
+    tensors = {id(t): t for t in model.state_dict(keep_vars=True).values() if isinstance(t, Tensor)}
+    return sum(t.numel() * t.element_size() for t in tensors.values())
+
+
+def _numel(tensors: Iterator[nn.Parameter]) -> int:
+    return sum(t.numel() for t in tensors)
+
+
+def _meta_copy(model: nn.Module) -> nn.Module:
+    """A copy whose parameters and buffers have shapes but no values; no value is copied on the way."""
+    memo: dict[int, Any] = {}
+    for tensor in chain(model.parameters(), model.buffers()):
+        meta = torch.empty_like(tensor, device="meta")
+        memo[id(tensor)] = nn.Parameter(meta, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else meta
+    return copy.deepcopy(model, memo)
+
+
+def _count(model: nn.Module, image: Tensor) -> tuple[dict[str, Call], int]:
+    """The calls of the layers, and all MACs that the counter sees, in one forward pass."""
+    with FlopCounterMode(display=False) as counter:
+        calls = trace(model, image)
+    return calls, counter.get_total_flops() // 2
+
+
+def latency(
+    models: Mapping[str, nn.Module],
+    example: Tensor,
+    *,
+    batch: int = 1,
+    threads: int | None = None,
+    device: str = "cpu",
+    memory_format: str = "contiguous",
+    warmup: int = 3,
+    repeats: int = 20,
+    min_seconds: float = 1.0,
+    progress: bool = False,
+) -> dict[str, Latency]:
+    """Milliseconds of a forward pass of each network, measured in turns so that a slow moment hits all of them.
+
+    Copies of the networks run in eval mode on `batch` images (those of `example` [n, c, h, w], repeated as needed)
+    with `threads` CPU threads (None leaves them). After `warmup` rounds there are at least `repeats`, and as many
+    as `min_seconds` for each network holds. Raises UsageError for settings that make no sense, CompressError without
+    the device, without memory or if a forward pass fails.
+    """
+    _check(batch, threads, repeats, memory_format)
+    target = _device(device)
+    prepared = {name: _prepare(m, example, batch, target, memory_format) for name, m in models.items()}
+    samples: dict[str, list[float]] = {name: [] for name in models}
+    names = list(models)
+    bar = tqdm(desc="latency", unit=" rounds", leave=False, disable=None if progress else True)
+    with _threads(threads), torch.inference_mode(), bar:
+        for name in names * warmup:
+            forward(*prepared[name])
+        start, rounds = time.perf_counter(), 0
+        while rounds < repeats or time.perf_counter() - start < min_seconds * len(names):
+            shift = rounds % max(1, len(names))
+            for name in names[shift:] + names[:shift]:
+                samples[name].append(_milliseconds(lambda name=name: forward(*prepared[name]), target))  # type: ignore[misc]
+            rounds += 1
+            bar.update()
+        used = torch.get_num_threads()
+    return {
+        name: _summary(samples[name], batch, used, target, prepared[name][1].dtype, memory_format) for name in names
+    }
+
+
+def layer_latency(
+    model: nn.Module,
+    example: Tensor,
+    *,
+    batch: int = 1,
+    threads: int | None = None,
+    device: str = "cpu",
+    memory_format: str = "contiguous",
+    warmup: int = 3,
+    repeats: int = 20,
+) -> dict[str, Latency]:
+    """Milliseconds of each layer in a forward pass, all its calls together; a decomposed layer is one.
+
+    Arguments and errors as for `latency`. On a GPU every layer is waited for, so they add up to more than the network.
+    """
+    _check(batch, threads, repeats, memory_format)
+    target = _device(device)
+    clone, inputs = _prepare(model, example, batch, target, memory_format)
+    spent: dict[str, float] = {}
+    samples: dict[str, list[float]] = {}
+    for name, module in _units(clone):
+        _time_calls(name, module, spent, target)
+    with _threads(threads), torch.inference_mode():
+        for i in range(warmup + repeats):
+            spent.clear()
+            forward(clone, inputs)
+            if i >= warmup:
+                for name, value in spent.items():
+                    samples.setdefault(name, []).append(value)
+        used = torch.get_num_threads()
+    return {name: _summary(s, batch, used, target, inputs.dtype, memory_format) for name, s in samples.items()}
+
+
+def _units(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Decomposed layers, and the plain layers outside of them."""
+    inside = {m for f in model.modules() if isinstance(f, FactoredLayer) for m in f.modules() if m is not f}
+    for name, module in model.named_modules():
+        if isinstance(module, FactoredLayer | nn.Conv2d | nn.Linear) and module not in inside:
+            yield name, module
+
+
+def _time_calls(name: str, module: nn.Module, spent: dict[str, float], device: torch.device) -> None:
+    started = 0.0
+
+    def before(*_: Any) -> None:
+        nonlocal started
+        _synchronize(device)
+        started = time.perf_counter()
+
+    def after(*_: Any) -> None:
+        _synchronize(device)
+        spent[name] = spent.get(name, 0.0) + (time.perf_counter() - started) * 1000
+
+    module.register_forward_pre_hook(before)
+    module.register_forward_hook(after)
+
+
+def _check(batch: int, threads: int | None, repeats: int, memory_format: str) -> None:
+    for what, value in (("batch size", batch), ("number of threads", threads), ("number of repeats", repeats)):
+        if value is not None and value < 1:
+            raise UsageError(f"the {what} is {value}; give a whole number from 1 on")
+    if memory_format not in MEMORY_FORMATS:
+        known = ", ".join(MEMORY_FORMATS)
+        raise UsageError(f"unknown memory format '{memory_format}' ({known}){nearest(memory_format, MEMORY_FORMATS)}")
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise UsageError(f"unknown device '{name}'; give cpu or cuda")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise CompressError(f"no CUDA GPU is available for device '{name}'; use cpu")
+    return device
+
+
+def _prepare(
+    model: nn.Module, example: Tensor, batch: int, device: torch.device, memory_format: str
+) -> tuple[nn.Module, Tensor]:
+    """A copy of the network, ready to run, and its input in the network's own dtype."""
+    layout = MEMORY_FORMATS[memory_format]
+    try:
+        clone: Any = copy.deepcopy(model).eval()
+        clone = clone.to(device=device, memory_format=layout)
+        dtype = next((p.dtype for p in clone.parameters() if p.is_floating_point()), example.dtype)
+        inputs = example.repeat(-(-batch // len(example)), 1, 1, 1)[:batch].to(device, dtype)
+        return clone, inputs.contiguous(memory_format=layout)
+    except RuntimeError as error:
+        reason = str(error).split("\n")[0]
+        raise CompressError(
+            f"cannot put {type(model).__name__} with a batch of {batch} on {device}: {reason}"
+        ) from error
+
+
+@contextmanager
+def _threads(number: int | None) -> Iterator[None]:
+    before = torch.get_num_threads()
+    try:
+        if number is not None:
+            torch.set_num_threads(number)
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _milliseconds(run: Callable[[], object], device: torch.device) -> float:
+    if device.type != "cuda":
+        start = time.perf_counter()
+        run()
+        return (time.perf_counter() - start) * 1000
+    begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    with torch.cuda.device(device):
+        begin.record()
+        run()
+        end.record()
+        end.synchronize()
+    return begin.elapsed_time(end)
+
+
+def _summary(
+    samples: list[float], batch: int, threads: int, device: torch.device, dtype: torch.dtype, memory_format: str
+) -> Latency:
+    median, p10, p90 = np.percentile(samples, [50, 10, 90])
+    kind = str(dtype).removeprefix("torch.")
+    return Latency(float(median), float(p10), float(p90), batch, threads, str(device), kind, memory_format)

@@ -1,0 +1,152 @@
+"""What a report says: one row a network, one row a decomposed layer, and the reasons of the kept layers."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+from cnncompress.errors import CompressError
+from cnncompress.spec import Latency, Pair, Plan, Profile, Rank
+
+SCHEMA = 1
+Kind = Literal["original", "decomposed", "finetuned"]
+LATENCY_KEYS = ("median", "p10", "p90", "batch", "threads", "device", "dtype")
+ROW_KEYS = ("name", "kind", "params", "macs", "size_bytes", "top1", "top5", "images")
+LAYER_KEYS = ("layer", "method", "rank", "params", "macs", "error")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One network: costs of one image, accuracy in percent on `images` images, milliseconds.
+
+    `other_macs` of `macs` are outside convolution and linear layers. `data` identifies the images the accuracy was
+    measured on. These two and the latency's memory format serve the tables and are not part of the JSON schema.
+    """
+
+    name: str
+    kind: Kind
+    params: int
+    macs: int
+    size_bytes: int
+    top1: float | None = None
+    top5: float | None = None
+    images: int | None = None
+    latency: Latency | None = None
+    other_macs: int = 0
+    data: str | None = None
+
+    @classmethod
+    def of(cls, name: str, kind: Kind, profile: Profile, **measured: Any) -> Row:
+        """The row of a profiled network; `measured` are the fields from `top1` on."""
+        costs = (profile.params, profile.total_macs, profile.size_bytes)
+        return cls(name, kind, *costs, other_macs=profile.other_macs, **measured)
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """One decomposed layer: (before, after) costs and the relative error in the metric, None where there is none.
+
+    `was` describes the original layer for the tables and is not part of the JSON schema.
+    """
+
+    layer: str
+    method: str
+    rank: Rank
+    params: Pair
+    macs: Pair
+    error: float | None
+    was: str = ""
+
+
+@dataclass
+class Report:
+    """Rows of networks, each after the original it is compared with, the decomposed and the kept layers, notes."""
+
+    rows: list[Row] = field(default_factory=list)
+    layers: list[LayerRow] = field(default_factory=list)
+    kept: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready values after the schema; notes are for the tables only."""
+        return {
+            "schema": SCHEMA,
+            "rows": [_pick(row, ROW_KEYS) | {"latency_ms": _latency_to_json(row.latency)} for row in self.rows],
+            "layers": [_pick(layer, LAYER_KEYS) for layer in self.layers],
+            "kept": dict(self.kept),
+        }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Report:
+        """Read what `to_json` gave; CompressError for another schema or for values that are not a report."""
+        if not isinstance(values, Mapping) or values.get("schema") != SCHEMA:
+            found = values.get("schema") if isinstance(values, Mapping) else None
+            raise CompressError(f"this report has schema {found}, not {SCHEMA}; read it with the version that wrote it")
+        try:
+            return cls(
+                [_row_from_json(row) for row in values["rows"]],
+                [_layer_from_json(layer) for layer in values["layers"]],
+                dict(values["kept"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise CompressError(f"this is not a report of schema {SCHEMA}: {error}; write it again") from error
+
+
+def _pick(value: Any, keys: Iterable[str]) -> dict[str, Any]:
+    picked = {key: getattr(value, key) for key in keys}
+    return {key: list(v) if isinstance(v, tuple) else v for key, v in picked.items()}
+
+
+def _latency_to_json(latency: Latency | None) -> dict[str, Any] | None:
+    return None if latency is None else _pick(latency, LATENCY_KEYS)
+
+
+def _row_from_json(values: Mapping[str, Any]) -> Row:
+    if values["kind"] not in get_args(Kind):
+        raise ValueError(f"unknown kind {values['kind']!r}")
+    latency = values["latency_ms"]
+    if latency is not None:
+        latency = Latency(**{key: latency[key] for key in LATENCY_KEYS})
+    return Row(**{key: values[key] for key in ROW_KEYS}, latency=latency)
+
+
+def _layer_from_json(values: Mapping[str, Any]) -> LayerRow:
+    picked: dict[str, Any] = {key: values[key] for key in LAYER_KEYS}
+    return LayerRow(**picked | {key: tuple(values[key]) for key in ("rank", "params", "macs")})
+
+
+def layer_rows(plan: Plan, errors: Mapping[str, float]) -> list[LayerRow]:
+    """The rows of a plan's layers with their relative errors."""
+    return [
+        LayerRow(name, p.method, p.rank, p.params, p.macs, errors.get(name), str(p.spec))
+        for name, p in plan.layers.items()
+    ]
+
+
+def merge(reports: Mapping[str, Report]) -> Report:
+    """One report of several runs by name: rows by original, an identical row once, the run before a layer's name.
+
+    Originals whose latency was measured apart stay apart, so that every ratio is of one measurement.
+    """
+    if len(reports) == 1:
+        return next(iter(reports.values()))
+    groups: dict[Row | None, list[tuple[str, Row]]] = {None: []}
+    result = Report()
+    for run, report in reports.items():
+        original = None
+        for row in report.rows:
+            if row.kind == "original":
+                original = row
+            group = groups.setdefault(original, [])
+            if all(row != known for _, known in group):
+                group.append((run, row))
+        result.layers += [dataclasses.replace(layer, layer=f"{run}:{layer.layer}") for layer in report.layers]
+        result.kept |= {f"{run}:{name}": reason for name, reason in report.kept.items()}
+        result.notes += [note for note in report.notes if note not in result.notes]
+    taken: set[str] = set()
+    for run, row in (item for group in groups.values() for item in group):
+        result.rows.append(dataclasses.replace(row, name=f"{run}:{row.name}") if row.name in taken else row)
+        taken.add(row.name)
+    return result

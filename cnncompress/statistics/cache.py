@@ -1,0 +1,76 @@
+"""Statistics on disk, and the key that says what they belong to."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from cnncompress.errors import RunError
+from cnncompress.publish import os_errors, replacing
+from cnncompress.spec import LayerStatistics
+
+_TENSORS = tuple(f.name for f in fields(LayerStatistics) if f.name not in ("images", "rows"))
+
+
+def statistics_key(model: nn.Module, data_fingerprint: str, settings: Mapping[str, Any]) -> str:
+    """A hash of a network's structure and values, of its data and of the settings of `collect_statistics`."""
+    structure = re.sub(r"0x[0-9a-f]+", "", repr(model))  # addresses differ from process to process
+    values = json.dumps(dict(settings), sort_keys=True, default=repr)
+    digest = hashlib.sha256("\0".join([structure, data_fingerprint, values]).encode())
+    for name, tensor in model.state_dict().items():
+        digest.update(f"\0{name}".encode())
+        if isinstance(tensor, Tensor):
+            digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        else:
+            digest.update(repr(tensor).encode())
+    return digest.hexdigest()
+
+
+def save_statistics(path: str | Path, statistics: Mapping[str, LayerStatistics], key: str = "") -> None:
+    """Write statistics to one safetensors file, replacing it as a whole; RunError where the system refuses."""
+    tensors = {
+        f"{name}:{field}": getattr(s, field).contiguous()
+        for name, s in statistics.items()
+        for field in _TENSORS
+        if getattr(s, field) is not None
+    }
+    counts = {name: [s.images, s.rows] for name, s in statistics.items()}
+    with replacing(Path(path), force=True) as temporary, os_errors(f"write {path}"):
+        try:
+            save_file(tensors, temporary, {"key": key, "layers": json.dumps(counts)})
+        except SafetensorError as error:
+            raise RunError(f"cannot write {path}: {str(error).splitlines()[0]}") from error
+
+
+def load_statistics(path: str | Path, key: str | None = None) -> dict[str, LayerStatistics] | None:
+    """Read what `save_statistics` wrote; None where there is no file, or one saved with another key than `key`.
+
+    `key` None takes any. RunError for a truncated or garbled file.
+    """
+    if not Path(path).exists():
+        return None
+    found = {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            if key is not None and metadata["key"] != key:
+                return None
+            names = set(file.keys())
+            for name, (images, rows) in json.loads(metadata["layers"]).items():
+                tensors = {t: file.get_tensor(f"{name}:{t}") for t in _TENSORS if f"{name}:{t}" in names}
+                found[name] = LayerStatistics(images, rows, **tensors)
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise RunError(f"{path} cannot be read: it is truncated or garbled ({reason}); delete it") from error
+    return found

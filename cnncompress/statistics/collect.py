@@ -1,0 +1,256 @@
+"""One streaming pass over calibration images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from cnncompress.errors import CompressError, DataError, UsageError, nearest
+from cnncompress.evaluate import check_labels, resolve_device
+from cnncompress.factored import forward, inference, layers_of, refuse_module
+from cnncompress.spec import LayerStatistics
+from cnncompress.statistics.layers import LayerSums
+from cnncompress.statistics.moments import everyone, processes
+from cnncompress.statistics.patches import image_seeds
+
+NEEDS: dict[str, set[str]] = {
+    "frobenius": set(),
+    "data-covariance": {"moment"},
+    "kronecker": {"moment", "gradient"},
+    "mahalanobis": {"sensitivity"},
+}
+POSITIONS = 32
+WRONG_CLASSES = 3  # as in Denton et al. 2014
+PIXELS = 2**19  # images go through the network in parts of so many pixels, whatever the loader's batches are
+
+
+def collect_statistics(
+    model: nn.Module,
+    loader: Iterable[Any],
+    metric: str | Iterable[str] = "data-covariance",
+    *,
+    layers: Iterable[str] | None = None,
+    positions: int | None = POSITIONS,
+    seed: int = 0,
+    images: int | None = None,
+    device: str | torch.device = "cpu",
+    progress: bool = True,
+) -> dict[str, LayerStatistics]:
+    """What the metrics named by `metric` need to know about each Conv2d and Linear that the network calls.
+
+    `loader` gives batches of images [b, ...], or (images, labels [b]); labels are used by `mahalanobis` only. The
+    network runs in eval mode on `device`, where it stays, and is otherwise left as it was. `layers` are names as in
+    `factored.layers_of`, by default all; those that cannot be swapped or are never called are left out.
+
+    `positions` patches are looked at in each image and call of a layer (None: all); which ones depends on `seed` and
+    the image's pixels alone. `images` limits the number of images. With torch.distributed set up, each process gives
+    its share of the images to `loader`, and all get the result that one process would get from the whole.
+
+    Raises UsageError for unknown names, numbers below 1 and missing labels, DataError where there are no images or a
+    label is not a class, CompressError for activations that are not finite and networks that cannot be run.
+    """
+    needs = _needs(metric)
+    chosen = _select(model, layers)
+    for what, number in (("positions", positions), ("images", images)):
+        if number is not None and number < 1:
+            raise UsageError(f"the number of calibration {what} must be at least 1, not {number}")
+    device = resolve_device(device)
+    if not needs or not chosen:
+        return {}
+    model.to(device)
+    collector = _Collector(model, {n: LayerSums(n, m, needs) for n, m in chosen.items()}, needs, positions, seed)
+    error = None
+    try:
+        collector.run(loader, _share(images), progress)
+    except CompressError as failure:  # the other processes wait for this one
+        error = failure
+    reports = everyone((error, collector.images, collector.classes, {n for n, s in collector.sums.items() if s.called}))
+    for report in reports:
+        if report[0] is not None:
+            raise report[0]
+    total, classes = sum(r[1] for r in reports), max(r[2] for r in reports)
+    if not total:
+        raise DataError("no images to collect statistics from; check the data set")
+    called = set().union(*(r[3] for r in reports))
+    wrong = min(WRONG_CLASSES, classes - 1)
+    return {name: sums.result(total, wrong) for name, sums in collector.sums.items() if name in called}
+
+
+def _needs(metric: str | Iterable[str]) -> set[str]:
+    names = [metric] if isinstance(metric, str) else list(metric)
+    for name in names:
+        if name not in NEEDS:
+            raise UsageError(f"unknown metric '{name}' (known: {', '.join(NEEDS)}){nearest(name, NEEDS)}")
+    return set().union(*(NEEDS[name] for name in names))
+
+
+def _select(model: nn.Module, names: Iterable[str] | None) -> dict[str, nn.Conv2d | nn.Linear]:
+    known = layers_of(model)
+    wanted = set(known) if names is None else set(names)
+    for name in sorted(wanted - set(known)):
+        raise UsageError(f"the network has no Conv2d or Linear called '{name}'{nearest(name, known)}")
+    return {name: m for name, m in known.items() if name in wanted and refuse_module(m) is None}
+
+
+def _share(images: int | None) -> int | None:
+    """This process's part of a number of images that are dealt out one by one."""
+    rank, world = processes()
+    return None if images is None else (images - rank + world - 1) // world
+
+
+class _Collector:
+    """Watches the layers of a network and fills their sums."""
+
+    def __init__(
+        self, model: nn.Module, sums: dict[str, LayerSums], needs: set[str], positions: int | None, seed: int
+    ) -> None:
+        self.model, self.sums, self.needs, self.positions, self.seed = model, sums, needs, positions, seed
+        self.seeds: list[int] = []  # of the images whose layer inputs are wanted
+        self.calls: dict[str, int] = {}
+        self.images = self.classes = 0
+        self.device = next(iter(sums.values())).module.weight.device
+
+    def run(self, loader: Iterable[Any], limit: int | None, progress: bool) -> None:
+        """Take in the first `limit` images of a loader."""
+        bar = tqdm(total=limit, desc="statistics", unit="image", leave=False, disable=None if progress else True)
+        with bar, self._hooks():
+            if limit == 0:
+                return
+            for batch in loader:
+                images, labels = (batch[0], batch[1]) if isinstance(batch, tuple | list) else (batch, None)
+                if labels is None and "sensitivity" in self.needs:
+                    raise UsageError("the metric mahalanobis needs labelled images; give them, or take kronecker")
+                images = images[: None if limit is None else limit - self.images]
+                if len(images):
+                    part = max(1, PIXELS // max(1, images[0, 0].numel()))
+                    for start in range(0, len(images), part):
+                        stop = slice(start, start + part)
+                        self._add(images[stop], None if labels is None else labels[stop])
+                        bar.update(len(images[stop]))
+                if self.images == limit:
+                    return
+
+    def _add(self, images: Tensor, labels: Tensor | None) -> None:
+        seeds = image_seeds(images, self.seed)
+        images = images.detach().to(self.device)
+        if "moment" in self.needs:
+            self.seeds, self.calls = seeds, {}
+            if "gradient" in self.needs:
+                self._backward(images, seeds)
+            else:
+                self._scores(images)
+            self.seeds = []
+        if labels is not None and "sensitivity" in self.needs:
+            for i in range(len(images)):
+                self._add_sensitivity(images[i : i + 1], labels[i : i + 1])
+        self.images += len(images)
+
+    def _scores(self, images: Tensor) -> Tensor:
+        scores = forward(self.model, images)
+        if scores.dim() != 2 or len(scores) != len(images):
+            raise CompressError(f"the network returns logits of shape {tuple(scores.shape)}, not [images, classes]")
+        if scores.isnan().any():
+            raise CompressError("the network's outputs are not finite; check the images and the weights")
+        self.classes = scores.shape[1]
+        return scores
+
+    def _backward(self, images: Tensor, seeds: list[int]) -> None:
+        """Send back the gradient of each image's loss; the hooks take it in.
+
+        In eval mode the output of an image depends on that image alone, so the sum of the losses gives the gradient
+        of each one's own.
+        """
+        with torch.enable_grad(), _backward_errors(self.model):
+            scores = self._scores(images.requires_grad_().clone())
+            F.cross_entropy(scores, _draw(scores.detach(), seeds), reduction="sum").backward()
+
+    def _add_sensitivity(self, image: Tensor, label: Tensor) -> None:
+        """Take in the gradients of one image [1, ...] toward the most probable of its wrong classes."""
+        weights = [s.module.weight for s in self.sums.values()]
+        try:
+            for weight in weights:
+                weight.requires_grad_(True)
+            with torch.enable_grad(), _backward_errors(self.model):
+                scores = self._scores(image)[0]
+                check_labels(label, self.classes)
+                if self.classes < 2:
+                    raise CompressError("the metric mahalanobis needs a network of two classes or more")
+                wrong = scores.detach().clone()
+                wrong[label] = -torch.inf
+                for target in wrong.topk(min(WRONG_CLASSES, self.classes - 1)).indices:
+                    loss = F.cross_entropy(scores, target)
+                    gradients = torch.autograd.grad(loss, weights, retain_graph=True, allow_unused=True)
+                    for sums, gradient in zip(self.sums.values(), gradients, strict=True):
+                        sums.add_sensitivity(gradient)
+        finally:
+            for weight in weights:
+                weight.requires_grad_(False)
+
+    @contextmanager
+    def _hooks(self) -> Iterator[None]:
+        """Watch the layers of the network, in eval mode and without gradients at its parameters."""
+        fused = torch.backends.mha.get_fastpath_enabled()
+        flags = [(p, p.requires_grad) for p in self.model.parameters()]
+        handles = [s.module.register_forward_hook(self._hook(s), with_kwargs=True) for s in self.sums.values()]
+        try:
+            torch.backends.mha.set_fastpath_enabled(False)  # fused transformer layers are invisible to hooks
+            for parameter, _ in flags:
+                parameter.requires_grad_(False)
+            with inference(self.model):
+                yield
+        finally:
+            torch.backends.mha.set_fastpath_enabled(fused)
+            for handle in handles:
+                handle.remove()
+            for parameter, flag in flags:
+                parameter.requires_grad_(flag)
+
+    def _hook(self, sums: LayerSums) -> Any:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor | None:
+            x = (args[0] if args else kwargs["input"]).detach()
+            if x.numel() and not all(torch.isfinite(v) for v in x.aminmax()):
+                raise CompressError(f"the input of layer {sums.name} is not finite; check the images and the weights")
+            sums.called = True
+            if not self.seeds:
+                return None
+            call = self.calls[sums.name] = self.calls.get(sums.name, -1) + 1
+            sums.add_inputs(x, self.seeds, call, self.positions)
+            return _watch(sums, output) if "gradient" in self.needs else None
+
+        return hook
+
+
+def _watch(sums: LayerSums, output: Tensor) -> Tensor:
+    """Have the gradient at the output of a layer taken in."""
+    if not torch.is_grad_enabled():
+        raise CompressError(f"the network runs layer {sums.name} without gradients, which the metric kronecker needs")
+    if not output.requires_grad:  # its input does not depend on the image
+        output.requires_grad_()
+    if output.is_leaf or output._is_view():  # a later in-place operation would fail, or lose the gradient
+        output = output.clone()
+    output.register_hook(sums.add_gradient)
+    return output
+
+
+def _draw(scores: Tensor, seeds: list[int]) -> Tensor:
+    """A class for each image, from the network's own softmax of `scores` [b, classes]."""
+    chances = scores.double().softmax(1).cumsum(1).cpu()
+    chance = torch.tensor([np.random.default_rng(seed).random() for seed in seeds], dtype=torch.float64)
+    label = torch.searchsorted(chances, chance[:, None]).flatten()
+    return label.clamp(max=scores.shape[1] - 1).to(scores.device)
+
+
+@contextmanager
+def _backward_errors(model: nn.Module) -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        reason = str(error).strip().split("\n")[0]
+        raise CompressError(f"the backward pass of {type(model).__name__} fails: {reason}") from error

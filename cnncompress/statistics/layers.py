@@ -1,0 +1,79 @@
+"""The running sums of one layer."""
+
+from __future__ import annotations
+
+import zlib
+
+import torch
+from torch import Tensor, nn
+
+from cnncompress.errors import CompressError
+from cnncompress.factored import spec_of
+from cnncompress.spec import LayerStatistics
+from cnncompress.statistics.moments import Moments, Samples, add_up
+from cnncompress.statistics.patches import gather_patches, position_count, sample_positions
+
+WIDE = 8192  # inputs a position; a wider layer keeps samples, as its moment would take half a gigabyte and more
+BLOCK = 2048  # patches gathered at once
+
+
+class LayerSums:
+    """What one layer has met so far, in this process. `needs`: some of moment, gradient, sensitivity."""
+
+    def __init__(self, name: str, module: nn.Conv2d | nn.Linear, needs: set[str]) -> None:
+        self.name, self.module, self.spec = name, module, spec_of(module)
+        self.key = zlib.crc32(name.encode())
+        self.called = False
+        device, shape = module.weight.device, self.spec.weight_shape
+        g, n, F = self.spec.groups, shape[1] * shape[2] * shape[3], shape[0]
+        self.inputs: Moments | Samples | None = None
+        if "moment" in needs:
+            self.inputs = Samples(g, n, device) if n > WIDE else Moments(g, n, device)
+        self.gradient = torch.zeros(F, F, dtype=torch.float64, device=device) if "gradient" in needs else None
+        # sums of squares lose little in float32, and a network may have 1e8 of them
+        self.sensitivity = torch.zeros(shape, device=device) if "sensitivity" in needs else None
+
+    def add_inputs(self, x: Tensor, seeds: list[int], call: int, positions: int | None) -> None:
+        """Take in the input of one call: `[b, C, H, W]`, `[C, H, W]` or a Linear's `[..., C]`.
+
+        `seeds` has one number for each image, `positions` is how many patches of each are looked at.
+        """
+        if self.inputs is None:
+            return
+        x = x[None] if x.dim() == 3 and not self.spec.linear else x
+        index, priority = sample_positions(seeds, (self.key, call), position_count(x, self.spec), positions)
+        for part, order in zip(index.split(BLOCK), priority.split(BLOCK), strict=True):
+            self.inputs.add(gather_patches(x, self.spec, part), order)
+
+    def add_gradient(self, gradient: Tensor) -> None:
+        """Take in the gradient of the loss at the layer's output: Σ over images and positions of ggᵀ."""
+        if self.gradient is not None:
+            rows = gradient if self.spec.linear else gradient.movedim(-3, -1)
+            rows = rows.reshape(-1, self.spec.out_channels)
+            rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
+            self.gradient += rows.T @ rows
+
+    def add_sensitivity(self, gradient: Tensor | None) -> None:
+        """Take in the gradient of one image, toward one wrong class, at the layer's weight."""
+        if self.sensitivity is not None and gradient is not None:
+            gradient = gradient.reshape(self.sensitivity.shape).float()
+            self.sensitivity.addcmul_(gradient, gradient)
+
+    def result(self, images: int, wrong_classes: int) -> LayerStatistics:
+        """The means over the images of all processes, which must all call it; CompressError where they overflow.
+
+        Empties the sums.
+        """
+        g, n = self.spec.groups, self.spec.weights // self.spec.out_channels
+        found = LayerStatistics(images, 0, torch.zeros(g, n))
+        if self.inputs is not None:
+            found.rows, found.mean, found.moment, found.samples = self.inputs.result()
+        if self.gradient is not None:
+            found.gradient = (add_up(self.gradient) / images).float().cpu()
+        if self.sensitivity is not None:
+            found.sensitivity = add_up(self.sensitivity).div_(images * wrong_classes).cpu()
+        self.inputs = self.gradient = self.sensitivity = None
+        for tensor in (found.mean, found.moment, found.samples, found.gradient, found.sensitivity):
+            if tensor is not None and not bool(torch.isfinite(tensor).all()):
+                raise CompressError(f"the statistics of layer {self.name} are not finite: its inputs are too large")
+        return found

@@ -1,0 +1,113 @@
+"""Running means and second moments, in one process or several."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+ROWS = 2048  # taken in at once: the sums are read and written so seldom that they cost little beside the products
+KEPT = 2048  # samples kept of a very wide layer
+
+Result = tuple[int, Tensor, Tensor | None, Tensor | None]
+
+
+def processes() -> tuple[int, int]:
+    """This process's number and how many work together; `(0, 1)` where torch.distributed is not set up."""
+    on = dist.is_available() and dist.is_initialized()
+    return (dist.get_rank(), dist.get_world_size()) if on else (0, 1)
+
+
+def everyone(value: Any) -> list[Any]:
+    """The value of each process, in order. All processes must call it."""
+    world = processes()[1]
+    values = [value] * world
+    if world > 1:
+        dist.all_gather_object(values, value)
+    return values
+
+
+def add_up(tensor: Tensor) -> Tensor:
+    """The sum of a tensor over all processes. All of them must call it."""
+    if processes()[1] > 1:
+        home = tensor.device
+        tensor = tensor.cuda() if dist.get_backend() == "nccl" else tensor.cpu()
+        dist.all_reduce(tensor)
+        tensor = tensor.to(home)
+    return tensor
+
+
+class Moments:
+    """Mean [g, n] and scatter [g, n, n] of rows [R, g, n], in float64.
+
+    Rows are centred on their own block's mean before their float32 product is taken, and blocks are merged by the
+    update of Chan, Golub and LeVeque (1979), so that a mean far from zero costs no precision.
+    """
+
+    def __init__(self, groups: int, width: int, device: torch.device) -> None:
+        self.count = 0
+        self.mean = torch.zeros(groups, width, dtype=torch.float64, device=device)
+        self.scatter = torch.zeros(groups, width, width, dtype=torch.float64, device=device)
+        self.waiting: list[Tensor] = []
+
+    def add(self, rows: Tensor, priority: Tensor) -> None:
+        """Take in rows [R, g, n]; the priorities are for `Samples` only."""
+        self.waiting.append(rows)
+        if sum(map(len, self.waiting)) >= ROWS:
+            self._merge()
+
+    def _merge(self) -> None:
+        """Merge the rows that are waiting."""
+        if not self.waiting:
+            return
+        rows = torch.cat(self.waiting).movedim(0, 1)  # [g, R, n]
+        self.waiting = []
+        fresh, before = rows.shape[1], self.count
+        self.count += fresh
+        mean = rows.mean(1, dtype=torch.float64)
+        rows = rows - mean[:, None].to(rows.dtype)
+        step = mean - self.mean
+        self.mean += step * (fresh / self.count)
+        self.scatter += rows.mT @ rows
+        self.scatter.baddbmm_(step[:, :, None] * (before * fresh / self.count), step[:, None, :])
+
+    def result(self) -> Result:
+        """Rows of all processes, their mean, their moment (float32, on the CPU), None."""
+        self._merge()
+        count = sum(everyone(self.count))
+        mean = add_up(self.mean * self.count) / max(count, 1)
+        step = self.mean - mean
+        self.scatter.baddbmm_(step[:, :, None] * self.count, step[:, None, :])
+        moment = add_up(self.scatter).div_(max(count, 1)).float()
+        return count, mean.float().cpu(), ((moment + moment.mT) / 2).cpu(), None
+
+
+class Samples:
+    """Of all rows [R, g, n], the `KEPT` of the lowest priority: a uniform sample that no order or split changes."""
+
+    def __init__(self, groups: int, width: int, device: torch.device) -> None:
+        self.groups = groups
+        self.rows = torch.zeros(0, groups * width, device=device)
+        self.priority = torch.zeros(0, dtype=torch.float64)
+
+    def add(self, rows: Tensor, priority: Tensor) -> None:
+        """Take in rows [R, g, n] with their priorities [R]."""
+        self.rows = torch.cat([self.rows, rows.flatten(1)])
+        self.priority = torch.cat([self.priority, priority])
+        if len(self.rows) > KEPT:
+            self._keep()
+
+    def _keep(self) -> None:
+        order = self.priority.argsort(stable=True)[:KEPT]
+        self.rows, self.priority = self.rows[order.to(self.rows.device)], self.priority[order]
+
+    def result(self) -> Result:
+        """Rows kept of all processes, their mean, None, the centred rows (float32, on the CPU)."""
+        rows, priorities = zip(*everyone((self.rows.cpu(), self.priority)), strict=True)
+        self.rows, self.priority = torch.cat(rows), torch.cat(priorities)
+        self._keep()
+        mean = self.rows.mean(0, dtype=torch.float64) if len(self.rows) else torch.zeros(self.rows.shape[1])
+        centred = (self.rows - mean.to(self.rows.dtype)).float()
+        return len(centred), mean.float().view(self.groups, -1), None, centred

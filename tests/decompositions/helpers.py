@@ -1,0 +1,82 @@
+"""What the tests of decompositions share: layers of every geometry, and the shortest way to a chain."""
+
+from __future__ import annotations
+
+import torch
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from cnncompress.decompositions import get_method
+from cnncompress.factored import FactoredLayer, apply_plan, build_chain, clone, layers_of, spec_of
+from cnncompress.planning import Choice, plan, plan_layer
+from cnncompress.spec import Call, LayerPlan, Plan
+
+SIZE = (12, 13)
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def randn(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.randn(*shape, generator=generator(seed), dtype=torch.float64).to(dtype)
+
+
+def relative(approximation: Tensor, exact: Tensor) -> float:
+    exact, delta = exact.detach().double(), (approximation.detach().double() - exact.detach().double())
+    return float(torch.linalg.vector_norm(delta) / torch.linalg.vector_norm(exact))
+
+
+def randomize(module: nn.Module, seed: int = 0) -> nn.Module:
+    """Seeded values for all parameters of a module."""
+    with torch.no_grad():
+        for i, parameter in enumerate(module.parameters()):
+            parameter.copy_(randn(*parameter.shape, seed=seed + i))
+    return module
+
+
+def decide(layer: nn.Conv2d | nn.Linear, method: str, rank=1.0, force: bool = True, size=SIZE) -> LayerPlan | str:
+    spec = spec_of(layer)
+    return plan_layer(Call(0, spec, ((size[0], 1) if spec.linear else size,)), Choice(method, rank), force)
+
+
+def factored(layer: nn.Conv2d | nn.Linear, decision: LayerPlan) -> FactoredLayer:
+    method = get_method(decision.method, **decision.options)
+    return build_chain(decision, method.factorize(layer.weight, spec_of(layer), decision.rank), layer)
+
+
+def compress(model: nn.Module, example: Tensor, **request) -> tuple[nn.Module, Plan]:
+    """A compressed copy of a network, and its plan."""
+    decisions = plan(model, example, **request)
+    modules = layers_of(model)
+    kernels = {
+        name: get_method(p.method, **p.options).factorize(modules[name].weight, spec_of(modules[name]), p.rank)
+        for name, p in decisions.layers.items()
+    }
+    return apply_plan(clone(model), decisions, kernels), decisions
+
+
+@st.composite
+def convolutions(draw, dtypes=(torch.float64,)) -> nn.Conv2d:
+    """A Conv2d of any geometry that fits an input of `SIZE`."""
+    pair = st.tuples(st.integers(1, 2), st.integers(1, 2))
+    groups = draw(st.sampled_from([1, 1, 2, 3]))
+    padding = draw(st.sampled_from([0, 1, (2, 1), (0, 2), "same", "valid"]))
+    layer = nn.Conv2d(
+        groups * draw(st.integers(1, 4)),
+        groups * draw(st.integers(1, 5)),
+        draw(st.sampled_from([(3, 3), (1, 1), (1, 3), (3, 1), (2, 2), (5, 3), (4, 2)])),
+        stride=1 if padding == "same" else draw(pair),
+        padding=padding,
+        dilation=draw(pair),
+        groups=groups,
+        bias=draw(st.booleans()),
+        padding_mode=draw(st.sampled_from(["zeros", "reflect", "replicate", "circular"])),
+        dtype=draw(st.sampled_from(dtypes)),
+    )
+    randomize(layer, draw(st.integers(0, 99)))
+    return layer
+
+
+def images(layer: nn.Conv2d, n: int = 2) -> Tensor:
+    return randn(n, layer.in_channels, *SIZE, seed=7, dtype=layer.weight.dtype)

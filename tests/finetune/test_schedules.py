@@ -1,0 +1,110 @@
+import pytest
+import torch
+from torch import nn
+
+from cnncompress.errors import UsageError
+from cnncompress.finetune import trainable_modules
+from cnncompress.finetune.schedules import freeze_others
+from tests.finetune.toy import chain, linear_chain, network, state_of, tune
+
+EXAMPLE = torch.zeros(1, 3, 8, 8)
+
+
+def test_upper_trains_what_comes_after_the_topmost_decomposed_layer():
+    assert trainable_modules(network(), EXAMPLE, "upper") == (["4", "5", "6", "7", "8", "9"], "")
+
+
+def test_all_trains_everything():
+    names, note = trainable_modules(network(), EXAMPLE, "all")
+    assert (names, note) == (["0", "1", "2", "3.0", "3.1", "4", "5", "6", "7", "8", "9"], "")
+
+
+def test_a_decomposed_last_layer_falls_back_to_after_the_first():
+    model = network()
+    model[9] = linear_chain(128, 3, 2)
+    names, note = trainable_modules(model, EXAMPLE, "upper")
+    assert names == ["4", "5", "6", "7", "8", "9.0", "9.1"]
+    assert "9, is the last one with parameters" in note
+    assert "first decomposed layer, 3, trains" in note
+
+
+class Branches(nn.Module):
+    """Runs its children in another order than they were made in: low, side (decomposed), high, then the head."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(8, 3)
+        self.high = nn.Conv2d(3, 4, 3)
+        self.norm = nn.BatchNorm2d(4)
+        self.side = chain(3, 4, 2)
+        self.low = nn.Conv2d(3, 3, 1)
+        self.unused = nn.Linear(2, 2)
+
+    def forward(self, x):
+        x = self.low(x)
+        a = self.side(x).mean((2, 3))
+        b = self.norm(self.high(x)).mean((2, 3))
+        return self.head(torch.cat([a, b], 1))
+
+
+class Residual(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 1)
+        self.relu = nn.ReLU()  # called three times; the first is below the chain
+        self.conv1 = chain(4, 4, 2)
+        self.conv2 = nn.Conv2d(4, 4, 3, padding=1)
+        self.scale = nn.Parameter(torch.ones(1))
+        self.fc = nn.Linear(4, 3)
+
+    def forward(self, x):
+        x = self.relu(self.stem(x))
+        y = self.conv2(self.relu(self.conv1(x)))
+        return self.fc(self.relu(x + self.scale * y).mean((2, 3)))
+
+
+def test_order_is_that_of_execution_in_branches():
+    assert trainable_modules(Branches(), EXAMPLE, "upper")[0] == ["high", "norm", "head"]
+
+
+def test_residual_networks_and_parameters_of_containers():
+    model = Residual()
+    assert trainable_modules(model, EXAMPLE, "upper")[0] == ["conv2", "fc"]
+    assert "" in trainable_modules(model, EXAMPLE, "all")[0]  # the network itself owns `scale`
+
+
+def test_parameters_without_an_effect_on_the_logits_stay_out():
+    model = Branches()
+    freeze_others(model, trainable_modules(model, EXAMPLE, "all")[0], EXAMPLE)
+    assert [n for n, p in model.named_parameters() if not p.requires_grad] == ["unused.weight", "unused.bias"]
+
+
+@pytest.mark.parametrize(
+    ("model", "schedule", "reason"),
+    [
+        (nn.Sequential(nn.Flatten(), nn.Linear(192, 3)), "upper", "needs a decomposed layer"),
+        (nn.Sequential(chain(3, 3, 1), nn.Flatten()), "upper", "leaves nothing to train"),
+        (nn.Flatten(), "all", "leaves nothing to train"),
+        (nn.Flatten(), "uper", "did you mean 'upper'"),
+    ],
+)
+def test_schedules_that_cannot_be(model, schedule, reason):
+    with pytest.raises(UsageError, match=reason):
+        trainable_modules(model, EXAMPLE, schedule)
+
+
+def test_upper_leaves_all_below_bitwise_unchanged(tmp_path):
+    model = network()
+    before = state_of(model)
+    modes = []
+    model[0].register_forward_hook(lambda *_: modes.append([m.training for m in model]))
+    result = tune(tmp_path, model, schedule="upper", epochs=2)
+    assert result.best_epoch > 0
+    after = state_of(model)
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {f"4.{n}" for n in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")} | {
+        "9.weight",
+        "9.bias",
+    }
+    assert [False] * 4 + [True] * 6 in modes
+    assert all(mode in ([False] * 4 + [True] * 6, [False] * 10) for mode in modes)
