@@ -10,12 +10,11 @@ __version__ = "0.1.0"
 _HOME = {
     "Budget": "spec",
     "CompressError": "errors",
+    "collect_statistics": "statistics",
     "ConvSpec": "spec",
     "Plan": "spec",
     "UsageError": "errors",
     "decompose": "pipeline",
-    "evaluate": "evaluate",
-    "finetune": "finetune",
     "load": "runs",
     "load_data": "data",
     "load_model": "models",

@@ -4,66 +4,72 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from cnncompress.errors import UsageError, nearest
 
 
 def parse_rank(value: Any) -> int | float | tuple[int, ...]:
-    """A rank: a whole number from 1 on, a fraction in (0, 1], or a list of whole numbers; UsageError otherwise."""
+    """A rank: a whole number from 1 on, a fraction in (0, 1], or a list of whole numbers; ValueError otherwise."""
     hint = "give a whole number from 1 on (8) or a fraction of the full rank in (0, 1] (0.25)"
     if isinstance(value, list | tuple) and value:
         ranks = [parse_rank(v) for v in value]
         if all(isinstance(r, int) for r in ranks):
             return tuple(ranks)  # type: ignore[arg-type]
+    number = value
     if isinstance(value, str):
-        try:
-            value = int(value)
-        except ValueError:
-            try:
-                value = float(value)
-            except ValueError:
-                raise UsageError(f"rank '{value}' is not a number; {hint}") from None
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise UsageError(f"rank {value!r} is not a number; {hint}")
-    if isinstance(value, float) and not (math.isfinite(value) and 0 < value <= 1):
-        raise UsageError(f"rank {value} makes no sense; {hint}")
-    if isinstance(value, int) and value < 1:
-        raise UsageError(f"rank {value} makes no sense; {hint}")
-    return value
+        with suppress(ValueError):
+            number = float(value) if any(c in value for c in ".eEn") else int(value)
+    if isinstance(number, bool) or not isinstance(number, int | float):
+        raise ValueError(f"rank {value!r} is not a number; {hint}")
+    if (isinstance(number, float) and not 0 < number <= 1) or number <= 0:
+        raise ValueError(f"rank {value} makes no sense; {hint}")
+    return number
 
 
 def parse_size(value: Any) -> tuple[int, int]:
-    """`224`, `"224"`, `"224x192"` or `[224, 192]` as (height, width); UsageError otherwise."""
+    """`224`, `"224"`, `"224x192"` or `[224, 192]` as (height, width); ValueError otherwise."""
     parts = value if isinstance(value, list | tuple) else str(value).lower().split("x")
     try:
         numbers = [int(p) for p in parts]
-    except ValueError:
+    except (ValueError, TypeError):
         numbers = []
     if len(numbers) not in (1, 2) or min(numbers) < 1:
-        raise UsageError(f"input size '{value}' is not H or HxW in pixels, such as 224 or 224x192")
+        raise ValueError(f"'{value}' is not H or HxW in pixels, such as 224 or 224x192")
     return numbers[0], numbers[-1]
 
 
 def parse_floats(value: Any) -> tuple[float, ...]:
-    """`"0.5,0.5,0.5"`, one number, or a list of numbers as a tuple; UsageError otherwise."""
+    """`"0.5,0.5,0.5"`, one number, or a list of numbers as a tuple of three; ValueError otherwise."""
     parts = value if isinstance(value, list | tuple) else str(value).split(",")
     try:
         numbers = tuple(float(p) for p in parts)
-    except ValueError:
+    except (ValueError, TypeError):
         numbers = ()
     if len(numbers) not in (1, 3) or not all(map(math.isfinite, numbers)):
-        raise UsageError(f"'{value}' is not one number, or three separated by commas")
+        raise ValueError(f"'{value}' is not one number, or three separated by commas")
     return numbers * 3 if len(numbers) == 1 else numbers
+
+
+def parse_deviations(value: Any) -> tuple[float, ...]:
+    """As `parse_floats`, and positive."""
+    numbers = parse_floats(value)
+    if min(numbers) <= 0:
+        raise ValueError(f"a standard deviation is positive, unlike '{value}'")
+    return numbers
 
 
 RankField = Annotated[Any, BeforeValidator(parse_rank)]
 SizeField = Annotated[tuple[int, int], BeforeValidator(parse_size)]
 FloatsField = Annotated[tuple[float, ...], BeforeValidator(parse_floats)]
+DeviationsField = Annotated[tuple[float, ...], BeforeValidator(parse_deviations)]
+Name = Annotated[str, Field(min_length=1)]
+Count = Annotated[int, Field(ge=1)]
 
 
 class Settings(BaseModel):
@@ -85,17 +91,32 @@ class LayerRule(Settings):
 class ModelSettings(Settings):
     """Which network, and how its input is prepared."""
 
-    model: str | None = None
-    weights: str = "DEFAULT"
-    num_classes: int | None = None
+    model: Name | None = None
+    weights: Name = "DEFAULT"
+    num_classes: Count | None = None
     input_size: SizeField | None = None
     mean: FloatsField | None = None
-    std: FloatsField | None = None
-    data: str | None = None
-    batch_size: int = 64
-    workers: int = 0
+    std: DeviationsField | None = None
+    data: Name | None = None
+    batch_size: Count = 64
+    workers: Annotated[int, Field(ge=0)] = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+
+
+class TuneSettings(ModelSettings):
+    """Everything `cnncompress finetune` can be told; `model` is the run."""
+
+    schedule: str = "all"
+    epochs: int = 1
+    lr: float | None = None
+    optimizer: str = "sgd"
+    momentum: float = 0.9
+    weight_decay: float | None = None
+    precision: str = "auto"
+    out: Path | None = None
+    force: bool = False
+    resume: bool = False
 
 
 class DecomposeSettings(ModelSettings):
@@ -104,13 +125,16 @@ class DecomposeSettings(ModelSettings):
     method: str = "auto"
     rank: RankField = 0.25
     metric: str = "frobenius"
+    refine: Annotated[int, Field(ge=0)] = 1
+    calibration_images: Count = 1000
+    keep_statistics: bool = False
     layers: list[str] = []
     skip: list[str] = []
     per_layer: dict[str, LayerRule] = {}
     out: Path | None = None
     force: bool = False
     dry_run: bool = False
-    finetune: dict[str, Any] = {}
+    finetune: TuneSettings = TuneSettings()
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -119,7 +143,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"cannot read the config {path}: {getattr(error, 'strerror', None) or error}") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise UsageError(f"{path} is not YAML: {reason}") from None
     if values is None:
@@ -129,26 +153,47 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return {str(k): v for k, v in values.items()}
 
 
-def validate(cls: type[S], values: Mapping[str, Any], where: str) -> S:
-    """Settings of class `cls` from plain values; UsageError names the first wrong key, in one line."""
+def validate(cls: type[S], values: Mapping[str, Any], where: str = "") -> S:
+    """Settings of class `cls` from plain values; UsageError names the first wrong key, in one line.
+
+    `where` is the file (and section) that the values are from; without it they are options of the command line.
+    """
     try:
         return cls.model_validate(dict(values))
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        if first["type"] == "extra_forbidden":
-            fields = LayerRule.model_fields if first["loc"][0] == "per_layer" else cls.model_fields
-            hint = nearest(str(first["loc"][-1]), fields)
-            raise UsageError(f"{where}: unknown key '{key}'{hint or '; known: ' + ', '.join(fields)}") from None
-        raise UsageError(f"{where}: {key}: {first['msg']}, not {first['input']!r}") from None
+        raise UsageError(_explain(cls, error.errors()[0], where)) from None
+
+
+def _explain(cls: type[Settings], first: Any, where: str) -> str:
+    key = ".".join(str(part) for part in first["loc"])
+    at = f"{where}: {key}" if where else f"--{key.replace('_', '-')}"
+    if first["type"] == "extra_forbidden":
+        name = str(first["loc"][-1])
+        sections: dict[Any, type[Settings]] = {"per_layer": LayerRule, "finetune": TuneSettings}
+        fields = (sections[first["loc"][0]] if len(first["loc"]) > 1 else cls).model_fields
+        if key in TuneSettings.model_fields and cls is DecomposeSettings:
+            return f"{where}: '{key}' belongs in the section `finetune:`"
+        return f"{where}: unknown key '{key}'{nearest(name, fields) or '; known: ' + ', '.join(fields)}"
+    if first["type"] == "value_error":
+        return f"{at}: {first['ctx']['error']}"
+    message = str(first["msg"]).removeprefix("Input ").partition(" or instance of")[0]
+    return f"{at}: {first['input']!r} {message}"
+
+
+INHERITED = ("data", "workers", "device", "seed")  # top-level keys that a section takes over
 
 
 def merge(cls: type[Settings], config: Path | None, flags: Mapping[str, Any], section: str | None = None) -> Any:
-    """Settings from a YAML file (or one section of it) and the flags that were given (not None); flags win."""
+    """Settings from a YAML file (or one section of it) and the flags that were given (not None); flags win.
+
+    A section inherits `data`, `workers`, `device` and `seed` from the top level of the file.
+    """
     values: dict[str, Any] = {}
     if config is not None:
         whole = validate(DecomposeSettings, read_yaml(config), str(config))
-        values = whole.finetune if section else whole.model_dump(exclude_unset=True)
-        validate(cls, values, f"{config}{': ' + section if section else ''}")
+        values = whole.model_dump(exclude_unset=True)
+        if section:
+            values = {k: v for k, v in values.items() if k in INHERITED} | values.get(section, {})
+        validate(cls, values, f"{config}: {section}" if section else str(config))
     given = {k: v for k, v in flags.items() if v is not None and v != ()}
-    return validate(cls, {**values, **given}, "options")
+    return validate(cls, {**values, **given})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -15,9 +14,9 @@ from types import ModuleType
 import torch
 from torch import Tensor, nn
 
-from cnncompress.errors import CompressError, RunError
+from cnncompress.errors import CompressError
 from cnncompress.factored import clone, forward, inference, logits
-from cnncompress.publish import check_parent, os_errors, replacing
+from cnncompress.publish import check_file, replacing
 
 ONNX_LIMIT = 2**31  # bytes of one protobuf file
 BATCH_IS_FREE = ({0: torch.export.Dim.DYNAMIC},)
@@ -99,7 +98,7 @@ def _export(
     force: bool,
     write: Callable[[nn.Module, Tensor, Path], Runner],
 ) -> ExportReport:
-    target = _check_target(path, force)
+    target = check_file(path, force)
     if tolerance is None:
         tolerance = 1e-4 if torch.finfo(example.dtype).bits >= 32 else 2e-2
     if any(t.device.type != "cpu" for t in (*model.parameters(), *model.buffers())):
@@ -121,17 +120,6 @@ def _export(
             )
         size = file.stat().st_size
     return ExportReport(target, absolute, relative, tolerance, size)
-
-
-def _check_target(path: str | Path, force: bool) -> Path:
-    with os_errors(f"write {path}"):
-        target = Path(os.path.realpath(path))
-        if target.is_dir():
-            raise RunError(f"cannot write {path}: it is a folder; name a file in it")
-        if os.path.lexists(target) and not force:
-            raise RunError(f"{path} already exists; choose another name or replace it with --force")
-        check_parent(target)
-    return target
 
 
 def _random_batch(example: Tensor, size: int) -> Tensor:

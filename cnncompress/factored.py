@@ -81,8 +81,10 @@ def forward(model: nn.Module, inputs: Tensor) -> Tensor:
     """The logits of a network; CompressError in one line if its forward pass fails or returns no tensor."""
     try:
         output = model(inputs)
-    except (RuntimeError, ValueError, TypeError, AttributeError, IndexError, AssertionError) as error:
-        reason = str(error).strip().split("\n")[0]
+    except CompressError:
+        raise
+    except Exception as error:  # whatever somebody else's code raises
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
         shape = "×".join(map(str, inputs.shape))
         raise CompressError(
             f"the forward pass of {type(model).__name__} fails on an input of {shape}: {reason}"
@@ -191,6 +193,17 @@ class FactoredLayer(nn.Sequential):
         """The kernel [F, C, kh, kw] of one group that does what the chain does."""
         return compose(self.chain, self.kernels())
 
+    def add_to_bias(self, shift: Tensor) -> None:
+        """Add `shift` [F] to the output by way of the last stage's bias; UnsupportedLayerError where it has none."""
+        bias = self.weighted[-1].bias
+        if bias is None:
+            raise UnsupportedLayerError("the chain has no bias to put a constant into; plan it with one")
+        order = torch.arange(len(shift), device=shift.device)  # channel of the last stage that each output comes from
+        for module in list(self)[list(self).index(self.weighted[-1]) + 1 :]:
+            order = order[cast(Tensor, module.index).to(order.device)]
+        with torch.no_grad():
+            bias += torch.empty_like(shift).index_copy_(0, order, shift).to(bias)
+
 
 def build_chain(plan: LayerPlan, kernels: Sequence[Tensor] | None, original: nn.Conv2d | nn.Linear) -> FactoredLayer:
     """The chain of `plan` with these kernels, in the original layer's dtype, device, memory format and mode.
@@ -205,8 +218,11 @@ def build_chain(plan: LayerPlan, kernels: Sequence[Tensor] | None, original: nn.
             for module, kernel in zip(layer, kernels, strict=True):
                 target = cast(Tensor, module.index if isinstance(module, Permute) else module.weight)
                 target.copy_(kernel.reshape(target.shape))
+            last = layer.weighted[-1].bias
+            if last is not None:
+                last.zero_()
             if bias is not None:
-                cast(Tensor, layer.weighted[-1].bias).copy_(bias)
+                layer.add_to_bias(bias)
         if weight.dim() == 4 and is_channels_last(weight):
             layer = layer.to(memory_format=torch.channels_last)
     layer.requires_grad_(weight.requires_grad)
@@ -249,13 +265,15 @@ class Provenance:
     """Where a compressed network comes from: enough to build it again and to report on it.
 
     `source` is `models.ModelSource`; `plan` holds every swap so far, in order; `errors` the relative error of each
-    decomposed layer in the plan's metric.
+    decomposed layer in the plan's metric; `rises` the predicted rise of the loss of the last decomposition by layer, in
+    nats per image, where the metric predicts it.
     """
 
     source: Any = None
     preprocessing: Preprocessing | None = None
     plan: Plan = field(default_factory=Plan)
     errors: dict[str, float] = field(default_factory=dict)
+    rises: dict[str, float] = field(default_factory=dict)
 
 
 def provenance(model: nn.Module) -> Provenance | None:

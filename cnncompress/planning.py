@@ -12,7 +12,7 @@ from cnncompress.decompositions import REGISTRY, Decomposition, get_method
 from cnncompress.decompositions.base import parse_options
 from cnncompress.errors import UsageError, nearest
 from cnncompress.factored import layers_of, refuse_module, spec_of, trace
-from cnncompress.metrics import get_metric
+from cnncompress.metrics import CENTRED, check_metric
 from cnncompress.spec import Budget, Call, ConvSpec, LayerPlan, Plan, chain_params
 
 RankRequest = int | float | Sequence[int]
@@ -41,18 +41,26 @@ def choose_method(text: str, spec: ConvSpec) -> tuple[Decomposition, RankRequest
     return method, tuple(ranks[n] for n in method.rank_names) if ranks else None
 
 
-def plan_layer(call: Call, choice: Choice, force: bool = False) -> LayerPlan | str:
-    """The plan of one layer at the rank asked for, or the reason why it is kept."""
+def plan_layer(call: Call, choice: Choice, force: bool = False, centred: bool = False) -> LayerPlan | str:
+    """The plan of one layer at the rank asked for, or the reason why it is kept.
+
+    `centred` gives the chain a bias even where the layer has none: it takes back the error at the mean input.
+    """
     spec = call.spec
     method, fixed = choose_method(choice.method, spec)
     reason = method.refuse(spec)
     if reason:
         return reason
-    rank = method.rank(spec, choice.rank if fixed is None else fixed)
-    full = method.full_rank(spec)
+    request, full = choice.rank if fixed is None else fixed, method.full_rank(spec)
+    try:
+        rank = method.rank(spec, request)
+    except UsageError as error:
+        if not isinstance(request, int | float) and len(request) not in (len(method.rank_names), len(full)):
+            raise
+        return str(error)  # ranks that other layers may well have
     if any(r > f for r, f in zip(rank, full, strict=True)):
         return f"rank {_show(rank)} is above its full rank {_show(full)}"
-    chain = method.stages(spec, rank)
+    chain = method.stages(spec.replace(bias=spec.bias or centred), rank)
     macs, params = (call.macs, call.macs_of(chain)), (spec.params, chain_params(chain))
     if not force and (macs[1] >= macs[0] or params[1] >= params[0]):
         costs = f"{macs[1]:,} MACs for {macs[0]:,}, {params[1]:,} parameters for {params[0]:,}"
@@ -116,7 +124,7 @@ def plan(
     fraction of each layer's full rank. `per_layer` maps patterns to other choices; the first that matches counts.
     `force` takes a chain even where it costs more than the layer. Raises UsageError for requests that make no sense.
     """
-    get_metric(metric)
+    check_metric(metric)
     if budget is not None:
         raise UsageError("budgets are not supported yet; give a rank")
     default, per_layer = Choice(method, rank), per_layer or {}
@@ -134,7 +142,7 @@ def plan(
         reason = reasons[name]
         if reason is None:
             matching = (c for p, c in per_layer.items() if fnmatch.fnmatchcase(name, p))
-            decision = plan_layer(calls[name], next(matching, default), force)
+            decision = plan_layer(calls[name], next(matching, default), force, metric in CENTRED)
             if isinstance(decision, LayerPlan):
                 result.layers[name] = decision
                 continue

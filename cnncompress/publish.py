@@ -37,6 +37,18 @@ def check_parent(target: Path) -> None:
         raise RunError(f"cannot write {target}: no permission to write in {parent}")
 
 
+def check_file(path: str | Path, force: bool = False) -> Path:
+    """The real path of a file to write; RunError unless one can be written there. A file is replaced with `force`."""
+    with os_errors(f"write {path}"):
+        target = Path(os.path.realpath(path))
+        if target.is_dir():
+            raise RunError(f"cannot write {path}: it is a folder; name a file in it")
+        if os.path.lexists(target) and not force:
+            raise RunError(f"{path} already exists; choose another name or replace it with --force")
+        check_parent(target)
+    return target
+
+
 @contextmanager
 def replacing(target: Path, force: bool = False) -> Iterator[Path]:
     """Give a temporary path beside `target` to make a file or folder at; on success it becomes `target`.

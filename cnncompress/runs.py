@@ -271,7 +271,7 @@ def _read_json(path: str | Path, name: str) -> dict[str, Any]:
 def _read_info(path: str | Path) -> dict[str, Any]:
     if not is_run(path):
         if not os.path.exists(path):
-            raise RunError(f"no run at {path}: there is no such folder")
+            raise RunError(f"no run at {path}: there is no such folder; `cnncompress decompose` writes one")
         raise RunError(f"{path} is not a run: it has no {INFO}")
     info = _read_json(path, INFO)
     version = info.get("format")
@@ -286,7 +286,10 @@ def _preprocessing(values: Mapping[str, Any] | None) -> Preprocessing | None:
     if values is None:
         return None
     fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-    return Preprocessing(**fields)
+    known = Preprocessing(**fields)
+    if not (len(known.size) == 2 and all(isinstance(n, int) and n > 0 for n in known.size)):
+        raise ValueError(f"the size {known.size}")
+    return known
 
 
 def _line(error: BaseException) -> str:

@@ -46,6 +46,9 @@ def save_tensors(path: Path, state: Mapping[str, Any]) -> None:
         if number := re.search(r"\(os error (\d+)\)", str(error)):
             raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
         raise RunError(f"cannot write {path.name}: {str(error).splitlines()[0]}") from error
+    mask = os.umask(0)  # the only way to read it
+    os.umask(mask)
+    path.chmod(0o666 & ~mask)  # the library writes files that nobody else can read
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cnncompress.decompositions import REGISTRY, compose, extract_groups, get_method
 from cnncompress.factored import apply_plan, clone, spec_of
-from cnncompress.metrics import FROBENIUS
+from cnncompress.metrics import FROBENIUS, layer_metrics, relative_error
 from cnncompress.spec import (
     Call,
     ConvSpec,
@@ -25,10 +25,21 @@ from cnncompress.spec import (
     plan_to_json,
 )
 from tests.decompositions import helpers
-from tests.decompositions.helpers import SIZE, decide, factored, images, randn, randomize, relative
+from tests.decompositions.helpers import (
+    METRIC_NAMES,
+    SIZE,
+    decide,
+    factored,
+    images,
+    made_up_statistics,
+    randn,
+    randomize,
+    relative,
+)
 
 METHODS = sorted(REGISTRY)
 VARIANTS = [*METHODS, "tucker2:algorithm=hooi,sweeps=2"]
+EXACT = [v for v in VARIANTS if REGISTRY[v.split(":")[0]].exact]
 few = settings(derandomize=True, deadline=None, max_examples=30, database=None)
 # alternating least squares stops in local optima: a higher rank may end a little above a lower one
 SLACK = {"cp": 0.02}
@@ -55,7 +66,7 @@ def inputs(layer: nn.Conv2d | nn.Linear) -> torch.Tensor:
     return images(layer)
 
 
-@pytest.mark.parametrize("method", VARIANTS)
+@pytest.mark.parametrize("method", EXACT)
 @given(layer=helpers.convolutions((torch.float64, torch.float64, torch.float32)))
 @few
 def test_full_rank_reproduces_the_layer_or_refuses_in_a_sentence(method, layer):
@@ -73,7 +84,7 @@ def test_full_rank_reproduces_the_layer_or_refuses_in_a_sentence(method, layer):
     assert float((got - expected).abs().max()) < (1e-10 if x.dtype == torch.float64 else 2e-5) * scale
 
 
-@pytest.mark.parametrize("method", VARIANTS)
+@pytest.mark.parametrize("method", EXACT)
 def test_every_method_takes_a_common_layer_exactly(method):
     layers = taken(method)
     assert layers
@@ -82,7 +93,7 @@ def test_every_method_takes_a_common_layer_exactly(method):
         torch.testing.assert_close(factored(layer, decision)(x), layer(x), rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("method", VARIANTS)
+@pytest.mark.parametrize("method", EXACT)
 def test_bfloat16_is_kept_and_coarsely_exact(method):
     for layer, decision in taken(method).values():
         layer.to(torch.bfloat16)
@@ -99,24 +110,56 @@ def test_linear_on_any_leading_shape(shape):
     torch.testing.assert_close(factored(layer, decide(layer, "svd"))(x), layer(x), rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("metric", METRIC_NAMES)
 @pytest.mark.parametrize("method", VARIANTS)
 @pytest.mark.parametrize("seed", range(3))
-def test_planted_structure_is_recovered(method, seed):
-    """Random kernels in the method's own chain of rank 2: the fit finds a chain with the same kernel."""
-    layers = taken(method, rank=2)
+def test_planted_structure_is_recovered(method, seed, metric):
+    """Random kernels in the method's own chain of low rank: the fit finds a chain with the same kernel.
+
+    Permutations are those of a fit, as only they sort channels into clusters. Greedy deflation takes outer products
+    that are not orthogonal apart exactly only where a part is a single one.
+    """
+    layers = taken(method, rank=1 if method == "bicluster-outer" else 2)
     assert layers
     for layer, decision in layers.values():
         spec = spec_of(layer)
+        metrics = layer_metrics(metric, spec, made_up_statistics(spec))
+        fit = get_method(decision.method, **decision.options).factorize
+        example = fit(randn(*spec.weight_shape, seed=9 + seed), spec, decision.rank)
         kernels = [
-            torch.randperm(s.channels, generator=helpers.generator(seed))
-            if isinstance(s, Permutation)
-            else randn(*s.weight_shape, seed=seed + i)
-            for i, s in enumerate(decision.chain)
+            k if isinstance(s, Permutation) else randn(*s.weight_shape, seed=seed + i)
+            for i, (s, k) in enumerate(zip(decision.chain, example, strict=True))
         ]
         planted = compose(decision.chain, kernels)
-        weight = extract_groups(planted, spec.groups)
-        found = get_method(decision.method, **decision.options).factorize(weight, spec, decision.rank)
+        found = fit(extract_groups(planted, spec.groups), spec, decision.rank, metrics)
         assert relative(compose(decision.chain, found), planted) < 1e-6
+
+
+@pytest.mark.parametrize("metric", METRIC_NAMES)
+@pytest.mark.parametrize("method", VARIANTS)
+def test_refinement_lowers_the_error_in_every_metric(method, metric):
+    for layer, decision in taken(method, 0.4).values():
+        spec, weight = spec_of(layer), layer.weight.detach().reshape(spec_of(layer).weight_shape)
+        metrics = layer_metrics(metric, spec, made_up_statistics(spec))
+        fit, errors = get_method(decision.method, **decision.options).factorize, []
+        plain = extract_groups(compose(decision.chain, fit(weight, spec, decision.rank, refine=0)), spec.groups)
+        for sweeps in (0, 1, 3):
+            kernels = fit(weight, spec, decision.rank, metrics, refine=sweeps)
+            assert all(torch.isfinite(k).all() for k in kernels)
+            dense = extract_groups(compose(decision.chain, kernels), spec.groups)
+            errors.append(relative_error(metrics, weight, dense))
+        assert 1 >= errors[0] >= errors[1] - 1e-12 >= errors[2] - 2e-12, (spec, errors)
+        assert errors[1] <= relative_error(metrics, weight, plain) + 1e-12
+
+
+@pytest.mark.parametrize("metric", METRIC_NAMES)
+@pytest.mark.parametrize("method", EXACT)
+def test_full_rank_is_exact_in_every_metric(method, metric):
+    for layer, decision in taken(method).values():
+        spec, weight = spec_of(layer), layer.weight.detach().reshape(spec_of(layer).weight_shape)
+        metrics = layer_metrics(metric, spec, made_up_statistics(spec))
+        kernels = get_method(decision.method, **decision.options).factorize(weight, spec, decision.rank, metrics)
+        assert relative(extract_groups(compose(decision.chain, kernels), spec.groups), weight) < 1e-9
 
 
 @pytest.mark.parametrize("method", VARIANTS)
@@ -130,11 +173,11 @@ def test_error_does_not_rise_with_the_rank_and_is_never_above_one(method, layer)
         if isinstance(decision, str):
             return
         dense = extract_groups(factored(layer, decision).to_dense(), spec.groups)
-        errors.append(FROBENIUS.relative_error(layer.weight.detach(), dense))
+        errors.append(relative_error([FROBENIUS] * spec.groups, layer.weight.detach(), dense))
     slack = SLACK.get(method, 1e-9)
     assert all(high <= low + slack for low, high in pairwise(errors)), errors
     assert max(errors) <= 1 + 1e-9
-    assert errors[-1] < 1e-7
+    assert errors[-1] < 1e-7 or not get_method(decision.method).exact
 
 
 @pytest.mark.parametrize("method", VARIANTS)
@@ -189,6 +232,38 @@ def test_degenerate_weights_stay_finite(method, value):
         assert all(torch.isfinite(p).all() for p in chain.parameters())
         dense = extract_groups(chain.to_dense(), spec_of(layer).groups)
         torch.testing.assert_close(dense, layer.weight.detach().reshape(dense.shape), rtol=0, atol=1e-6)
+
+
+STATISTICS = {
+    "constant inputs": lambda s: s.moment.zero_(),
+    "dead inputs": lambda s: (s.moment[:, ::2].zero_(), s.moment[:, :, ::2].zero_()),
+    "one direction": lambda s: s.moment.fill_(1.0),
+    "no gradients": lambda s: (s.gradient.zero_(), s.sensitivity.zero_()),
+    "dead filters": lambda s: (s.gradient[1:].zero_(), s.gradient[:, 1:].zero_(), s.sensitivity[1:].zero_()),
+    "one sensitive weight": lambda s: s.sensitivity.view(-1)[1:].zero_(),
+    "tiny": lambda s: (s.moment.mul_(1e-20), s.gradient.mul_(1e-20), s.sensitivity.mul_(1e-20)),
+    "huge": lambda s: (s.moment.mul_(1e20), s.gradient.mul_(1e20), s.sensitivity.mul_(1e20)),
+    "two rows": None,
+}
+
+
+@pytest.mark.parametrize("case", STATISTICS)
+@pytest.mark.parametrize("method", VARIANTS)
+def test_degenerate_statistics_give_finite_kernels_and_errors(method, case):
+    for layer, decision in list(taken(method, 2).values())[:1]:  # the statistics matter here, not the geometry
+        spec, weight = spec_of(layer), layer.weight.detach().reshape(spec_of(layer).weight_shape).float()
+        statistics = made_up_statistics(spec, rows=2 if case == "two rows" else 400)
+        if STATISTICS[case] is not None:
+            STATISTICS[case](statistics)
+        for name in METRIC_NAMES[1:]:
+            metrics = layer_metrics(name, spec, statistics)
+            fit = get_method(decision.method, **decision.options).factorize
+            kernels = fit(weight, spec, decision.rank, metrics, refine=2)
+            assert all(torch.isfinite(k.float()).all() for k in kernels)
+            dense = extract_groups(compose(decision.chain, kernels), spec.groups)
+            assert relative_error(metrics, weight, dense) < 1
+            zero = fit(torch.zeros_like(weight), spec, decision.rank, metrics)
+            assert not compose(decision.chain, zero).any()
 
 
 @pytest.mark.parametrize("method", VARIANTS)

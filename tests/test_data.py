@@ -152,6 +152,14 @@ def test_every_image_becomes_rgb(tmp_path, mode):
     assert torch.equal(image, torch.full((3, 8, 8), 0.0 if mode == "I;16" else 1.0))
 
 
+def test_folder_that_cannot_be_listed(tmp_path, monkeypatch):
+    def denied(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("cnncompress.data.sources.os.scandir", denied)
+    assert refused(DataError, str(tmp_path)) == f"cannot read {tmp_path}: Permission denied"
+
+
 # --- unreadable images ---
 
 
@@ -161,7 +169,8 @@ def damaged(tmp_path: Path) -> Path:
     (tmp_path / "a" / "1.png").write_bytes(b"not an image")
     whole = (tmp_path / "b" / "0.png").read_bytes()
     (tmp_path / "b" / "0.png").write_bytes(whole[: len(whole) // 2])
-    (tmp_path / "b" / "4.png").write_bytes(b"")
+    (tmp_path / "b" / "4.png").unlink()
+    (tmp_path / "b" / "4.png").symlink_to(tmp_path / "nowhere.png")
     return tmp_path
 
 
@@ -177,6 +186,8 @@ def test_unreadable_images_are_skipped_and_named(damaged, capsys, workers):
     assert len(lines) == 1
     assert "skipped 3 of 10 images" in lines[0]
     assert "a/1.png" in lines[0]
+    list(make_loader(data.val, 3, workers=workers))
+    assert capsys.readouterr().err == ""
 
 
 def test_a_batch_without_readable_images_is_left_out(damaged):
@@ -211,6 +222,13 @@ def test_batches_keep_the_order(tmp_path):
     assert torch.cat([y for _, y in loader]).tolist() == [0, 0, 0, 1, 1, 1, 1]
     chosen = torch.cat([x[:, 0, 0, 0] for x, _ in make_loader(data.val, 2, indices=[5, 0, 3])])
     assert (chosen * 255).round().int().tolist() == [5, 0, 3]
+
+
+def test_batches_of_any_map_style_set():
+    items = torch.utils.data.TensorDataset(torch.rand(5, 3, 4, 4), torch.arange(5))
+    images, numbers = next(iter(make_loader(items, 2, indices=[4, 1])))
+    assert torch.equal(images, items.tensors[0][[4, 1]])
+    assert numbers.tolist() == [4, 1]
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])

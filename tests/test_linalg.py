@@ -5,10 +5,21 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from sklearn.covariance import oas
 
 from cnncompress import linalg
 from cnncompress.errors import CompressError
-from cnncompress.linalg import check_finite, krylov_subspace, leading_eigenvectors, singular_values, truncated_svd
+from cnncompress.linalg import (
+    check_finite,
+    krylov_subspace,
+    leading_eigenvectors,
+    oas_shrinkage,
+    psd_root,
+    rank_one_scaling,
+    singular_values,
+    solve_psd,
+    truncated_svd,
+)
 from tests.decompositions.helpers import randn
 
 
@@ -93,7 +104,7 @@ def test_krylov_of_degenerate_matrices(matrix):
     A = {"zero": torch.zeros(60, 80), "one column": torch.zeros(60, 80), "identity": torch.eye(60, 80)}[matrix].double()
     if matrix == "one column":
         A[:, 3] = randn(60)
-    U = krylov_subspace(A, 4)
+    U = krylov_subspace(lambda Q: A @ (A.mT @ Q), len(A), 4)
     assert orthonormality(U) < 1e-10
     captured = float((U.mT @ A).square().sum())
     best = float((np.linalg.svd(A.numpy(), compute_uv=False)[:4] ** 2).sum())
@@ -102,7 +113,7 @@ def test_krylov_of_degenerate_matrices(matrix):
 
 def test_krylov_is_deterministic():
     A = randn(60, 80)
-    assert torch.equal(krylov_subspace(A, 3), krylov_subspace(A, 3))
+    assert torch.equal(*(krylov_subspace(lambda Q: A @ (A.mT @ Q), len(A), 3) for _ in range(2)))
 
 
 def test_singular_values_and_eigenvectors_against_numpy():
@@ -121,3 +132,90 @@ def test_check_finite(bad):
     weight[1, 1] = bad
     with pytest.raises(CompressError, match="features"):
         check_finite(weight, "features.0")
+
+
+@pytest.mark.parametrize(("count", "n"), [(3, 10), (10, 10), (40, 10), (500, 10), (50, 400), (2000, 400)])
+def test_oas_shrinkage(count, n):
+    """Equation 23 of Chen et al. 2010; scikit-learn leaves out 2/n, which does not matter for large n."""
+    X = (randn(count, n) * torch.exp(-torch.linspace(0, 2, n))).numpy()
+    S = X.T @ X / count
+    trace, energy = np.trace(S), np.trace(S @ S)
+    found = oas_shrinkage(torch.from_numpy(S), count)
+    expected = ((1 - 2 / n) * energy + trace**2) / ((count + 1 - 2 / n) * (energy - trace**2 / n))
+    assert found == pytest.approx(min(1.0, expected), rel=1e-9)
+    if n >= 400:
+        assert found == pytest.approx(oas(X, assume_centered=True)[1], rel=1e-2)
+    assert oas_shrinkage(torch.from_numpy(X @ X.T / count), count, n) == pytest.approx(found, rel=1e-9)
+
+
+def test_oas_shrinkage_of_degenerate_moments():
+    assert oas_shrinkage(torch.zeros(4, 4), 100) == 1
+    assert oas_shrinkage(torch.eye(4), 100) == 1
+    assert oas_shrinkage(torch.ones(4, 4), 0) == 1
+    assert oas_shrinkage(torch.ones(4, 4), 10**12) == 1e-6
+
+
+@pytest.mark.parametrize("rank", [0, 1, 5, 8])
+def test_solve_psd_is_least_squares_even_where_singular(rank):
+    B, target = randn(8, rank, seed=1) @ randn(rank, 30, seed=2), randn(5, 30, seed=3)
+    X = solve_psd(B @ B.mT, target @ B.mT)
+    assert torch.isfinite(X).all()
+    expected = np.linalg.lstsq(B.mT.numpy(), target.mT.numpy(), rcond=1e-10)[0].T
+    np.testing.assert_allclose((X @ B).numpy(), expected @ B.numpy(), atol=1e-6)
+
+
+def test_solve_psd_of_a_regular_matrix_is_exact():
+    M, right = with_spectrum(6, 6, np.ones(6)) + 3 * torch.eye(6, dtype=torch.float64), randn(2, 6)
+    M = M @ M.mT
+    np.testing.assert_allclose(solve_psd(M, right).numpy(), np.linalg.solve(M.numpy(), right.numpy().T).T, rtol=1e-9)
+
+
+@pytest.mark.parametrize("rank", [0, 1, 3, 6])
+def test_psd_root(rank):
+    A = randn(6, rank) @ randn(rank, 6, seed=1)
+    M = A @ A.mT
+    L = psd_root(M)
+    assert torch.equal(L, L.tril())
+    assert (L.diagonal() > 0).all()
+    torch.testing.assert_close(L @ L.mT, M, rtol=0, atol=1e-10 * max(1.0, float(M.abs().max())))
+
+
+def test_psd_root_survives_rounding_to_float32():
+    u = randn(200, 1, dtype=torch.float32)
+    M = (u @ u.mT).double()
+    assert float(torch.linalg.eigvalsh(M)[0]) < 0
+    L = psd_root(M)
+    torch.testing.assert_close(L @ L.mT, M, rtol=0, atol=1e-5 * float(M.max()))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -1.0])
+def test_psd_root_of_anything_else_is_one_line(bad):
+    M = torch.eye(3, dtype=torch.float64)
+    M[1, 1] = bad
+    if bad < 0:
+        M[1, 1] *= 100
+    with pytest.raises(CompressError, match="not positive semidefinite") as caught:
+        psd_root(M)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("shape", [(5, 9), (9, 5), (1, 4), (3, 1)])
+def test_rank_one_scaling_is_positive_and_closest(shape):
+    weights = randn(*shape).exp()
+    a, b = rank_one_scaling(weights)
+    assert (a > 0).all()
+    assert (b > 0).all()
+    rest = np.linalg.svd(weights.numpy(), compute_uv=False)[1:]
+    assert float((weights - a[:, None] * b).square().sum()) == pytest.approx(float(np.sum(rest**2)), abs=1e-9)
+
+
+def test_rank_one_scaling_is_exact_for_a_product_and_positive_beside_zeros():
+    a, b = randn(4).exp(), randn(7, seed=1).exp()
+    one, two = rank_one_scaling(a[:, None] * b)
+    torch.testing.assert_close(one[:, None] * two, a[:, None] * b)
+    for weights in (
+        torch.zeros(3, 4).double(),
+        torch.eye(3).double(),
+        torch.zeros(3, 4).double().index_fill(0, torch.tensor([1]), 2.0),
+    ):
+        assert all(bool((v > 0).all()) and bool(torch.isfinite(1 / v).all()) for v in rank_one_scaling(weights))

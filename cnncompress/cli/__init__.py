@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import atexit
 import importlib
 import os
+import signal
 import sys
-from typing import Any
+import threading
+import warnings
+from typing import Any, NoReturn
 
 import click
 
 from cnncompress import __version__
-from cnncompress.errors import CompressError, UsageError
+from cnncompress.errors import CompressError, UsageError, nearest
 
 COMMANDS = ("decompose", "finetune", "report", "evaluate", "profile", "inspect", "export", "methods")
+INTERRUPTED = "interrupted; nothing is left half-written"
+
+
+class StoppedError(CompressError):
+    """Ctrl-C, with what to do next."""
 
 
 class LazyGroup(click.Group):
@@ -28,39 +37,92 @@ class LazyGroup(click.Group):
             return None
         return importlib.import_module(f"cnncompress.cli.{cmd_name}").command
 
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[Any, Any, list[str]]:
+        """As click does, with the nearest name for an unknown one."""
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            raise UsageError(f"unknown command '{args[0]}'{nearest(args[0], COMMANDS)}; known: {', '.join(COMMANDS)}")
+        return super().resolve_command(ctx, args)
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+    def invoke(self, ctx: click.Context) -> Any:
+        """As click does, but Ctrl-C keeps its message."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            raise StoppedError(str(error) or INTERRUPTED) from None
+
+
+@click.group(
+    cls=LazyGroup,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
 @click.version_option(__version__, prog_name="cnncompress")
-def cli() -> None:
+@click.pass_context
+def cli(ctx: click.Context) -> None:
     """Make a pretrained CNN smaller and faster by decomposing its layers, and show what that cost."""
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
 
 
 def main(args: list[str] | None = None) -> None:
     """Run the command line; errors that a user can cause end in one line and exit code 1 or 2."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, _on_interrupt)
     try:
-        code: Any = cli.main(args=args, prog_name="cnncompress", standalone_mode=False)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="torch|PIL")  # about their own internals
+            code: Any = cli.main(args=args, prog_name="cnncompress", standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
-    except click.exceptions.Abort:
-        fail("interrupted; nothing was written", 1)
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        fail(INTERRUPTED, 1, everywhere=True)
+    except click.UsageError as error:
+        where = error.ctx.command_path if error.ctx else "cnncompress"
+        fail(f"{error.format_message().rstrip('.')}; see `{where} --help`", error.exit_code)
     except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
+        fail(error.format_message(), error.exit_code)
     except CompressError as error:
-        fail(str(error), 2 if isinstance(error, UsageError) else 1)
-    except KeyboardInterrupt as error:
-        fail(str(error) or "interrupted; nothing was written", 1)
+        fail(str(error), 2 if isinstance(error, UsageError) else 1, everywhere=isinstance(error, StoppedError))
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has gone: nothing left to say
         sys.exit(1)
     except (OSError, MemoryError) as error:
         fail(f"{type(error).__name__}: {error}" if str(error) else "out of memory; try a smaller --batch-size", 1)
     except RuntimeError as error:
-        if "out of memory" not in str(error) and "not enough memory" not in str(error):
-            raise
-        fail("out of memory; try a smaller --batch-size, or --device cpu", 1)
+        fail(_explain(error), 1)
+    finally:
+        atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)  # nothing is left to interrupt but the exit
 
 
-def fail(message: str, code: int) -> None:
-    """Print one line on stderr and exit."""
-    click.echo("error: " + " ".join(message.split()), err=True)
+def fail(message: str, code: int, everywhere: bool = False) -> NoReturn:
+    """Print one line on stderr and exit.
+
+    Of processes that torchrun started, only the first speaks about what all of them meet: bad usage, what fails before
+    they join, and what the caller says happens `everywhere`.
+    """
+    first = int(os.environ.get("RANK", 0)) == 0
+    if first or not (everywhere or code == 2 or not _joined()):
+        click.echo("error: " + " ".join(message.split()), err=True)
     sys.exit(code)
+
+
+def _joined() -> bool:
+    torch = sys.modules.get("torch")
+    return torch is not None and torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def _explain(error: RuntimeError) -> str:
+    """What to say about a RuntimeError of PyTorch; raises it again where it is not the user's to mend."""
+    text = str(error)
+    if "out of memory" in text or "not enough memory" in text:
+        return "out of memory; try a smaller --batch-size, or --device cpu"
+    if _joined():
+        return f"the processes lost each other, see the error of the one that ended first ({text.splitlines()[0]})"
+    raise error
+
+
+def _on_interrupt(number: int, frame: Any) -> None:
+    """Ctrl-C: an exception, or the end where imports would swallow one and nothing can have been written yet."""
+    if hasattr(sys.modules.get("cnncompress.pipeline"), "__all__"):
+        raise KeyboardInterrupt
+    os.write(2, f"error: {INTERRUPTED}\n".encode())
+    os._exit(1)

@@ -16,7 +16,10 @@ from cnncompress.cli import options
 @options.loader_options
 @options.device_option
 def command(**flags: Any) -> None:
-    """Top-1, top-5 and loss of MODEL (or a run) on the evaluation images of --data."""
+    """Top-1, top-5 and loss of MODEL on --data.
+
+    MODEL is a network's name, see `decompose`, or a run; the images are the evaluation part of --data.
+    """
     from cnncompress.config import ModelSettings, merge
     from cnncompress.pipeline import run_evaluate
 

@@ -19,20 +19,36 @@ from cnncompress.cli import options
     type=click.Choice(["all", "upper"]),
     help="What trains: all layers, or those above the topmost decomposed one [default: all].",
 )
-@click.option("--epochs", type=click.IntRange(1), help="Passes over the training images [default: 1].")
-@click.option("--lr", type=float, help="Peak learning rate, decayed along a cosine [default: 0.01 sgd, 0.0003 adamw].")
-@click.option("--optimizer", type=click.Choice(["sgd", "adamw"]), help="[default: sgd with momentum]")
-@click.option("--weight-decay", type=float, help="Weight decay.")
-@click.option("--precision", type=click.Choice(["auto", "fp32", "bf16", "fp16"]), help="[default: auto]")
-@click.option("--resume", is_flag=True, help="Go on from the run's last checkpoint.")
-@click.option("--seed", type=int, help="Seed of everything random [default: 0].")
-@options.config_option
-@click.option("--out", type=options.PATH, help="Write the tuned network to another run [default: RUN itself].")
-@click.option("--force", is_flag=True, help="Replace an existing run at --out.")
+@click.option("--epochs", type=int, metavar="N", help="Passes over the training images [default: 1].")
+@click.option(
+    "--lr", type=float, metavar="X", help="Peak learning rate of a cosine [default: 0.01 for sgd, 0.0003 for adamw]."
+)
+@click.option(
+    "--optimizer", type=click.Choice(["sgd", "adamw"]), help="SGD has a momentum of 0.9, see --config [default: sgd]."
+)
+@click.option("--weight-decay", type=float, metavar="X", help="[default: 0.0001 for sgd, 0.01 for adamw]")
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "fp32", "bf16", "fp16"]),
+    help="Of the arithmetic; auto is bf16 on a GPU that has it, else fp32 [default: auto].",
+)
+@click.option("--resume", is_flag=True, default=None, help="Go on from the run's last checkpoint.")
+@options.input_options
+@options.seed_option
+@click.option(
+    "--config", type=options.PATH, metavar="FILE", help="YAML file whose section `finetune:` has options; flags win."
+)
+@click.option(
+    "--out", type=options.PATH, metavar="DIR", help="Write the tuned network to another run [default: RUN itself]."
+)
+@click.option("--force", is_flag=True, default=None, help="Replace an existing run at --out.")
 @options.loader_options
 @options.device_option
 def command(run: Path, config: Path | None, **flags: Any) -> None:
-    """Train the decomposed network of RUN; the best weights on the evaluation images are kept.
+    """Train the network of RUN; keep the best weights.
+
+    The best are those of the highest top-1 on the evaluation images; without `val/` a fifth of the images is set aside.
+    Ctrl-C stops with a checkpoint, from which the same command goes on with --resume.
 
     Several processes: torchrun --nproc-per-node 2 -m cnncompress finetune RUN ...
     """

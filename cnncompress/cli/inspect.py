@@ -13,21 +13,27 @@ from cnncompress.cli import options
 @click.argument("model")
 @options.model_options
 def command(**flags: Any) -> None:
-    """The layers of MODEL: shape, params, MACs, share, methods that apply, energy per rank."""
-    from tabulate import tabulate
+    """The layers of MODEL: cost, methods, energy by rank.
 
+    MODEL is a network's name, see `decompose`, or a run. The energy of a rank is its share of the squared singular
+    values, in the matrix that --method auto truncates.
+    """
     from cnncompress.config import ModelSettings, merge
     from cnncompress.pipeline import run_inspect
+    from cnncompress.report.render import fill
 
     opened, layers = run_inspect(merge(ModelSettings, None, flags))
     total = sum(layer.macs for layer in layers) or 1
-    rows = []
+    rows: list[list[str]] = []
+    letters: dict[str, str] = {}
     for layer in layers:
         ranks = "/".join(str(r) for r in layer.rank_at.values()) + f" of {layer.full_rank}" if layer.rank_at else "–"
         share = f"{100 * layer.macs / total:.1f}"
-        methods = layer.note or ", ".join(layer.methods)
+        methods = layer.note or letters.setdefault(", ".join(layer.methods), chr(ord("A") + len(letters)))
         rows.append([layer.layer, layer.shape, f"{layer.params:,}", f"{layer.macs:,}", share, ranks, methods])
-    headers = ["layer", "shape", "params", "MACs", "% MACs", "rank for 50/90/99 % energy", "methods, or why kept"]
-    align = ["left", "left", "right", "right", "right", "right", "left"]
+    headers = ["layer", "shape", "params", "MACs", "% MACs", "50/90/99 % energy", "methods"]
     click.echo(f"{opened.name}, {opened.weights}, input {'×'.join(map(str, opened.preprocessing.size))}")
-    click.echo(tabulate(rows, headers=headers, tablefmt="simple", disable_numparse=True, colalign=align))
+    options.echo_table(rows, headers, [None] * 6 + [44], "llrrrrl")
+    click.echo("\n50/90/99 % energy: the rank that keeps this share of the squared singular values, of the full rank")
+    for methods, letter in letters.items():
+        click.echo(fill(f"{letter}: {methods}", 110))

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import click
 
+from cnncompress.cli import options
+
 
 @click.command("methods")
 def command() -> None:
-    """The registered methods with their ranks, options and sources."""
-    from tabulate import tabulate
-
+    """The methods: chain, ranks, options, source."""
     from cnncompress.decompositions import REGISTRY
 
     rows = []
     for name, method in sorted(REGISTRY.items()):
         settings = ", ".join(f"{k}={v}" for k, v in method.options.items()) or "–"
-        rows.append(
-            [name, ", ".join(method.rank_names), settings, (method.__doc__ or "").split("\n")[0], method.source]
-        )
-    click.echo(tabulate(rows, headers=["method", "rank", "options", "chain", "source"], tablefmt="simple"))
+        chain = (method.__doc__ or "").split("\n")[0]
+        rows.append([name, ", ".join(method.rank_names), settings, chain, method.source])
+    options.echo_table(rows, ["method", "rank", "options", "chain", "source"], [None, None, 16, 40, 24])

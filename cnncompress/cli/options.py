@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,34 +23,61 @@ def data_option(f: F) -> F:
     return click.option("--data", metavar="SPEC", help=text)(f)
 
 
-def model_options(f: F) -> F:
-    """Which network and how its input is prepared."""
+def seed_option(f: F) -> F:
+    """`--seed`."""
+    return click.option("--seed", type=int, metavar="N", help="Seed of everything random [default: 0].")(f)
+
+
+def input_options(f: F) -> F:
+    """How images are prepared for the network."""
     for option in reversed(
         [
-            click.option("--weights", metavar="DEFAULT|NAME|none|PATH", help="Weights of MODEL [default: DEFAULT]."),
-            click.option("--num-classes", type=click.IntRange(1), help="Outputs of a torchvision or timm network."),
             click.option("--input-size", metavar="H[xW]", help="Pixels of the input, where MODEL does not tell."),
             click.option("--mean", metavar="R,G,B", help="Mean that inputs are normalised with."),
             click.option("--std", metavar="R,G,B", help="Standard deviation that inputs are normalised with."),
-            click.option("--seed", type=int, help="Seed of everything random [default: 0]."),
         ]
     ):
         f = option(f)
     return f
 
 
+def model_options(f: F) -> F:
+    """Which network and how its input is prepared."""
+    weights = click.option("--weights", metavar="DEFAULT|NAME|none|PATH", help="Weights of MODEL [default: DEFAULT].")
+    text = "Outputs of the network, where the weights do not tell."
+    classes = click.option("--num-classes", type=int, metavar="N", help=text)
+    return weights(classes(input_options(seed_option(f))))
+
+
 def loader_options(f: F) -> F:
     """How images are read."""
-    f = click.option("--workers", type=click.IntRange(0), help="Processes that read images [default: 0].")(f)
-    return click.option("--batch-size", type=click.IntRange(1), help="Images at a time [default: 64].")(f)
+    f = click.option("--workers", type=int, metavar="N", help="Processes that read images [default: 0].")(f)
+    return click.option("--batch-size", type=int, metavar="N", help="Images at a time [default: 64].")(f)
 
 
 def config_option(f: F) -> F:
     """`--config`."""
-    return click.option("--config", type=PATH, help="YAML file with any of these options; flags win over it.")(f)
+    return click.option("--config", type=PATH, metavar="FILE", help="YAML file of options; flags win over it.")(f)
 
 
 def format_option(f: F) -> F:
     """`--format`."""
     formats = click.Choice(["table", "markdown", "csv", "json"])
-    return click.option("--format", "format_", type=formats, default="table", show_default=True)(f)
+    return click.option("--format", "format_", type=formats, default="table", help="How to print [default: table].")(f)
+
+
+def timing_options(f: F) -> F:
+    """How latency is measured."""
+    layouts = click.Choice(["contiguous", "channels_last"])
+    layout = click.option("--memory-format", type=layouts, default="contiguous", help="[default: contiguous]")
+    threads = click.option("--threads", type=int, metavar="N", help="CPU threads while timing [default: torch's].")
+    return threads(layout(f))
+
+
+def echo_table(
+    rows: Iterable[Sequence[str]], headers: Sequence[str], widths: Sequence[int | None], align: str = ""
+) -> None:
+    """Print a table; `widths` wraps columns, and `align` has an l or an r a column."""
+    from cnncompress.report.render import table
+
+    click.echo(table(headers, rows, align or "l" * len(headers), "table", widths))

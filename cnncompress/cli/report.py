@@ -14,11 +14,13 @@ from cnncompress.cli import options
 @click.argument("runs", type=options.PATH, nargs=-1, required=True)
 @options.data_option
 @click.option("--latency", is_flag=True, help="Time the networks beside their originals.")
-@click.option("--latency-batch", type=click.IntRange(1), default=1, show_default=True, help="Images timed at once.")
-@click.option("--threads", type=click.IntRange(1), help="CPU threads while timing [default: torch's].")
+@click.option("--latency-batch", type=int, metavar="N", default=1, help="Images timed at once [default: 1].")
+@options.timing_options
 @click.option("--layers", is_flag=True, help="The table of layers too.")
 @options.format_option
-@click.option("--output", type=options.PATH, help="File to write instead of printing.")
+@click.option(
+    "--output", type=options.PATH, metavar="FILE", help="File to write (replaced if there) instead of printing."
+)
 @options.loader_options
 @options.device_option
 def command(
@@ -26,20 +28,27 @@ def command(
     latency: bool,
     latency_batch: int,
     threads: int | None,
+    memory_format: str,
     layers: bool,
     format_: str,
     output: Path | None,
     **flags: Any,
 ) -> None:
-    """Params, MACs, FLOPs, size and accuracy of one or more RUNS beside their originals."""
+    """Cost and accuracy of RUNS beside their originals.
+
+    Params, MACs, FLOPs, bytes and the accuracies that were measured; with --data they are measured again, with
+    --latency the networks are timed.
+    """
     from cnncompress.config import ModelSettings, merge
     from cnncompress.pipeline import run_report
     from cnncompress.pipeline.measure import Timing
-    from cnncompress.publish import replacing
+    from cnncompress.publish import check_file, replacing
     from cnncompress.report import render
 
     settings = merge(ModelSettings, None, flags)
-    timing = Timing(latency_batch, threads, settings.device) if latency else None
+    timing = Timing(latency_batch, threads, settings.device, memory_format) if latency else None
+    if output is not None:
+        output = check_file(output, force=True)
     text = render(run_report(runs, settings, timing), format_, layers=layers)
     if output is None:
         click.echo(text)

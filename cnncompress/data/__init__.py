@@ -36,7 +36,10 @@ def load_data(spec: str, preprocessing: Preprocessing, num_classes: int | None) 
         return _checked(torchvision_set(kind.lower(), root, preprocessing), num_classes)
     path = Path(spec)
     if path.is_dir():
-        return image_folder(path, preprocessing, num_classes)
+        try:
+            return image_folder(path, preprocessing, num_classes)
+        except OSError as error:
+            raise DataError(f"cannot read {error.filename or spec}: {error.strerror or error}") from error
     if path.exists():
         raise DataError(f"{spec} is a file; data are a folder of class folders, NAME:FOLDER or digits")
     if colon and "/" not in kind:

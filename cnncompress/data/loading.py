@@ -36,6 +36,18 @@ SMALL = 64
 Item = tuple[torch.Tensor, int]
 
 
+class UnreadableError(DataError):
+    """An image that cannot be read: its name and the reason."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(name, reason)
+        self.name = name
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"cannot read image {self.name}: {self.reason}"
+
+
 def evaluation_transform(preprocessing: Preprocessing) -> Callable[[Image.Image], torch.Tensor]:
     """The transform of an RGB image to a normalised tensor `[3, H, W]`, as torchvision's presets do it."""
     return v2.Compose([*_geometry(preprocessing), *_normalisation(preprocessing)])
@@ -78,6 +90,7 @@ class Images(Dataset):
         self.preprocessing = preprocessing
         self.positions = range(len(names)) if positions is None else positions
         self.skipped: dict[str, str] = {}
+        self.reported: set[str] = set()
         self._transform = evaluation_transform(preprocessing)
 
     def __len__(self) -> int:
@@ -92,7 +105,7 @@ class Images(Dataset):
         return self.labels[self.positions[index]]
 
     def image(self, index: int) -> Image.Image:
-        """The RGB image of item `index`; DataError where it cannot be read."""
+        """The RGB image of item `index`; UnreadableError where it cannot be read."""
         try:
             image = self.read(self.positions[index])
             if image.mode == "P" and "transparency" in image.info:
@@ -101,7 +114,7 @@ class Images(Dataset):
         except UNREADABLE as error:
             name, reason = self.name(index), str(error).partition("\n")[0] or type(error).__name__
             self.skipped[name] = reason
-            raise DataError(f"cannot read image {name}: {reason}") from error
+            raise UnreadableError(name, reason) from error
 
     def __getitem__(self, index: int) -> Item:
         return self._transform(self.image(index)), self.label(index)
@@ -117,31 +130,30 @@ class Images(Dataset):
             try:
                 self.image(index)
                 return
-            except DataError:
+            except UnreadableError:
                 continue
         name, reason = next(iter(self.skipped.items()))
         raise DataError(f"{where}: none of the {len(self)} images can be read (first: {name}: {reason})")
 
 
 class _Attempts(Dataset):
-    """The items of a set, with `(index, reason)` in the place of what cannot be read: it travels between processes."""
+    """The items of a set, with `(name, reason)` in the place of what cannot be read: it travels between processes."""
 
-    def __init__(self, images: Images, indices: Sequence[int] | None) -> None:
-        self.images = images
-        self.indices = range(len(images)) if indices is None else indices
+    def __init__(self, dataset: Dataset, indices: Sequence[int]) -> None:
+        self.dataset = dataset
+        self.indices = indices
 
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, i: int) -> Item | tuple[int, str]:
-        index = self.indices[i]
+    def __getitem__(self, i: int) -> Item | tuple[str, str]:
         try:
-            return self.images[index]
-        except DataError:
-            return index, self.images.skipped[self.images.name(index)]
+            return self.dataset[self.indices[i]]
+        except UnreadableError as error:
+            return error.name, error.reason
 
 
-def _collate(items: list[Any]) -> tuple[list[Item], list[tuple[int, str]]]:
+def _collate(items: list[Any]) -> tuple[list[Item], list[tuple[str, str]]]:
     good = [item for item in items if isinstance(item[0], torch.Tensor)]
     bad = [item for item in items if not isinstance(item[0], torch.Tensor)]
     return good, bad
@@ -150,44 +162,49 @@ def _collate(items: list[Any]) -> tuple[list[Item], list[tuple[int, str]]]:
 class Loader:
     """Batches `(images [n, 3, H, W], labels [n])` in a fixed order; what cannot be read is left out and reported."""
 
-    def __init__(self, images: Images, batch_size: int, workers: int, indices: Sequence[int] | None) -> None:
-        self.images = images
-        self._batches = DataLoader(
-            _Attempts(images, indices), batch_size=batch_size, num_workers=workers, collate_fn=_collate
-        )
+    def __init__(self, dataset: Dataset, batch_size: int, workers: int, indices: Sequence[int]) -> None:
+        self.dataset = dataset
+        attempts = _Attempts(dataset, indices)
+        self._batches = DataLoader(attempts, batch_size=batch_size, num_workers=workers, collate_fn=_collate)
 
     def __len__(self) -> int:
         return len(self._batches)
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         found = False
-        new: dict[str, str] = {}
+        skipped: dict[str, str] = {}
         for good, bad in self._batches:
-            new.update({self.images.name(index): reason for index, reason in bad})
+            skipped.update(bad)
             if good:
                 found = True
-                yield torch.stack([image for image, _ in good]), torch.tensor([label for _, label in good])
-        self.images.skipped.update(new)
-        if new:
-            warn_skipped(new, len(self._batches.dataset))  # type: ignore[arg-type]
-        if not found and new:
-            raise DataError(f"none of the {len(new)} images can be read (first: {next(iter(new))})")
+                yield torch.stack([image for image, _ in good]), torch.tensor([int(label) for _, label in good])
+        if isinstance(self.dataset, Images):
+            self.dataset.skipped.update(skipped)
+            report_skipped(self.dataset, skipped)
+        if skipped and not found:
+            raise DataError(f"none of the {len(skipped)} images can be read (first: {next(iter(skipped))})")
 
 
-def make_loader(dataset: Images, batch_size: int, *, workers: int = 0, indices: Sequence[int] | None = None) -> Loader:
+def make_loader(dataset: Any, batch_size: int, *, workers: int = 0, indices: Sequence[int] | None = None) -> Loader:
     """Batches `(images [n, 3, H, W], labels [n])` for evaluation, in the order of the set or of `indices`.
 
-    Images that cannot be read are left out; at the end of a pass they are in `dataset.skipped` and one line on
-    stderr counts them and names the first few. DataError where not one of them can be read.
+    `dataset` is `Images` or another map-style set of `(image [3, H, W], class index)`. Images that cannot be read are
+    left out; at the end of a pass they are in `dataset.skipped` and one line on stderr counts those not reported
+    before and names the first few. DataError where not one of them can be read.
     """
-    return Loader(dataset, batch_size, workers, indices)
+    return Loader(dataset, batch_size, workers, range(len(dataset)) if indices is None else indices)
 
 
-def warn_skipped(skipped: dict[str, str], total: int) -> None:
-    """Write one line to stderr: how many of `total` images were skipped, and the first few with their reasons."""
-    first = ", ".join(f"{name} ({reason})" for name, reason in list(skipped.items())[:NAMED])
-    more = ", ..." if len(skipped) > NAMED else ""
-    tqdm.write(f"warning: skipped {len(skipped)} of {total} images that cannot be read: {first}{more}", file=sys.stderr)
+def report_skipped(images: Images, skipped: dict[str, str]) -> None:
+    """Write one line to stderr about those of the `skipped` images (name → reason) that no line has named before."""
+    new = {name: reason for name, reason in skipped.items() if name not in images.reported}
+    if not new:
+        return
+    images.reported.update(new)
+    first = ", ".join(f"{name} ({reason})" for name, reason in list(new.items())[:NAMED])
+    more = ", ..." if len(new) > NAMED else ""
+    line = f"warning: skipped {len(new)} of {len(images)} images that cannot be read: {first}{more}"
+    tqdm.write(line, file=sys.stderr)
 
 
 class Augmented(Dataset):
@@ -225,7 +242,7 @@ class Augmented(Dataset):
 
     def __getitem__(self, index: int) -> Item:
         image, source = self._readable(index)
-        entropy = np.random.SeedSequence([self.seed, self.epoch, index]).generate_state(1, np.uint64)[0]
+        entropy = np.random.SeedSequence([self.seed % 2**63, self.epoch, index]).generate_state(1, np.uint64)[0]
         with torch.random.fork_rng(devices=[]):
             # Not torch.manual_seed: that would also reset the generator of a GPU, and with it dropout.
             torch.default_generator.manual_seed(int(entropy >> np.uint64(1)))
@@ -235,11 +252,8 @@ class Augmented(Dataset):
         """The first image from `index` on that can be read, and its index."""
         for step in range(len(self)):
             source = (index + step) % len(self)
-            name = self.dataset.name(source)
-            known = name in self.dataset.skipped
             try:
                 return self.dataset.image(source), source
-            except DataError:
-                if not known:
-                    warn_skipped({name: self.dataset.skipped[name]}, len(self))
-        raise DataError(f"none of the {len(self)} training images can be read (first: {name})")
+            except UnreadableError as error:
+                report_skipped(self.dataset, {error.name: error.reason})
+        raise DataError(f"none of the {len(self)} training images can be read")

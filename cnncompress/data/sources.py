@@ -44,6 +44,7 @@ TORCHVISION: dict[str, tuple[str, tuple[dict[str, Any], dict[str, Any]]]] = {
     "stl10": ("STL10", _SPLIT),
     "svhn": ("SVHN", _SPLIT),
 }
+DIRECTED = ("gtsrb", "kmnist", "mnist", "svhn")  # a mirrored digit, letter or traffic sign is another one
 
 
 @dataclass
@@ -217,7 +218,8 @@ def _images(folder: _Folder, preprocessing: Preprocessing) -> Images:
 
 def _entries(part: str, folder: _Folder) -> Iterable[tuple[str, int, int]]:
     for path, label in folder.samples:
-        yield f"{part}/{Path(path).relative_to(folder.path).as_posix()}", os.stat(path).st_size, label
+        size = os.path.getsize(path) if os.path.exists(path) else 0  # a link to nowhere counts as unreadable later
+        yield f"{part}/{Path(path).relative_to(folder.path).as_posix()}", size, label
 
 
 def image_folder(root: Path, preprocessing: Preprocessing, num_classes: int | None) -> Data:

@@ -6,7 +6,8 @@ import importlib
 import pkgutil
 from typing import Any
 
-from cnncompress.decompositions.base import REGISTRY, Decomposition, compose, dense_kernel, extract_groups
+from cnncompress.decompositions.base import REGISTRY, Decomposition
+from cnncompress.decompositions.chains import compose, dense_kernel, extract_groups
 from cnncompress.errors import UsageError, nearest
 
 for _module in pkgutil.iter_modules(__path__):

@@ -10,6 +10,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from cnncompress.decompositions.refine import error_of
+from cnncompress.decompositions.refine import refine as improve
+from cnncompress.decompositions.whitening import whiten
 from cnncompress.errors import UnsupportedLayerError, UsageError, nearest
 from cnncompress.linalg import singular_values
 from cnncompress.metrics import FROBENIUS, Metric
@@ -35,6 +38,8 @@ class Decomposition(ABC):
     source: ClassVar[str]
     rank_names: ClassVar[tuple[str, ...]] = ("K",)
     options: ClassVar[dict[str, Any]] = {}
+    exact: ClassVar[bool] = True  # the full rank reproduces every weight
+    whitens: ClassVar[bool] = False  # `group_factorize` takes the metric into account itself
 
     def __init__(self, **options: Any) -> None:
         self.settings = {**self.options, **options}
@@ -55,11 +60,18 @@ class Decomposition(ABC):
 
     @abstractmethod
     def group_factorize(self, weight: Tensor, spec: ConvSpec, rank: Rank, metric: Metric) -> list[Tensor]:
-        """One tensor a stage of `group_stages`, for `weight` [F, C, kh, kw]: a kernel, or a permutation's index."""
+        """One tensor a stage of `group_stages`, for `weight` [F, C, kh, kw]: a kernel, or a permutation's index.
+
+        Unless the method `whitens`, the metric is Frobenius here and the weight is already scaled for any other.
+        """
 
     def matricization(self, weight: Tensor) -> Tensor | None:
         """The matrix whose singular values tell the error at each rank, or None where there is none."""
         return None
+
+    def optimal(self, metric: Metric) -> bool:
+        """True where `group_factorize` gives the smallest error of its rank, so that nothing can refine it."""
+        return False
 
     # --- the same for all ---
 
@@ -109,10 +121,37 @@ class Decomposition(ABC):
             for stage in convolutions(chain)
         )
 
-    def factorize(self, weight: Tensor, spec: ConvSpec, rank: Rank, metric: Metric = FROBENIUS) -> list[Tensor]:
-        """One tensor a stage of `stages(spec, rank)` that together approximate `weight` [F, C/g, kh, kw]."""
-        parts = [self.group_factorize(part, spec.group(), rank, metric) for part in group_weights(weight, spec)]
-        return [torch.cat(kernels) for kernels in zip(*parts, strict=True)]
+    def factorize(
+        self, weight: Tensor, spec: ConvSpec, rank: Rank, metrics: Sequence[Metric] | None = None, refine: int = 1
+    ) -> list[Tensor]:
+        """One tensor a stage of `stages(spec, rank)` that together approximate `weight` [F, C/g, kh, kw].
+
+        `metrics` are those of the groups, by default Frobenius. `refine` 0 is the method's own procedure, 1 refits the
+        last stage by least squares, each further one improves all stages in turn; none of them raises the error.
+        """
+        parts = zip(group_weights(weight, spec), metrics or [FROBENIUS] * spec.groups, strict=True)
+        found = [self._factorize_group(part, spec.group(), rank, metric, refine) for part, metric in parts]
+        return [torch.cat(kernels) for kernels in zip(*found, strict=True)]
+
+    def _factorize_group(self, weight: Tensor, spec: ConvSpec, rank: Rank, metric: Metric, sweeps: int) -> list[Tensor]:
+        """The kernels of one group.
+
+        Where scaling the weight only comes near to the metric, the fit without it is refined too: the better one wins.
+        """
+        chain, plain = self.group_stages(spec, rank), metric is FROBENIUS
+        weight = weight if self.whitens else weight.double()
+        if self.whitens or plain:
+            kernels = self.group_factorize(weight, spec, rank, metric)
+        else:
+            scaled, undo = whiten(weight, chain, metric)
+            kernels = undo(self.group_factorize(scaled, spec, rank, FROBENIUS))
+        if self.optimal(metric):
+            return kernels
+        kernels = improve(chain, kernels, weight, metric, sweeps)
+        if not sweeps or plain or (self.whitens and metric.alpha is None):
+            return kernels
+        other = improve(chain, self.group_factorize(weight, spec, rank, FROBENIUS), weight, metric, sweeps)
+        return min(kernels, other, key=lambda found: error_of(chain, found, weight, metric))
 
     def spectrum(self, weight: Tensor, spec: ConvSpec) -> Tensor | None:
         """Singular values that tell the energy kept at each rank, [groups, full rank]; None where there are none."""
@@ -130,50 +169,6 @@ def group_weights(weight: Tensor, spec: ConvSpec) -> tuple[Tensor, ...]:
     weight = weight.detach()
     weight = weight if weight.dtype == torch.float64 else weight.float()
     return weight.reshape(spec.weight_shape).chunk(spec.groups)
-
-
-def dense_kernel(kernel: Tensor, groups: int) -> Tensor:
-    """A grouped kernel [F, C/g, kh, kw] as the block-diagonal kernel [F, C, kh, kw] of one group."""
-    if groups == 1:
-        return kernel
-    F, C, kh, kw = kernel.shape
-    dense = kernel.new_zeros(groups, F // groups, groups, C, kh, kw)
-    index = torch.arange(groups)
-    dense[index, :, index] = kernel.reshape(groups, F // groups, C, kh, kw)
-    return dense.reshape(F, groups * C, kh, kw)
-
-
-def compose(chain: Chain, kernels: Sequence[Tensor]) -> Tensor:
-    """The one kernel [F, C, kh, kw] (one group) that does what the chain does.
-
-    Raises UnsupportedLayerError if two stages both extend along the same axis: their product would be larger than a
-    layer of the vocabulary.
-    """
-    total: Tensor | None = None
-    for stage, kernel in zip(chain, kernels, strict=True):
-        if isinstance(stage, Permutation):
-            if total is None:
-                total = torch.eye(stage.channels, dtype=torch.float64, device=kernel.device)[:, :, None, None]
-            total = total[kernel]
-            continue
-        kernel = dense_kernel(kernel, stage.groups)
-        total = kernel if total is None else _compose_two(total, kernel)
-    if total is None:
-        raise UnsupportedLayerError("an empty chain has no kernel")
-    return total
-
-
-def _compose_two(first: Tensor, second: Tensor) -> Tensor:
-    if (first.shape[2] > 1 and second.shape[2] > 1) or (first.shape[3] > 1 and second.shape[3] > 1):
-        raise UnsupportedLayerError("two stages extend along the same axis; no kernel of this size does the same")
-    product = torch.einsum("fmij,mckl->fcikjl", second, first.to(second.dtype))
-    F, C, i, k, j, l = product.shape  # noqa: E741
-    return product.reshape(F, C, i * k, j * l)
-
-
-def extract_groups(dense: Tensor, groups: int) -> Tensor:
-    """The inverse of `dense_kernel`: the diagonal blocks of [F, C, kh, kw] as [F, C/g, kh, kw]."""
-    return torch.cat([part.chunk(groups, dim=1)[i] for i, part in enumerate(dense.chunk(groups))])
 
 
 def parse_options(cls: type[Decomposition], text: str) -> tuple[dict[str, Any], dict[str, int]]:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from cnncompress.decompositions.base import Decomposition, register
-from cnncompress.linalg import truncated_svd
+from cnncompress.linalg import leading_eigenvectors, rank_one_scaling, truncated_svd
 from cnncompress.metrics import Metric
 from cnncompress.spec import Chain, ConvSpec, Rank
 
 
 class MatrixSVD(Decomposition):
     """The rank-K approximation of the weight seen as a matrix [F, C·kh·kw]."""
+
+    whitens = True
 
     def group_full_rank(self, spec: ConvSpec) -> Rank:
         """min(F, C·kh·kw)."""
@@ -28,13 +31,45 @@ class MatrixSVD(Decomposition):
         """[F, C·kh·kw]."""
         return weight.flatten(1)
 
+    def optimal(self, metric: Metric) -> bool:
+        """Exact under every metric but an elementwise one."""
+        return metric.alpha is None
+
     def group_factorize(self, weight: Tensor, spec: ConvSpec, rank: Rank, metric: Metric) -> list[Tensor]:
-        """SVD of the matricization, √S on either side."""
+        """SVD of the matricization, whitened on both sides; both factors get the same share of its scale.
+
+        With Γ = L·Lᵀ the optimum is W̃ = L⁻ᵀ·U·Uᵀ·Lᵀ·W, U the leading eigenvectors of Lᵀ·W·Σ·Wᵀ·L: no root of Σ.
+        """
         F, C, kh, kw = weight.shape
-        U, S, Vh = truncated_svd(self.matricization(weight), rank[0])
-        root = S.sqrt()
-        first = (root[:, None] * Vh).reshape(rank[0], C, kh, kw)
-        return [first, (U * root).reshape(F, rank[0], 1, 1)]
+        matrix = self.matricization(weight)
+        if metric.alpha is not None:
+            a, b = rank_one_scaling(metric.alpha)
+            U, S, Vh = truncated_svd(a[:, None] * matrix.double() * b, rank[0])
+            first, second = S[:, None] * Vh / b, U / a[:, None]
+        elif metric.sigma is None:
+            U, S, Vh = truncated_svd(matrix, rank[0])
+            first, second = S[:, None] * Vh, U
+        else:
+            first, second = self._projected(matrix, rank[0], metric)
+        first, second = balance(first, second)
+        return [first.reshape(rank[0], C, kh, kw), second.reshape(F, rank[0], 1, 1)]
+
+    def _projected(self, matrix: Tensor, rank: int, metric: Metric) -> tuple[Tensor, Tensor]:
+        root = metric.left_root
+        moment = metric.gram(matrix)
+        if root is None:
+            U = leading_eigenvectors(moment, rank)
+            return U.mT.to(matrix.dtype) @ matrix, U
+        U = leading_eigenvectors(root.mT @ moment @ root, rank)
+        return (root @ U).mT.to(matrix.dtype) @ matrix, torch.linalg.solve_triangular(root.mT, U, upper=True)
+
+
+def balance(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """The same product with rows of `first` [K, n] and columns of `second` [F, K] of equal norms."""
+    one, two = torch.linalg.vector_norm(first.double(), dim=1), torch.linalg.vector_norm(second.double(), dim=0)
+    good = (one > 0) & (two > 0)
+    share = torch.where(good, (two / one.clamp_min(torch.finfo(one.dtype).tiny)).sqrt(), torch.ones_like(one))
+    return first * share[:, None].to(first.dtype), second / share.to(second.dtype)
 
 
 @register

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor
 
 from cnncompress.decompositions.base import Decomposition, register
-from cnncompress.linalg import truncated_svd
+from cnncompress.decompositions.channel_svd import balance
+from cnncompress.linalg import rank_one_scaling, truncated_svd
 from cnncompress.metrics import Metric
 from cnncompress.spec import Chain, ConvSpec, Rank
 
@@ -14,6 +18,7 @@ from cnncompress.spec import Chain, ConvSpec, Rank
 class SpatialSVD(Decomposition):
     """kh×1 with C→K, then 1×kw with K→F: the exact minimiser of ‖W − Σ_k H_k ⊗ V_k‖_F over rank K."""
 
+    whitens = True
     name = "spatial-svd"
     source = "Tai et al. 2016, Theorem 1"
 
@@ -58,11 +63,41 @@ class SpatialSVD(Decomposition):
         F, C, kh, kw = weight.shape
         return weight.permute(1, 2, 0, 3).reshape(C * kh, F * kw)
 
+    def optimal(self, metric: Metric) -> bool:
+        """Exact under Frobenius."""
+        return metric.alpha is None and metric.sigma is None
+
     def group_factorize(self, weight: Tensor, spec: ConvSpec, rank: Rank, metric: Metric) -> list[Tensor]:
-        """SVD of the matricization, √S on either side."""
+        """SVD of the matricization, √S on either side.
+
+        Another metric scales rows (c, y) and columns (f, x) first, as far as a product of two factors can follow it:
+        the input moment within a kernel column, averaged over columns, and Γ; or α as a product of two vectors.
+        """
         F, C, kh, kw = weight.shape
-        U, S, Vh = truncated_svd(self.matricization(weight), rank[0])
-        root = S.sqrt()
-        vertical = (U * root).mT.reshape(rank[0], C, kh, 1)
-        horizontal = (root[:, None] * Vh).reshape(rank[0], F, kw).permute(1, 0, 2).reshape(F, rank[0], 1, kw)
+        matrix = self.matricization(weight)
+        if self.optimal(metric):
+            U, S, Vh = truncated_svd(matrix, rank[0])
+            root = S.sqrt()
+            first, second = (U * root).mT, Vh.mT * root
+        else:
+            first, second = self._scaled(matrix.double(), (F, C, kh, kw), rank[0], metric)
+        vertical = first.reshape(rank[0], C, kh, 1)
+        horizontal = second.reshape(F, kw, rank[0]).permute(0, 2, 1).reshape(F, rank[0], 1, kw)
         return [vertical, horizontal]
+
+    def _scaled(self, matrix: Tensor, shape: Sequence[int], rank: int, metric: Metric) -> tuple[Tensor, Tensor]:
+        F, C, kh, kw = shape
+        if metric.alpha is not None:
+            a, b = rank_one_scaling(self.matricization(metric.alpha.double().reshape(F, C, kh, kw)))
+            U, S, Vh = truncated_svd(a[:, None] * matrix * b, rank)
+            return balance((U * S / a[:, None]).mT, (Vh / b).mT)
+        if metric.sigma is None:
+            rows = torch.eye(C * kh, dtype=torch.float64)
+        else:
+            rows = torch.linalg.cholesky(metric.sigma.diagonal_blocks(C * kh))
+        columns = torch.eye(F, dtype=torch.float64) if metric.left_root is None else metric.left_root
+        scaled = ((rows.mT @ matrix).reshape(-1, F, kw).transpose(1, 2) @ columns).transpose(1, 2)
+        U, S, Vh = truncated_svd(scaled.reshape(C * kh, F * kw), rank)
+        first = torch.linalg.solve_triangular(rows.mT, U * S, upper=True)
+        second = torch.linalg.solve_triangular(columns.mT, Vh.mT.reshape(F, kw * rank), upper=True)
+        return balance(first.mT, second.reshape(F * kw, rank))

@@ -113,11 +113,10 @@ class Trainer:
         self.best_epoch, self.best = self.checkpoints.load_best()
 
     def _start(self) -> None:
-        if self.main:
-            self.checkpoints.clear()
         self.best_epoch, self.best = 0, self._validate()
         self._record(0, self.best, None, None)
         if self.main:
+            self.checkpoints.clear()
             self.checkpoints.save_best(self.model, 0, self.best)
         self._save()
 

@@ -16,6 +16,7 @@ import torchvision
 from torch import nn
 
 from cnncompress.errors import CompressError, UsageError, nearest
+from cnncompress.factored import Provenance, attach
 from cnncompress.models import digits_vgg
 from cnncompress.models.sources import (
     AUXILIARY,
@@ -37,7 +38,7 @@ DEFAULT, NONE = "DEFAULT", "none"
 
 @dataclass
 class LoadedModel:
-    """A network on the CPU in eval mode, what it was built from, and the images it expects.
+    """A network on the CPU in eval mode, with its Provenance; what it was built from, and the images it expects.
 
     `weights` says in words where the weights are from.
     """
@@ -85,9 +86,13 @@ def load_model(
             described = f"file {weights}"
         else:
             model, source, described = _by_name(source, weights, seed)
+    if meta := next((n for n, p in model.named_parameters() if p.is_meta), None):
+        raise CompressError(f"{source.name} returned a network without values: {meta} is on the meta device")
     if source.kind == "timm":
         base = _timm_preprocessing(model)
-    return LoadedModel(model.eval(), source, _override(base, size, mean, std), described)
+    prepared = _override(base, size, mean, std)
+    attach(model.eval(), Provenance(source, prepared))
+    return LoadedModel(model, source, prepared, described)
 
 
 def _with(source: ModelSource, **kwargs: Any) -> ModelSource:

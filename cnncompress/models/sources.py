@@ -74,7 +74,9 @@ def build_architecture(source: ModelSource) -> nn.Module:
     try:
         return construct(source, empty=True)
     except CompressError as error:
-        raise RunError(f"cannot build the network of this run: {error}") from error
+        raise RunError(f"{source.name} cannot be built: {error}") from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise RunError(f"{source.name} cannot be built with {source.kwargs}: {describe(error)}") from error
 
 
 def construct(source: ModelSource, *, empty: bool) -> nn.Module:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
@@ -46,16 +47,22 @@ def read_weights(path: Path) -> State:
         raise CompressError(f"weights {path} is a directory: give the .safetensors or .pth file in it")
     state: Any
     try:
+        path.open("rb").close()
+    except OSError as error:
+        raise CompressError(f"cannot read weights {path}: {error.strerror}") from error
+    try:
         if path.suffix.lower() == ".safetensors":
             state = load_file(path)
         else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # about pickle protocols: what follows says more
+                state = torch.load(path, map_location="cpu", weights_only=True)
     except SafetensorError as error:
         raise CompressError(f"weights {path} is not a whole safetensors file: {describe(error)}") from error
-    except OSError as error:
-        raise CompressError(f"cannot read weights {path}: {describe(error)}") from error
-    except Exception as error:  # the unpickler raises whatever the bytes of the file lead it to
-        raise CompressError(f"weights {path} is damaged, or not a file of weights alone: {describe(error)}") from error
+    except Exception as error:  # the unpickler raises whatever the bytes lead it to, and advises to run their code
+        raise CompressError(
+            f"weights {path} is no whole file of weights alone: it is truncated, or holds more than tensors"
+        ) from error
     return _unwrap(state, path)
 
 

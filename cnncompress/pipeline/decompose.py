@@ -1,69 +1,34 @@
-"""`decompose`: from a network and a plan to a compressed network, and the whole job around it."""
+"""The whole job of `cnncompress decompose`."""
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-from tqdm import tqdm
-
 from cnncompress.config import DecomposeSettings
 from cnncompress.data import Data
-from cnncompress.decompositions import dense_kernel, get_method
 from cnncompress.errors import CompressError
 from cnncompress.evaluate import resolve_device
-from cnncompress.factored import Provenance, attach, build_chain, provenance, spec_of, swap
-from cnncompress.linalg import check_finite
-from cnncompress.metrics import get_metric
-from cnncompress.pipeline.opening import Opened, Phases, evaluate_on, make_row, open_data, open_model
+from cnncompress.factored import Provenance, attach, provenance
+from cnncompress.pipeline.calibration import apart, cache_file, calibrate
+from cnncompress.pipeline.fitting import decompose
+from cnncompress.pipeline.opening import (
+    Opened,
+    Phases,
+    count_outputs,
+    evaluate_on,
+    make_row,
+    open_data,
+    open_model,
+    planned_row,
+    recorded,
+)
 from cnncompress.planning import Choice, plan
 from cnncompress.profiling import profile
 from cnncompress.report import Report, layer_rows
 from cnncompress.runs import check_output, save_run
-from cnncompress.spec import LayerPlan, Plan
-
-
-def decompose(model: nn.Module, plan: Plan, *, statistics: Any = None, progress: bool = True) -> nn.Module:
-    """A new network in which every layer of `plan` is replaced by its chain; `model` stays as it is.
-
-    Layers on the meta device are replaced in shape only. Raises CompressError for NaN or infinite weights.
-    """
-    factory = get_metric(plan.metric)
-    replaced = [model.get_submodule(name) for name in plan.layers]
-    small = copy.deepcopy(model, {id(m): m for m in replaced})  # layers on their way out need no copy
-    errors: dict[str, float] = {}
-    bar = tqdm(plan.layers.items(), desc="decompose", unit="layer", disable=None if progress else True)
-    for name, layer_plan in bar:
-        bar.set_postfix_str(name)
-        module = small.get_submodule(name)
-        replacement, errors[name] = factorize_layer(name, module, layer_plan, factory)
-        swap(small, name, replacement)
-    before = provenance(model) or Provenance()
-    merged = Plan({**before.plan.layers, **plan.layers}, _kept(before.plan, plan), plan.metric)
-    return attach(small, Provenance(before.source, before.preprocessing, merged, {**before.errors, **errors}))
-
-
-def _kept(before: Plan, now: Plan) -> dict[str, str]:
-    kept = {**before.kept, **now.kept}
-    return {name: reason for name, reason in kept.items() if name not in before.layers and name not in now.layers}
-
-
-def factorize_layer(name: str, module: Any, layer_plan: LayerPlan, factory: Any) -> tuple[nn.Module, float]:
-    """The chain module for one layer, and its relative error in the metric (NaN on the meta device)."""
-    spec = spec_of(module)
-    weight = module.weight.detach().reshape(spec.weight_shape)
-    if weight.is_meta:
-        return build_chain(layer_plan, None, module), float("nan")
-    check_finite(weight, name)
-    metric = factory(spec, None)
-    method = get_method(layer_plan.method, **layer_plan.options)
-    kernels = method.factorize(weight, spec, layer_plan.rank, metric)
-    chain = build_chain(layer_plan, kernels, module)
-    del kernels
-    return chain, metric.relative_error(dense_kernel(weight, spec.groups), chain.to_dense())
+from cnncompress.spec import Plan
 
 
 @dataclasses.dataclass
@@ -93,30 +58,35 @@ def run_decompose(settings: DecomposeSettings, command: list[str]) -> Decomposed
         out = default_out(settings, opened.name)
         if not settings.dry_run:
             check_output(out, settings.force)
-        data = open_data(settings, opened)
+        data = apart(open_data(settings, opened), settings)
     with phases("plan"):
         chosen = make_plan(settings, opened)
         cost = profile(opened.model, opened.example())
+    before = recorded(opened).rows[:1]
     if settings.dry_run:
-        return Decomposed(chosen, Report(layers=layer_rows(chosen, {}), kept=chosen.kept), None, phases)
+        now = before or [make_row(opened.name, "original", cost, None, None)]
+        row = planned_row(describe(opened.name, settings), chosen, cost, opened.example().element_size())
+        return Decomposed(chosen, Report([*now, row], layer_rows(chosen, {}), chosen.kept), None, phases)
     if not chosen.layers:
         raise CompressError(nothing_to_do(opened.name, chosen))
-    before = Report.from_json({**opened.run.metrics, "kept": {}}).rows[:1] if opened.run else []
     if not before:
         with phases("evaluate"):
             before = [make_row(opened.name, "original", cost, evaluate_on(opened.model, data, settings), data)]
+    with phases("calibrate"):
+        told = calibrate(settings, opened, chosen, data, out)
     with phases("factorize"):
-        small = decompose(opened.model, chosen)
+        small = decompose(opened.model, chosen, statistics=told.statistics, refine=settings.refine)
     with phases("profile"):
         small_cost = profile(small, opened.example())
     with phases("evaluate"):
         result = evaluate_on(small, data, settings)
     row = make_row(describe(opened.name, settings), "decomposed", small_cost, result, data)
     origin = provenance(small) or Provenance()
-    report = Report(rows=[*before, row], layers=layer_rows(origin.plan, origin.errors), kept=origin.plan.kept)
+    notes = [*told.notes, *predicted_rise(origin.rises), *narrow_outputs(chosen, count_outputs(opened))]
+    report = Report([*before, row], layer_rows(origin.plan, origin.errors), origin.plan.kept, notes)
     info = run_info(settings, opened, data, command)
-    with phases("save"):
-        save_run(out, small, metrics=report.to_json(), info=info, force=settings.force)
+    with phases("save"), cache_file(settings, told) as cached:
+        save_run(out, small, metrics=report.to_json(), info=info, force=settings.force, carry=cached)
     return Decomposed(chosen, report, out, phases)
 
 
@@ -140,12 +110,33 @@ def make_plan(settings: DecomposeSettings, opened: Opened) -> Plan:
     return chosen
 
 
+def predicted_rise(rises: dict[str, float]) -> list[str]:
+    """The predicted rise of the loss in words, where the metric predicts one."""
+    if not rises:
+        return []
+    most = max(rises, key=lambda name: rises[name])
+    total = sum(rises.values())
+    return [f"predicted rise of the loss: {total:.3g} nats an image, most of it in {most} ({rises[most]:.3g})"]
+
+
+def narrow_outputs(chosen: Plan, outputs: int) -> list[str]:
+    """A warning where the layer that gives the classes has been left with few dimensions for them."""
+    return [
+        f"{name} gives the {outputs} classes: at rank {p.rank[0]} they lie in {p.rank[0]} dimensions; "
+        f"keep it with --skip {name} if the accuracy suffers"
+        for name, p in chosen.layers.items()
+        if p.method == "svd" and p.spec.out_channels == outputs and p.rank[0] < min(outputs - 1, 64)
+    ]
+
+
 def nothing_to_do(name: str, chosen: Plan) -> str:
     """The one line that says why no layer was replaced."""
+    if not chosen.kept:
+        return f"{name} has no Conv2d or Linear layer to replace; nothing was written"
     reasons: dict[str, list[str]] = {}
     for layer, reason in chosen.kept.items():
         reasons.setdefault(reason, []).append(layer)
-    reason, layers = max(reasons.items(), key=lambda item: len(item[1]), default=("it has none", [""]))
+    reason, layers = max(reasons.items(), key=lambda item: len(item[1]))
     return (
         f"no layer of {name} was replaced and nothing was written: {layers[0]}"
         f"{f' and {len(layers) - 1} more' if len(layers) > 1 else ''}: {reason}; `--dry-run` lists every reason"
@@ -154,11 +145,13 @@ def nothing_to_do(name: str, chosen: Plan) -> str:
 
 def describe(name: str, settings: DecomposeSettings) -> str:
     """The name of the decomposed network in tables."""
-    if settings.per_layer:
-        return f"{name} {settings.method} per layer"
     rank = settings.rank
     shown = "×".join(map(str, rank)) if isinstance(rank, tuple) else rank
-    return f"{name} {settings.method} rank {shown}"
+    fixed = ":" in settings.method and "rank" not in settings.model_fields_set
+    words = [name, settings.method]
+    if settings.per_layer or not fixed:
+        words.append("per layer" if settings.per_layer else f"rank {shown}")
+    return " ".join(words if settings.metric == "frobenius" else [*words, settings.metric])
 
 
 def run_info(settings: DecomposeSettings, opened: Opened, data: Data | None, command: list[str]) -> dict[str, Any]:

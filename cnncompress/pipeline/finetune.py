@@ -3,36 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from cnncompress.config import ModelSettings, merge
+from cnncompress.config import TuneSettings, merge
 from cnncompress.data import Augmented, Data, split
 from cnncompress.errors import DataError, RunError, UsageError
 from cnncompress.evaluate import resolve_device
 from cnncompress.finetune import FinetuneResult, FinetuneSettings, finetune, is_main_process
-from cnncompress.pipeline.opening import Opened, make_row, open_data, open_model
+from cnncompress.pipeline.opening import Opened, make_row, open_data, open_run, recorded
 from cnncompress.profiling import profile
 from cnncompress.report import Report
 from cnncompress.runs import copy_run, is_run, update_run
 
 VALIDATION_SHARE = 0.2
-
-
-class TuneSettings(ModelSettings):
-    """Everything `cnncompress finetune` can be told, beside the run."""
-
-    schedule: str = "all"
-    epochs: int = 1
-    lr: float | None = None
-    optimizer: str = "sgd"
-    momentum: float = 0.9
-    weight_decay: float | None = None
-    precision: str = "auto"
-    out: Path | None = None
-    force: bool = False
-    resume: bool = False
+CHECKPOINTS = "checkpoints"
 
 
 @dataclasses.dataclass
@@ -53,29 +41,28 @@ def run_finetune(run: Path, config: Path | None, flags: Mapping[str, Any], comma
     keys = {f.name for f in dataclasses.fields(FinetuneSettings)} & set(TuneSettings.model_fields)
     training = FinetuneSettings(**{k: getattr(settings, k) for k in keys})
     resolve_device(settings.device)
-    opened = open_model(settings)
-    if opened.run is None:
-        raise RunError(f"{run} is not a run; `cnncompress decompose` writes one")
+    opened = open_run(run, settings)
+    report = recorded(opened)
     data = open_training_data(settings, opened)
     if data.train is None:
         raise DataError(f"{settings.data} holds no training images")
-    target = prepare_target(run, settings)
     train = Augmented(data.train, opened.preprocessing, flip=data.flip, seed=settings.seed)
-    result = finetune(
-        opened.model,
-        train,
-        data.val,
-        training,
-        target / "checkpoints",
-        device=settings.device,
-        resume=settings.resume,
-        example=opened.example(),
-    )
-    if not is_main_process():
-        return None
-    report = tuned_report(opened, result, data)
-    info = {"finetune": {"command": command, **dataclasses.asdict(training), "data": settings.data}}
-    update_run(target, opened.model, report.to_json(), info)
+    with training_in(run, settings) as target:
+        result = finetune(
+            opened.model,
+            train,
+            data.val,
+            training,
+            target / CHECKPOINTS,
+            device=settings.device,
+            resume=settings.resume,
+            example=opened.example(),
+        )
+        if not is_main_process():
+            return None
+        add_tuned(report, opened, result, data)
+        info = {"finetune": {"command": command, **dataclasses.asdict(training), "data": settings.data}}
+        update_run(target, opened.model, report.to_json(), info)
     return Tuned(report, target, summary(result))
 
 
@@ -87,34 +74,51 @@ def open_training_data(settings: TuneSettings, opened: Opened) -> Data:
     return split(data, VALIDATION_SHARE, settings.seed)
 
 
-def prepare_target(run: Path, settings: TuneSettings) -> Path:
-    """The run to train in: the run itself, or a copy of it at `--out`."""
-    target = settings.out
-    if target is None or target.resolve() == run.resolve():
-        return run
-    if settings.resume:
-        if not is_run(target):
+@contextmanager
+def training_in(run: Path, settings: TuneSettings) -> Iterator[Path]:
+    """The run to train in: the run itself, or a copy of it at `--out`, which goes again if the training never starts.
+
+    Ctrl-C passes on with the words that tell how to go on.
+    """
+    target = settings.out or run
+    last = target / CHECKPOINTS / "last.pt"
+    made: list[Path] = []
+    if target.resolve() != run.resolve():
+        if settings.resume and not is_run(target):
             raise RunError(f"{target} is not a run to resume in; leave out --resume")
-    elif is_main_process():
-        copy_run(run, target, force=settings.force)
-    return target
+        if not settings.resume and is_main_process():
+            made = [p for p in (target, *target.parents) if not p.exists()]
+            copy_run(run, target, force=settings.force)
+    before = _changed(last)
+    try:
+        yield target
+    except BaseException as error:
+        started = _changed(last) != before
+        if made and not started:
+            shutil.rmtree(made[0], ignore_errors=True)
+            for parent in made[1:]:
+                with suppress(OSError):
+                    parent.rmdir()
+        if isinstance(error, KeyboardInterrupt) and started:
+            raise KeyboardInterrupt(
+                f"interrupted; {target} has a checkpoint: go on with the same command and --resume"
+            ) from None
+        raise
 
 
-def tuned_report(opened: Opened, result: FinetuneResult, data: Data) -> Report:
-    """The run's rows with the fine-tuned network added; the decomposed row takes the accuracy before training."""
-    if opened.run is None:
-        raise RunError("a report needs a run")
-    report = Report.from_json({**opened.run.metrics, "kept": opened.run.plan.kept})
+def _changed(path: Path) -> int | None:
+    return path.stat().st_mtime_ns if path.is_file() else None
+
+
+def add_tuned(report: Report, opened: Opened, result: FinetuneResult, data: Data) -> None:
+    """Add the fine-tuned network to a run's rows; the decomposed row takes the accuracy before training."""
     cost = profile(opened.model, opened.example())
     rows = [row for row in report.rows if row.kind != "finetuned"]
     again = len(rows) < len(report.rows)
     if rows and not again:
-        start = make_row(rows[-1].name, rows[-1].kind, cost, result.start, data)
-        rows[-1] = start
+        rows[-1] = make_row(rows[-1].name, rows[-1].kind, cost, result.start, data)
     name = rows[-1].name if rows else opened.name
-    rows.append(make_row(f"{name}, fine-tuned", "finetuned", cost, result.best, data))
-    report.rows = rows
-    return report
+    report.rows = [*rows, make_row(f"{name}, fine-tuned", "finetuned", cost, result.best, data)]
 
 
 def summary(result: FinetuneResult) -> str:

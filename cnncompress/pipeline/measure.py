@@ -16,12 +16,13 @@ from cnncompress.errors import CompressError, DataError, RunError, UsageError
 from cnncompress.evaluate import Evaluation, resolve_device
 from cnncompress.export import ExportReport, export_onnx, export_pt2
 from cnncompress.factored import Provenance, layers_of, provenance, refuse_module, spec_of, trace
-from cnncompress.models import build_architecture, load_model
-from cnncompress.pipeline.opening import Opened, evaluate_on, open_data, open_model
+from cnncompress.models import load_model
+from cnncompress.models.sources import construct
+from cnncompress.pipeline.opening import Opened, evaluate_on, open_data, open_model, open_run, recorded
 from cnncompress.planning import choose_method, describe_methods
 from cnncompress.profiling import latency, profile
 from cnncompress.report import Report, merge
-from cnncompress.runs import LoadedRun, load_run
+from cnncompress.runs import LoadedRun
 from cnncompress.spec import Latency, Profile
 
 
@@ -47,23 +48,17 @@ class Timing:
     memory_format: str = "contiguous"
 
 
-def original_of(run: LoadedRun) -> nn.Module | None:
-    """The original architecture of a run with random weights (enough for latency), or None."""
+def original_of(run: LoadedRun) -> nn.Module:
+    """The original architecture of a run with random weights, which are enough for latency."""
     source = (provenance(run.model) or Provenance()).source
-    if source.kind in ("torchvision", "timm"):
-        kwargs = {"num_classes": source.kwargs["num_classes"]} if "num_classes" in source.kwargs else {}
-        name = source.name if source.kind == "torchvision" else f"timm:{source.name}"
-        return load_model(name, "none", **kwargs).model
-    model = build_architecture(source)
-    return None if any(p.is_meta for p in model.parameters()) else model.eval()
+    with torch.random.fork_rng(devices=[]):
+        return construct(source, empty=False).eval()
 
 
 def measure_latency(opened: Opened, timing: Timing) -> dict[str, Latency]:
     """Latency of a network and, for a run, of the original beside it, interleaved."""
-    models = {opened.name: opened.model}
-    original = original_of(opened.run) if opened.run else None
-    if original is not None:
-        models = {"original": original, **models}
+    original = {"original": original_of(opened.run)} if opened.run else {}
+    models = {**original, opened.name: opened.model}
     return latency(
         models,
         opened.example(),
@@ -95,13 +90,18 @@ class Inspected:
     note: str = ""
 
 
-def run_inspect(
-    settings: ModelSettings, energies: Sequence[float] = (0.5, 0.9, 0.99)
-) -> tuple[Opened, list[Inspected]]:
-    """The layers of a network in the order of their calls."""
+def run_inspect(settings: ModelSettings) -> tuple[Opened, list[Inspected]]:
+    """A network or run and its layers."""
     opened = open_model(settings)
-    modules = layers_of(opened.model)
-    calls = trace(opened.model, opened.example())
+    return opened, inspect_layers(opened.model, opened.example())
+
+
+def inspect_layers(
+    model: nn.Module, example: torch.Tensor, energies: Sequence[float] = (0.5, 0.9, 0.99)
+) -> list[Inspected]:
+    """The layers of a network in the order of their calls on `example` [n, 3, h, w]; no energies on the meta device."""
+    modules = layers_of(model)
+    calls = trace(model, example)
     rows = []
     order = sorted(modules, key=lambda n: calls[n].order if n in calls else len(calls))
     for name in tqdm(order, desc="inspect", unit="layer", disable=None):
@@ -116,11 +116,12 @@ def run_inspect(
         if not row.note:
             method = choose_method("auto", spec)[0]
             row.full_rank = method.full_rank(spec)[0]
-            values = method.spectrum(module.weight.reshape(spec.weight_shape), spec)
+            weight = module.weight.reshape(spec.weight_shape)
+            values = None if weight.is_meta else method.spectrum(weight, spec)
             if values is not None:
                 row.rank_at = {share: rank_for_energy(values, share) for share in energies}
         rows.append(row)
-    return opened, rows
+    return rows
 
 
 def rank_for_energy(singular_values: torch.Tensor, share: float) -> int:
@@ -133,9 +134,7 @@ def rank_for_energy(singular_values: torch.Tensor, share: float) -> int:
 def run_export(run: Path, format_: str, output: Path | None, force: bool) -> ExportReport:
     """Export the network of a run, checked against it before the file appears."""
     settings = ModelSettings(model=str(run))
-    opened = open_model(settings)
-    if opened.run is None:
-        raise RunError(f"{run} is not a run; `cnncompress decompose` writes one")
+    opened = open_run(run, settings)
     suffix = {"onnx": ".onnx", "pt2": ".pt2"}[format_]
     target = output or Path(f"{run}".rstrip("/") + suffix)
     exporter = {"onnx": export_onnx, "pt2": export_pt2}[format_]
@@ -144,29 +143,29 @@ def run_export(run: Path, format_: str, output: Path | None, force: bool) -> Exp
 
 def run_report(runs: Sequence[Path], settings: ModelSettings, timing: Timing | None) -> Report:
     """The tables of one or more runs; measured again on `settings.data`, and timed where `timing` is given."""
+    resolve_device(settings.device)
     reports = {}
     for path in runs:
-        run = load_run(path)
-        report = Report.from_json({**run.metrics, "kept": run.plan.kept})
+        opened = open_run(path, settings)
+        report = recorded(opened)
         if not report.rows:
             raise RunError(f"{path} holds no measurements; write it with `cnncompress decompose`")
-        opened = open_model(settings.model_copy(update={"model": str(path)}))
         if settings.data is not None:
-            remeasure(report, opened, run, settings)
+            remeasure(report, opened, settings)
         if timing is not None:
             add_latency(report, measure_latency(opened, timing))
         reports[str(path)] = report
     return merge(reports)
 
 
-def remeasure(report: Report, opened: Opened, run: LoadedRun, settings: ModelSettings) -> None:
+def remeasure(report: Report, opened: Opened, settings: ModelSettings) -> None:
     """Measure the original's and the newest row on `settings.data`; the rows between lose their accuracy."""
     data = open_data(settings, opened)
     networks: dict[int, nn.Module] = {len(report.rows) - 1: opened.model}
     try:
-        known: dict[str, Any] = run.info["model"]
+        known: Any = opened.run.info["model"] if opened.run else None
         networks[0] = load_model(known["name"], known["weights"]).model
-    except (CompressError, KeyError):
+    except (CompressError, KeyError, TypeError, AttributeError):
         report.notes.append("the original's weights are not at hand: its accuracy was not measured")
     for i, row in enumerate(report.rows):
         result = evaluate_on(networks[i], data, settings) if i in networks else None

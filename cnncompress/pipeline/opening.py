@@ -16,14 +16,14 @@ from torch import Tensor, nn
 
 from cnncompress.config import ModelSettings
 from cnncompress.data import Data, load_data, make_loader
-from cnncompress.errors import UsageError
+from cnncompress.errors import CompressError, RunError, UsageError
 from cnncompress.evaluate import Evaluation, evaluate, resolve_device
 from cnncompress.factored import Provenance, forward, inference, provenance
-from cnncompress.models import LoadedModel, load_model
-from cnncompress.report import Row
+from cnncompress.models import LoadedModel, list_models, load_model
+from cnncompress.report import Report, Row
 from cnncompress.report.rows import Kind
 from cnncompress.runs import LoadedRun, is_run, load_run
-from cnncompress.spec import Preprocessing, Profile
+from cnncompress.spec import Plan, Preprocessing, Profile
 
 
 class Phases:
@@ -72,8 +72,8 @@ def open_model(settings: ModelSettings) -> Opened:
     name = settings.model
     if name is None:
         raise UsageError("no network: give MODEL, or `model:` in the config")
-    if is_run(name) or (Path(name).is_dir() and not Path(name).suffix):
-        return _open_run(Path(name), settings)
+    if _means_run(name):
+        return open_run(Path(name), settings)
     loaded: LoadedModel = load_model(
         name,
         settings.weights,
@@ -88,14 +88,40 @@ def open_model(settings: ModelSettings) -> Opened:
     return Opened(short, loaded.model, loaded.preprocessing, origin, loaded.weights)
 
 
-def _open_run(path: Path, settings: ModelSettings) -> Opened:
+def _means_run(name: str) -> bool:
+    if is_run(name):
+        return True
+    path_like = "/" in name and ":" not in name and not name.endswith(".py")
+    return name not in list_models() and (path_like or Path(name).is_dir())
+
+
+def open_run(path: Path, settings: ModelSettings) -> Opened:
+    """The network of a run; UsageError for settings that only a network by name can follow."""
     run = load_run(path)
+    for option in ("weights", "num_classes"):
+        if getattr(settings, option) != type(settings).model_fields[option].default:
+            flag = option.replace("_", "-")
+            raise UsageError(f"{path} is a run, with weights and classes of its own; leave out --{flag}")
     given = {k: v for k in ("mean", "std") if (v := getattr(settings, k)) is not None}
     if settings.input_size is not None:
         given |= {"size": settings.input_size, "resize": None}
     prepared = dataclasses.replace(run.preprocessing or Preprocessing(), **given)
     origin = provenance(run.model) or Provenance()
-    return Opened(run.info.get("name", path.name), run.model, prepared, origin, f"run {path}", run)
+    return Opened(str(run.info.get("name", path.name)), run.model, prepared, origin, f"run {path}", run)
+
+
+def recorded(opened: Opened) -> Report:
+    """What was measured when the run was written, empty for a network by name; RunError where it is damaged."""
+    run = opened.run
+    if run is None:
+        return Report()
+    try:
+        report = Report.from_json({**run.metrics, "kept": run.plan.kept})
+    except CompressError as error:
+        raise RunError(f"{opened.weights} is damaged: metrics.json: {error}") from error
+    layers = run.plan.layers
+    known = [dataclasses.replace(x, was=str(layers[x.layer].spec)) if x.layer in layers else x for x in report.layers]
+    return dataclasses.replace(report, layers=known)
 
 
 def open_data(settings: ModelSettings, opened: Opened) -> Data | None:
@@ -127,3 +153,13 @@ def make_row(name: str, kind: Kind, cost: Profile, result: Evaluation | None, da
         return Row.of(name, kind, cost)
     measured = {"top1": result.top1, "top5": result.top5, "images": result.images}
     return Row.of(name, kind, cost, **measured, data=data.fingerprint if data else None)
+
+
+def planned_row(name: str, plan: Plan, cost: Profile, bytes_each: int) -> Row:
+    """The line of a network that costs `cost` now, after `plan`; its numbers take `bytes_each` bytes."""
+    params = sum(after - before for before, after in (p.params for p in plan.layers.values()))
+    macs = sum(after - before for before, after in (p.macs for p in plan.layers.values()))
+    planned = dataclasses.replace(
+        cost, params=cost.params + params, macs=cost.macs + macs, size_bytes=cost.size_bytes + bytes_each * params
+    )
+    return make_row(name, "decomposed", planned, None, None)

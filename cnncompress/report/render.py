@@ -7,7 +7,8 @@ import io
 import json
 import math
 import re
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from tabulate import tabulate
@@ -37,11 +38,15 @@ def render(report: Report, format: str = "table", layers: bool = False) -> str:
     if format not in FORMATS:
         raise UsageError(f"unknown format '{format}' (known: {', '.join(FORMATS)}){nearest(format, FORMATS)}")
     bullet = "- " if format == "markdown" else ""
-    parts = [_table(*_network_table(report.rows), format), "\n".join(bullet + note for note in _notes(report))]
+    networks = _network_table(report.rows)
+    parts = [
+        table(*networks, format, [26] + [None] * (len(networks[0]) - 1)),
+        "\n".join(bullet + note for note in _notes(report)),
+    ]
     if layers and report.layers:
-        parts += [_table(*_layer_table(report), format)]
+        parts += [table(*_layer_table(report), format)]
     if layers and report.kept:
-        parts += [_table(*_kept_table(report.kept), format)]
+        parts += [table(*_kept_table(report.kept), format, [40, None, 60])]
     return "\n\n".join(parts)
 
 
@@ -230,9 +235,24 @@ def _csv(records: list[dict[str, Any]]) -> str:
     return text.getvalue().rstrip("\n")
 
 
-def _table(headers: list[str], cells: list[list[str]], alignment: str, format: str) -> str:
+def table(
+    headers: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    alignment: str,
+    format: str,
+    widths: Sequence[int | None] | None = None,
+) -> str:
+    """A table for the terminal or in Markdown; `alignment` has an l or an r a column, `widths` (terminal) wraps."""
+    widths = widths or [None] * len(headers)
     if format == "markdown":
-        cells = [[cell.replace("|", "\\|") for cell in row] for row in cells]
+        cells = [[cell.replace("|", "\\|") for cell in row] for row in rows]
+    else:
+        cells = [[fill(cell, width) for cell, width in zip(row, widths, strict=True)] for row in rows]
     align = [{"l": "left", "r": "right"}[a] for a in alignment]
     style = "pipe" if format == "markdown" else "simple"
     return tabulate(cells, headers, style, colalign=align if cells else None, disable_numparse=True)
+
+
+def fill(text: str, width: int | None) -> str:
+    """`text` in lines of at most `width` columns where its words allow; None leaves it as it is."""
+    return textwrap.fill(text, width, break_long_words=False, break_on_hyphens=False) if width else text

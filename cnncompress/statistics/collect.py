@@ -26,6 +26,10 @@ NEEDS: dict[str, set[str]] = {
     "kronecker": {"moment", "gradient"},
     "mahalanobis": {"sensitivity"},
 }
+# Positions an image. Measured by top-1 after channel-svd under data covariance, without any fine-tuning (ResNet-20 on
+# CIFAR-10, 1000 images, half the MACs; SqueezeNet 1.0 on ImageNet, 31 images, two thirds): 8 positions give 61.3 to
+# 62.4 and 44.5 to 46.1 %, 32 give 63.2 to 63.5 and 50.7 to 53.6 % (two seeds), 128 give 62.6 and 53.6 %. More takes two
+# to ten times as long and tells no more, as neighbouring patches overlap: more images are what helps.
 POSITIONS = 32
 WRONG_CLASSES = 3  # as in Denton et al. 2014
 PIXELS = 2**19  # images go through the network in parts of so many pixels, whatever the loader's batches are

@@ -8,10 +8,12 @@ from torch import Tensor, nn
 
 from cnncompress.decompositions import get_method
 from cnncompress.factored import FactoredLayer, apply_plan, build_chain, clone, layers_of, spec_of
+from cnncompress.metrics import METRICS
 from cnncompress.planning import Choice, plan, plan_layer
-from cnncompress.spec import Call, LayerPlan, Plan
+from cnncompress.spec import Call, ConvSpec, LayerPlan, LayerStatistics, Plan
 
 SIZE = (12, 13)
+METRIC_NAMES = list(METRICS)
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -54,6 +56,28 @@ def compress(model: nn.Module, example: Tensor, **request) -> tuple[nn.Module, P
         for name, p in decisions.layers.items()
     }
     return apply_plan(clone(model), decisions, kernels), decisions
+
+
+def made_up_statistics(spec: ConvSpec, rows: int = 400, seed: int = 0, decay: float = 2.0) -> LayerStatistics:
+    """Statistics of correlated random inputs and gradients; the spread of their variances is e^`decay`."""
+    g, F = spec.groups, spec.out_channels
+    n = spec.weights // F
+
+    def correlated(m: int, count: int, seed: int) -> Tensor:
+        scales = torch.exp(-decay * torch.linspace(0, 1, m, dtype=torch.float64))
+        return randn(count, m, seed=seed) * scales @ randn(m, m, seed=seed + 1) / m**0.5
+
+    x = torch.stack([correlated(n, rows, seed + 2 * i) for i in range(g)])
+    gradients = correlated(F, 300, seed + 100)
+    centred = x - x.mean(1, keepdim=True)
+    return LayerStatistics(
+        images=300,
+        rows=rows,
+        mean=randn(g, n, seed=seed + 200).float(),
+        moment=(centred.mT @ centred / rows).float(),
+        gradient=(gradients.mT @ gradients / 300).float(),
+        sensitivity=torch.exp(decay * randn(*spec.weight_shape, seed=seed + 300)).float(),
+    )
 
 
 @st.composite

@@ -356,6 +356,20 @@ def test_run_whose_factory_file_is_gone(tmp_path):
     one_line(error)
 
 
+@pytest.mark.parametrize(
+    "source",
+    [
+        ModelSource("torchvision", "resnet17"),
+        ModelSource("torchvision", "resnet18", {"depth": 3}),
+        ModelSource("builtin", "digits_net"),
+    ],
+)
+def test_sources_that_cannot_be_built(source):
+    with pytest.raises(RunError, match=source.name) as error:
+        build_architecture(source)
+    one_line(error)
+
+
 def test_classes_of_a_factory(factory):
     with pytest.raises(CompressError, match="raised TypeError") as error:
         load_model(f"{factory}:make", num_classes=3)

@@ -1,0 +1,161 @@
+"""Balanced k-means: clusters of equal size, as grouped convolutions need them. Tensors only, float64 inside."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from cnncompress.errors import UsageError
+
+Distance = Literal["euclidean", "subspace"]
+
+# A step that lowers the energy by less than this share of it ends a run.
+TOLERANCE = 1e-6
+# Directions of a cluster with less than this share of the points' energy are rounding errors.
+NOISE = 1e-12
+
+
+@dataclass(frozen=True)
+class Clustering:
+    """`labels` [n] in 0..k−1, named in the order of first appearance; `energy` the sum of distances to the centres.
+
+    `history` has the energy after every step, never rising (to rounding error); the last one is `energy`.
+    """
+
+    labels: Tensor
+    energy: float
+    history: tuple[float, ...]
+
+    @property
+    def order(self) -> Tensor:
+        """The points sorted by cluster, [n]: k runs of equal length."""
+        return torch.argsort(self.labels, stable=True)
+
+
+def divisors(n: int) -> list[int]:
+    """All divisors of n, ascending."""
+    return [d for d in range(1, n + 1) if n % d == 0]
+
+
+def nearest_divisor(n: int, about: int) -> int:
+    """The divisor of n that is nearest to `about` as a ratio; the smaller of two."""
+    return min(divisors(n), key=lambda d: max(d / about, about / d))
+
+
+def check_search(method: str, restarts: int, seed: int) -> None:
+    """UsageError for the settings of a clustering that a user gave to a method and that make no sense."""
+    if restarts < 1:
+        raise UsageError(f"option restarts of method {method} is at least 1, not {restarts}")
+    if not 0 <= seed < 2**63:
+        raise UsageError(f"option seed of method {method} is in 0..2^63−1, not {seed}")
+
+
+def balanced_kmeans(
+    points: Tensor,
+    k: int,
+    *,
+    distance: Distance = "euclidean",
+    dim: int = 1,
+    restarts: int = 10,
+    seed: int = 0,
+    max_iter: int = 100,
+) -> Clustering:
+    """Divide points [n, d] into k clusters of n/k points with a small sum of distances to their centres.
+
+    `euclidean` is ‖x − mean‖²; `subspace` is ‖x‖² − ‖Uᵀx‖², U [d, dim] the leading left singular vectors of the
+    cluster, which sees a point and its negative as the same (Denton et al. 2014 §3.4). Lloyd's algorithm with the
+    exact balanced assignment, from `restarts` seeded starts (for subspaces, from a spectral one too); the lowest energy
+    is kept. The same arguments give the same clusters. Raises ValueError where k does not divide n.
+    """
+    n = len(points)
+    if points.dim() != 2 or k < 1 or n % k:
+        raise ValueError(f"points of shape {tuple(points.shape)} cannot be divided into {k} clusters of equal size")
+    if distance not in ("euclidean", "subspace"):
+        raise ValueError(f"distance '{distance}' is neither euclidean nor subspace")
+    if min(dim, restarts, max_iter) < 1:
+        raise ValueError(f"dim, restarts and max_iter are at least 1, not {dim}, {restarts} and {max_iter}")
+    generator = torch.Generator().manual_seed(seed)
+    # Both distances depend on inner products only, so that d matters no more from here on.
+    points = points.detach().cpu().double()
+    gram = points @ points.mT
+    dimension = dim if distance == "subspace" else None
+    pairwise = _distances(gram, torch.arange(n)[:, None], dimension)
+    starts = [assign(pairwise[:, _spread(pairwise, k, generator)]) for _ in range(restarts if 1 < k < n else 1)]
+    if distance == "subspace" and 1 < k < n:
+        starts.insert(0, _spectral(gram, k, restarts, seed))
+    runs = (_lloyd(gram, start, k, dimension, max_iter) for start in starts)
+    nothing = NOISE * float(gram.trace())  # what is as good as zero is a tie, for the first
+    best = min(runs, key=lambda run: max(run.energy, nothing))
+    return Clustering(_renamed(best.labels, k), best.energy, best.history)
+
+
+def assign(costs: Tensor) -> Tensor:
+    """Labels [n] of the cheapest assignment of n points to k clusters of n/k slots each, for costs [n, k]."""
+    n, k = costs.shape
+    slots = costs.repeat_interleave(n // k, dim=1)
+    return torch.from_numpy(linear_sum_assignment(slots.numpy())[1]) // (n // k)
+
+
+def _lloyd(gram: Tensor, labels: Tensor, k: int, dim: int | None, max_iter: int) -> Clustering:
+    history: list[float] = []
+    while True:
+        members = torch.argsort(labels, stable=True).reshape(k, -1)
+        distances = _distances(gram, members, dim)
+        history.append(float(distances.gather(1, labels[:, None]).sum()))
+        stalled = len(history) > 1 and history[-1] >= (1 - TOLERANCE) * history[-2]
+        if stalled or len(history) == max_iter:
+            return Clustering(labels, history[-1], tuple(history))
+        labels = assign(distances)
+
+
+def _distances(gram: Tensor, members: Tensor, dim: int | None) -> Tensor:
+    """Distances [n, k] of all points to the means (`dim` None) or the subspaces of k clusters, members [k, size].
+
+    With XXᵀ = V·diag(λ)·Vᵀ for the members X of a cluster, its leading directions are XᵀVλ^(−1/2).
+    """
+    inner, across = gram[members[:, :, None], members[:, None, :]], gram[:, members]
+    lengths = gram.diagonal()[:, None]
+    if dim is None:
+        return (lengths - 2 * across.mean(2) + inner.mean((1, 2))).clamp_min(0)
+    values, vectors = (x[..., -dim:] for x in torch.linalg.eigh(inner))
+    inverse_root = torch.where(values > NOISE * gram.trace(), values, torch.inf).rsqrt()
+    projected = torch.einsum("nks,ksd->nkd", across, vectors * inverse_root[:, None])
+    return (lengths - projected.square().sum(2)).clamp_min(0)
+
+
+def _spread(pairwise: Tensor, k: int, generator: torch.Generator) -> Tensor:
+    """k different points, each drawn with the odds of its distance to the nearest one before it (k-means++)."""
+    n = len(pairwise)
+    free = torch.ones(n, dtype=torch.bool)
+    nearest = torch.ones(n, dtype=torch.float64)
+    seeds = []
+    for step in range(k):
+        odds = nearest * free
+        odds = odds if odds.sum() > 0 else free.double()
+        seeds.append(int(torch.multinomial(odds, 1, generator=generator)))
+        free[seeds[-1]] = False
+        column = pairwise[:, seeds[-1]]
+        nearest = torch.minimum(nearest, column) if step else column
+    return torch.tensor(seeds)
+
+
+def _spectral(gram: Tensor, k: int, restarts: int, seed: int) -> Tensor:
+    """Labels by the squared cosines between points: k-means on the leading eigenvectors of their normalised matrix.
+
+    Subspaces of several dimensions are seldom found from single points, but their points are alike in this sense.
+    """
+    lengths = gram.diagonal().clamp_min(torch.finfo(gram.dtype).tiny)
+    alike = gram.square() / lengths / lengths[:, None]
+    degrees = alike.sum(1).clamp_min(torch.finfo(gram.dtype).tiny).sqrt()
+    vectors = torch.linalg.eigh(alike / degrees / degrees[:, None])[1][:, -k:]
+    return balanced_kmeans(torch.nn.functional.normalize(vectors), k, restarts=restarts, seed=seed).labels
+
+
+def _renamed(labels: Tensor, k: int) -> Tensor:
+    """The same clusters, numbered in the order of their first points."""
+    first = torch.stack([(labels == c).nonzero()[0, 0] for c in range(k)])
+    return torch.argsort(torch.argsort(first))[labels]

@@ -1,0 +1,106 @@
+"""Monochromatic filters: a 1×1 convolution to a few colours, then filters that see one colour each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cnncompress.clustering import balanced_kmeans, check_search, divisors
+from cnncompress.decompositions.base import Decomposition, register
+from cnncompress.errors import UsageError
+from cnncompress.metrics import Metric
+from cnncompress.spec import Chain, ConvSpec, Permutation, Rank
+
+
+@register
+class Monochromatic(Decomposition):
+    """1×1 C→colours, grouped kh×kw colours→F, permutation F: every filter sees one direction of the input channels.
+
+    Equal groups need a number of colours that divides F: a whole number or a fraction of F becomes the nearest divisor
+    at or below it, an explicit `colours` that does not divide F is refused. `seed` and `restarts` are those of the
+    clustering. A filter of rank above one in (channel, position) is never reproduced exactly; at F colours every filter
+    has its own best one.
+    """
+
+    name = "monochromatic"
+    source = "Denton et al. 2014 §3.3"
+    rank_names = ("colours",)
+    options = {"restarts": 10, "seed": 0}  # noqa: RUF012
+    exact = False
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        check_search(self.name, self.settings["restarts"], self.settings["seed"])
+
+    def refuse(self, spec: ConvSpec) -> str | None:
+        """Grouped convolutions would need a permutation across groups."""
+        if spec.groups > 1 and not spec.depthwise:
+            return "grouped: its filters would have to change places across groups"
+        return super().refuse(spec)
+
+    def group_refuse(self, spec: ConvSpec) -> str | None:
+        """Without positions or without channels there is nothing to share a colour."""
+        if spec.linear:
+            return "a Linear takes the method svd"
+        if spec.pointwise:
+            return "1×1: a filter of one position is a colour already; the method is channel-svd"
+        return "a single input channel is one colour already" if spec.in_channels == 1 else None
+
+    def group_full_rank(self, spec: ConvSpec) -> Rank:
+        """F: a colour for every filter."""
+        return (spec.out_channels,)
+
+    def rank(self, spec: ConvSpec, request: int | float | Sequence[int]) -> Rank:
+        """The number of colours, a divisor of F; UsageError for explicit colours that do not divide it."""
+        F = spec.out_channels
+        (colours,) = super().rank(spec, request)
+        if colours > F:
+            return (colours,)
+        if isinstance(request, int | float):
+            return (max(d for d in divisors(F) if d <= colours),)
+        check_divides(colours, F)
+        return (colours,)
+
+    def group_stages(self, spec: ConvSpec, rank: Rank) -> Chain:
+        """The grouped stage keeps the layer's geometry; one colour, or one a filter, needs no permutation."""
+        colours, F = rank[0], spec.out_channels
+        check_divides(colours, F)
+        chain: Chain = (ConvSpec(spec.in_channels, colours), spec.replace(in_channels=colours, groups=colours))
+        return chain if colours in (1, F) else (*chain, Permutation(F))
+
+    def group_factorize(self, weight: Tensor, spec: ConvSpec, rank: Rank, metric: Metric) -> list[Tensor]:
+        """Cluster the lines of the filters' leading singular vectors, weighted by their energy.
+
+        A colour is the unit vector that keeps most of its filters, and each of them is its projection on it.
+        """
+        F, _, kh, kw = weight.shape
+        filters = weight.double().flatten(2)
+        search = {name: self.settings[name] for name in ("restarts", "seed")}
+        found = balanced_kmeans(leading_vectors(filters), rank[0], distance="subspace", **search)
+        order = found.order.to(weight.device)
+        members = filters[order].unflatten(0, (rank[0], -1))
+        directions = leading_vectors(members.transpose(1, 2).flatten(2))
+        colours = torch.nn.functional.normalize(directions, dim=1, eps=torch.finfo(directions.dtype).tiny)
+        coefficients = torch.einsum("kc,kscp->ksp", colours, members)
+        kernels = [colours[:, :, None, None], coefficients.reshape(F, 1, kh, kw)]
+        return kernels if rank[0] in (1, F) else [*kernels, torch.argsort(order)]
+
+
+def check_divides(colours: int, F: int) -> None:
+    """UsageError where F filters do not make `colours` equal groups."""
+    if F % colours:
+        nearest = [max(d for d in divisors(F) if d < colours), *(d for d in divisors(F) if d > colours)][:2]
+        listed = " and ".join(map(str, nearest))
+        raise UsageError(f"monochromatic: {F} filters do not make {colours} equal groups; next to it are {listed}")
+
+
+def leading_vectors(matrices: Tensor) -> Tensor:
+    """The leading left singular vectors times their singular values, [n, C], of matrices [n, C, P]."""
+    if matrices.shape[1] > matrices.shape[2]:
+        right = torch.linalg.eigh(matrices.mT @ matrices)[1][..., -1:]
+        return (matrices @ right).squeeze(2)
+    values, vectors = torch.linalg.eigh(matrices @ matrices.mT)
+    return vectors[..., -1] * values[..., -1:].clamp_min(0).sqrt()

@@ -1,0 +1,146 @@
+"""Least squares in the kernels of a chain: each stage is linear in its own kernel, whatever the metric.
+
+`refit_last` solves for the last kernel exactly, `improve_stage` lowers the error in any other by conjugate gradients.
+Neither ever raises the error. Weights are those of one group, [F, C, kh, kw].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from cnncompress.decompositions.chains import compose
+from cnncompress.linalg import solve_psd
+from cnncompress.metrics import Metric
+from cnncompress.spec import Chain, ConvSpec, Permutation
+
+STEPS = 12  # conjugate gradient steps for one stage in one sweep
+ROWWISE = 256  # a last stage that takes in more channels is not solved filter by filter
+EXACT = 1e-24  # share of the squared length of the weight below which an error is rounding
+
+
+def refine(chain: Chain, kernels: Sequence[Tensor], weight: Tensor, metric: Metric, sweeps: int) -> list[Tensor]:
+    """Kernels with a lower error: the last stage refitted, and from the second sweep on the other stages too.
+
+    With no sweeps, or nothing to improve, the kernels come back as they are.
+    """
+    if sweeps == 0:
+        return list(kernels)
+    best = [k if isinstance(s, Permutation) else k.double() for s, k in zip(chain, kernels, strict=True)]
+    weight = weight.double()
+    if error_of(chain, best, weight, metric) <= EXACT * metric.squared_error(weight):
+        return best
+    best = refit_last(chain, best, weight, metric)
+    stages = [i for i, stage in enumerate(chain) if isinstance(stage, ConvSpec)]
+    for _ in range(sweeps - 1):
+        for i in stages[:-1]:
+            best = improve_stage(chain, best, i, weight, metric)
+        best = refit_last(chain, best, weight, metric)
+    return best
+
+
+def error_of(chain: Chain, kernels: Sequence[Tensor], weight: Tensor, metric: Metric) -> float:
+    """The metric's squared error of a chain's composed kernel."""
+    return metric.squared_error(weight - compose(chain, kernels))
+
+
+def refit_last(chain: Chain, kernels: Sequence[Tensor], weight: Tensor, metric: Metric) -> list[Tensor]:
+    """The last kernel in closed form, given the stages before it.
+
+    Conjugate gradients take over where that is not to be had: with Γ and a grouped last stage, as the groups then
+    depend on each other (from the solution without Γ), and with α where the stage takes in more than `ROWWISE`
+    channels, as every filter has a system of equations of its own.
+    """
+    last = max(i for i, stage in enumerate(chain) if isinstance(stage, ConvSpec))
+    stage = chain[last]
+    if last == 0 or not isinstance(stage, ConvSpec):
+        return list(kernels)
+    if metric.alpha is not None and kernels[last].shape[1] > ROWWISE:
+        return improve_stage(chain, kernels, last, weight, metric)
+    order = torch.arange(len(weight), device=weight.device)  # original row of each row before the permutations
+    for index in reversed(kernels[last + 1 :]):
+        order = torch.empty_like(order).index_copy_(0, index, order)
+    if metric.alpha is None:
+        kernel = _solve_groups(features_of(chain, kernels, last), weight.flatten(1)[order], stage, metric)
+    else:
+        before = compose(chain[:last], kernels[:last])
+        alpha = metric.alpha.double().reshape(weight.shape)
+        kernel = _solve_rows(before, weight[order], alpha[order].square(), stage)
+    candidate = [*kernels[:last], kernel.reshape(kernels[last].shape), *kernels[last + 1 :]]
+    if metric.gamma is not None and stage.groups > 1:
+        candidate = improve_stage(chain, candidate, last, weight, metric)
+    better = error_of(chain, candidate, weight, metric) <= error_of(chain, kernels, weight, metric)
+    return candidate if better else list(kernels)
+
+
+def features_of(chain: Chain, kernels: Sequence[Tensor], last: int) -> Tensor:
+    """What the last kernel is multiplied with: [M·bh·bw, n] for M channels and a kernel of bh×bw."""
+    before = compose(chain[:last], kernels[:last])
+    (M, C, ah, aw), (bh, bw) = before.shape, kernels[last].shape[2:]
+    features = before.new_zeros(M, bh, bw, C, bh, ah, bw, aw)
+    for y in range(bh):
+        for x in range(bw):
+            features[:, y, x, :, y, :, x] = before
+    return features.flatten(3).flatten(0, 2)
+
+
+def _solve_groups(features: Tensor, target: Tensor, stage: ConvSpec, metric: Metric) -> Tensor:
+    """Least squares of each group of the last stage: [F, taps of a group]."""
+    parts = zip(features.chunk(stage.groups), target.chunk(stage.groups), strict=True)
+    return torch.cat([solve_psd(metric.gram(basis), metric.gram(wanted, basis)) for basis, wanted in parts])
+
+
+def _solve_rows(before: Tensor, target: Tensor, weights: Tensor, stage: ConvSpec) -> Tensor:
+    """Weighted least squares of each filter of the last stage, [F, M/g, bh, bw], after a kernel [M, C, ah, aw].
+
+    `target` and `weights` are [F, C, kh, kw]. The taps of a filter meet different entries of them.
+    """
+    F, C = target.shape[:2]
+    (ah, aw), (bh, bw) = before.shape[2:], stage.kernel_size
+    bases = before.flatten(1).chunk(stage.groups)
+    solved = before.new_empty(F, len(bases[0]), bh, bw)
+    target, weights = (t.reshape(F, C, bh, ah, bw, aw) for t in (target, weights))
+    for f in range(F):
+        basis = bases[f * stage.groups // F]
+        for y in range(bh):
+            for x in range(bw):
+                scaled = basis * weights[f, :, y, :, x].flatten()
+                right = (scaled @ target[f, :, y, :, x].flatten())[None]
+                solved[f, :, y, x] = solve_psd(scaled @ basis.mT, right)[0]
+    return solved
+
+
+def improve_stage(chain: Chain, kernels: Sequence[Tensor], i: int, weight: Tensor, metric: Metric) -> list[Tensor]:
+    """A kernel of stage `i` with a lower error, by conjugate gradients from the present one."""
+    kernels = list(kernels)
+
+    def dense(kernel: Tensor) -> Tensor:
+        return compose(chain, [*kernels[:i], kernel, *kernels[i + 1 :]]).flatten(1)
+
+    def adjoint(form: Tensor) -> Tensor:
+        probe = torch.zeros_like(kernels[i], requires_grad=True)
+        with torch.enable_grad():
+            (gradient,) = torch.autograd.grad((dense(probe) * form).sum(), probe)
+        return gradient
+
+    x = kernels[i]
+    residual = adjoint(metric.apply(weight.flatten(1) - dense(x)))
+    direction, size = residual, float(residual.square().sum())
+    start = size
+    for _ in range(STEPS):
+        if size <= 1e-20 * start or size == 0:
+            break
+        image = dense(direction)
+        curvature = float((image * metric.apply(image)).sum())
+        if curvature <= 0:
+            break
+        step = size / curvature
+        x = x + step * direction
+        residual = residual - step * adjoint(metric.apply(image))
+        previous, size = size, float(residual.square().sum())
+        direction = residual + size / previous * direction
+    candidate = [*kernels[:i], x, *kernels[i + 1 :]]
+    better = error_of(chain, candidate, weight, metric) <= error_of(chain, kernels, weight, metric)
+    return candidate if better else kernels

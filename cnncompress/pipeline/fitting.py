@@ -1,0 +1,95 @@
+"""From a network and a plan to a compressed network."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from cnncompress.decompositions import extract_groups, get_method
+from cnncompress.factored import FactoredLayer, Provenance, attach, build_chain, provenance, spec_of, swap
+from cnncompress.linalg import check_finite
+from cnncompress.metrics import CENTRED, Metric, layer_metrics, relative_error, squared_error
+from cnncompress.spec import LayerPlan, LayerStatistics, Plan
+
+
+def decompose(
+    model: nn.Module,
+    plan: Plan,
+    *,
+    statistics: Mapping[str, LayerStatistics] | None = None,
+    refine: int = 1,
+    progress: bool = True,
+) -> nn.Module:
+    """A new network in which every layer of `plan` is replaced by its chain; `model` stays as it is.
+
+    `statistics` are those of `collect_statistics`, for a metric that needs them. `refine` 0 takes a method's own
+    procedure, 1 refits each chain's last stage, each further one improves all its stages. Layers on the meta device are
+    replaced in shape only. Raises CompressError for NaN or infinite weights, UsageError for missing statistics.
+    """
+    replaced = [model.get_submodule(name) for name in plan.layers]
+    small = copy.deepcopy(model, {id(m): m for m in replaced})  # layers on their way out need no copy
+    errors: dict[str, float] = {}
+    rises: dict[str, float] = {}
+    bar = tqdm(plan.layers.items(), desc="decompose", unit="layer", disable=None if progress else True)
+    for name, layer_plan in bar:
+        bar.set_postfix_str(name)
+        fitted = fit_layer(
+            name, small.get_submodule(name), layer_plan, plan.metric, (statistics or {}).get(name), refine
+        )
+        errors[name] = fitted.error
+        if fitted.rise is not None:
+            rises[name] = fitted.rise
+        swap(small, name, fitted.chain)
+    before = provenance(model) or Provenance()
+    merged = Plan({**before.plan.layers, **plan.layers}, _kept(before.plan, plan), plan.metric)
+    errors = {**before.errors, **errors}
+    return attach(small, Provenance(before.source, before.preprocessing, merged, errors, rises))
+
+
+def _kept(before: Plan, now: Plan) -> dict[str, str]:
+    kept = {**before.kept, **now.kept}
+    return {name: reason for name, reason in kept.items() if name not in before.layers and name not in now.layers}
+
+
+@dataclasses.dataclass
+class Fitted:
+    """The chain for one layer, its relative error in the metric, and the predicted rise of the loss in nats."""
+
+    chain: FactoredLayer
+    error: float = float("nan")
+    rise: float | None = None
+
+
+def fit_layer(
+    name: str, module: Any, layer_plan: LayerPlan, metric: str, statistics: LayerStatistics | None, refine: int = 1
+) -> Fitted:
+    """Factorize one layer in a metric; on the meta device in shape only, without an error."""
+    spec = spec_of(module)
+    weight = module.weight.detach().reshape(spec.weight_shape)
+    if weight.is_meta:
+        return Fitted(build_chain(layer_plan, None, module))
+    check_finite(weight, name)
+    metrics = layer_metrics(metric, spec, statistics)
+    method = get_method(layer_plan.method, **layer_plan.options)
+    kernels = method.factorize(weight, spec, layer_plan.rank, metrics, refine)
+    chain = build_chain(layer_plan, kernels, module)
+    del kernels
+    dense = chain.to_dense() if spec.groups == 1 else extract_groups(chain.to_dense(), spec.groups)
+    result = Fitted(chain, relative_error(metrics, weight, dense))
+    if metric in CENTRED:
+        chain.add_to_bias(mean_error(metrics, weight.double() - dense.double()))
+    if metric == "kronecker":
+        result.rise = squared_error(metrics, weight.double() - dense.double()) / 2
+    return result
+
+
+def mean_error(metrics: Sequence[Metric], delta: Tensor) -> Tensor:
+    """Δ · mean input, [F]: what an error Δ [F, C/g, kh, kw] takes from the mean output."""
+    parts = zip(metrics, delta.chunk(len(metrics)), strict=True)
+    return torch.cat([part.flatten(1) @ metric.mean.double() for metric, part in parts if metric.mean is not None])

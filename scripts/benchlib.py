@@ -1,0 +1,140 @@
+"""What the benchmark scripts share: a network with its images in memory, cached statistics, CSV files, tables."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import dataclasses
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tabulate import tabulate
+from torch import Tensor, nn
+
+import cnncompress as cc
+from cnncompress.data import split
+from cnncompress.evaluate import evaluate
+from cnncompress.factored import layers_of, spec_of
+from cnncompress.statistics import LayerStatistics, collect_statistics, load_statistics, save_statistics, statistics_key
+
+RESULTS = Path(__file__).parent / "results"
+METRICS = ("frobenius", "mahalanobis", "data-covariance", "kronecker")
+COLOURS = dict(zip(METRICS, ("tab:gray", "tab:orange", "tab:blue", "tab:red"), strict=True))
+
+Batches = list[tuple[Tensor, Tensor]]
+
+
+@dataclasses.dataclass
+class Bench:
+    """A network, an example input, and decoded batches of images: for statistics, and others to evaluate on."""
+
+    name: str
+    model: nn.Module
+    example: Tensor
+    calibration: Batches
+    held_out: Batches
+    fingerprint: str
+
+    def statistics(self, layers: Sequence[str], cache: Path) -> dict[str, LayerStatistics]:
+        """What all metrics need to know about some layers, from the cache where it fits."""
+        images = sum(len(x) for x, _ in self.calibration)
+        key = statistics_key(self.model, self.fingerprint, {"images": images, "layers": list(layers)})
+        path = cache / f"{self.name}-{key[:8]}.safetensors"
+        found = load_statistics(path, key)
+        if found is None:
+            found = collect_statistics(self.model, self.calibration, METRICS, layers=layers)
+            cache.mkdir(parents=True, exist_ok=True)
+            save_statistics(path, found, key)
+        return found
+
+    def top1(self, model: nn.Module | None = None) -> float:
+        """Percent of the held-out images that a network (the original by default) gets right."""
+        return evaluate(model or self.model, self.held_out).top1
+
+    @property
+    def images(self) -> int:
+        """How many images are held out."""
+        return sum(len(x) for x, _ in self.held_out)
+
+    def inner_layers(self) -> list[str]:
+        """The 3×3 convolutions, without the one that sees the image."""
+        specs = {name: spec_of(module) for name, module in layers_of(self.model).items()}
+        return [n for n, s in specs.items() if s.kernel_size == (3, 3) and s.in_channels > 3]
+
+
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """The options that all benchmarks of a pretrained network have."""
+    options = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("model", help="as for `cnncompress decompose`")
+    options.add_argument("--weights", default="DEFAULT")
+    options.add_argument("--data", required=True)
+    options.add_argument("--input-size", type=int)
+    options.add_argument("--calibration-images", type=int, default=1000)
+    options.add_argument("--images", type=int, help="evaluate on so many of the held-out images [default: all]")
+    options.add_argument("--cache", type=Path, default=Path("build/bench"), help="folder for statistics")
+    options.add_argument("--results", type=Path, default=RESULTS, help="folder for the CSV and the plot")
+    return options
+
+
+def open_bench(args: argparse.Namespace) -> Bench:
+    """The network and its images; of a set without training images one half is for statistics."""
+    loaded = cc.load_model(args.model, args.weights, input_size=args.input_size)
+    model = loaded.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # half as fast again
+    data = split(cc.load_data(args.data, loaded.preprocessing, None), 0.5, 0)
+    assert data.train is not None
+    name = args.model.rsplit(":", 1)[-1]
+    example = torch.zeros(1, 3, *loaded.preprocessing.size)
+    calibration = decode(data.train, args.calibration_images)
+    return Bench(name, model, example, calibration, decode(data.val, args.images), data.fingerprint)
+
+
+def decode(images: Any, count: int | None) -> Batches:
+    """Batches of `count` images (None: all) spread evenly over a set, of a size that the caches like."""
+    count = min(count or len(images), len(images))
+    indices = np.unique(np.linspace(0, len(images) - 1, count).astype(int)).tolist()
+    size = 50 if max(images.preprocessing.size) <= 64 else 5
+    return list(cc.make_loader(images, size, indices=indices))
+
+
+class Table:
+    """A CSV file that is written row by row, so that an interrupted sweep goes on where it was."""
+
+    def __init__(self, path: Path, keys: Sequence[str], columns: Sequence[str]) -> None:
+        self.path, self.keys, self.columns = path, keys, columns
+        self.rows = read_csv(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+
+    def find(self, **key: object) -> dict[str, str] | None:
+        """The row of a key, or None."""
+        wanted = [str(key[k]) for k in self.keys]
+        return next((row for row in self.rows if [row[k] for k in self.keys] == wanted), None)
+
+    def add(self, **values: object) -> None:
+        """Append one row; floats get six significant digits."""
+        row = {c: f"{v:.6g}" if isinstance(v := values[c], float) else str(v) for c in self.columns}
+        fresh = not self.path.exists()
+        with self.path.open("a", newline="") as file:
+            writer = csv.DictWriter(file, self.columns)
+            if fresh:
+                writer.writeheader()
+            writer.writerow(row)
+        self.rows.append(row)
+        print(" ".join(f"{k}={v}" for k, v in row.items()), flush=True)
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file with a header; none where there is no file."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def markdown(rows: Iterable[Sequence[object]], headers: Sequence[str]) -> str:
+    """A Markdown table; numbers to one decimal."""
+    body = [["" if v is None else f"{v:.1f}" if isinstance(v, float) else v for v in row] for row in rows]
+    align = ["left", *["right"] * (len(headers) - 1)]
+    return tabulate(body, headers, tablefmt="github", disable_numparse=True, colalign=align)

@@ -1,0 +1,56 @@
+"""The command line, met by Ctrl-C at a chosen place: `python -m tests.cli.driver PLACE COUNT ARGUMENT...`."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import sys
+
+
+def run(place: str, count: int, args: list[str]) -> None:
+    """Run a command; SIGINT comes with the `count`th call of `module:function`, or with the import of `module`."""
+    calls = 0
+
+    def met() -> None:
+        nonlocal calls
+        calls += 1
+        if calls == count:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    class Finder:
+        @staticmethod
+        def find_spec(name, path=None, target=None):
+            if name == place:
+                met()
+
+    module, colon, name = place.partition(":")
+    if not colon:
+        sys.meta_path.insert(0, Finder())
+    else:
+        owner = importlib.import_module(module)
+        *path, last = name.split(".")
+        for part in path:
+            owner = getattr(owner, part)
+        function = getattr(owner, last)
+
+        def wrapped(*args, **kwargs):
+            met()
+            return function(*args, **kwargs)
+
+        setattr(owner, last, wrapped)
+    from cnncompress.cli import main
+
+    main(args)
+
+
+def run_in(folder: str, place: str, count: int, args: list[str]) -> None:
+    """As `run`, in a folder, with the output in its files `.out` and `.err`."""
+    os.chdir(folder)
+    for number, name in ((1, ".out"), (2, ".err")):
+        os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT), number)
+    run(place, count, args)
+
+
+if __name__ == "__main__":
+    run(sys.argv[1], int(sys.argv[2]), sys.argv[3:])

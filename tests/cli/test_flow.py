@@ -1,0 +1,245 @@
+"""The whole job by the command line: decompose, again, finetune, report, export, evaluate."""
+
+import csv
+import io
+import itertools
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import cnncompress as cc
+from cnncompress.spec import Budget
+from tests.cli.conftest import listing
+
+
+def originals():
+    """Parameters and MACs of digits_vgg, by arithmetic."""
+    widths, side = (3, 16, 16, 32, 32, 64, 64), (32, 32, 16, 16, 8, 8)
+    convolutions = [9 * a * b for a, b in itertools.pairwise(widths)]
+    linear = [(1024, 256), (256, 256), (256, 10)]
+    biases_and_norms = 3 * sum(widths[1:])
+    params = sum(convolutions) + biases_and_norms + sum(a * b + b for a, b in linear)
+    macs = sum(w * s * s for w, s in zip(convolutions, side, strict=True)) + sum(a * b for a, b in linear)
+    return params, macs
+
+
+def report_of(done, *args):
+    return json.loads(done("report", *args, "--format", "json"))
+
+
+def test_decompose_finetune_report(done, cli):
+    text = done("decompose", "digits_vgg", "--data", "digits", "--rank", "0.25", "--out", "half")
+    assert "saved in half" in text
+    assert sorted(p.name for p in Path("half").iterdir()) == [
+        "metrics.json",
+        "model.safetensors",
+        "plan.json",
+        "run.json",
+    ]
+    before = report_of(done, "half")
+    tuning = ["finetune", "half", "--data", "digits", "--lr", "0.005"]
+    text = done(*tuning, "--out", "tuned")
+    assert "saved in tuned" in text
+    assert report_of(done, "half") == before
+    after = report_of(done, "tuned")
+    assert after["rows"][:2] == before["rows"]
+    assert [row["kind"] for row in after["rows"]] == ["original", "decomposed", "finetuned"]
+    decomposed, tuned = after["rows"][1:]
+    assert tuned["top1"] > decomposed["top1"]
+    assert (tuned["params"], tuned["macs"]) == (decomposed["params"], decomposed["macs"])
+    evaluated = done("evaluate", "tuned", "--data", "digits")
+    assert f"top-1 {tuned['top1']:.2f} %" in evaluated
+    again = done(*tuning, "--out", "tuned", "--resume")  # a finished training only publishes its result again
+    assert "best of epoch 1" in again
+    assert report_of(done, "tuned") == after
+    assert "tuned already exists" in cli(*tuning, "--out", "tuned").err
+    done(*tuning, "--out", "tuned", "--force")
+    assert json.loads(Path("tuned/run.json").read_text())["finetune"]["lr"] == 0.005
+    assert listing() == sorted([*listing("half"), *listing("tuned"), "half", "tuned"])
+
+
+def test_json_report(saved, done):
+    report = report_of(done, saved, "--data", "digits", "--latency", "--threads", "1")
+    assert set(report) == {"schema", "rows", "layers", "kept"}
+    assert report["schema"] == 1
+    keys = {"name", "kind", "params", "macs", "size_bytes", "top1", "top5", "images", "latency_ms"}
+    for row in report["rows"]:
+        assert set(row) == keys
+        assert set(row["latency_ms"]) == {"median", "p10", "p90", "batch", "threads", "device", "dtype"}
+        assert row["images"] == 359  # a fifth of scikit-learn's 1,797
+        assert 0 <= row["top1"] <= row["top5"] <= 100
+    first, second = report["rows"]
+    assert (first["params"], first["macs"]) == originals()
+    # K = 4 in k×k layers C→F: k·K·(C + F) weights, at the sizes above; in Linear layers K·(C + F); biases stay
+    for layer in report["layers"]:
+        assert set(layer) == {"layer", "method", "rank", "params", "macs", "error"}
+        assert layer["rank"] == [4]
+        assert 0 < layer["error"] < 1
+    saved_params = sum(a - b for a, b in (layer["params"] for layer in report["layers"]))
+    saved_macs = sum(a - b for a, b in (layer["macs"] for layer in report["layers"]))
+    assert (second["params"], second["macs"]) == (first["params"] - saved_params, first["macs"] - saved_macs)
+    by_name = {layer["layer"]: layer for layer in report["layers"]}
+    assert by_name["features.17"]["params"] == [9 * 64 * 64 + 64, 3 * 4 * (64 + 64) + 64]
+    assert by_name["features.17"]["macs"] == [9 * 64 * 64 * 64, 3 * 4 * (64 + 64) * 64]
+    assert by_name["classifier.3"]["params"] == [256 * 257, 4 * 512 + 256]
+    assert all(reason for reason in report["kept"].values())
+    assert len(report["layers"]) + len(report["kept"]) == 9
+
+
+def test_reports_in_every_format(saved, done):
+    params, macs = originals()
+    table = done("report", saved, "--layers")
+    assert "FLOPs = 2 × MACs" in table
+    assert "1×3" not in table
+    assert "3×3 64→64" in table
+    markdown = done("report", saved, "--format", "markdown")
+    assert markdown.startswith("| network")
+    rows = list(csv.DictReader(io.StringIO(done("report", saved, "--format", "csv"))))
+    assert [(int(r["params"]), int(r["macs"]), int(r["flops"])) for r in rows[:1]] == [(params, macs, 2 * macs)]
+    done("report", saved, "--format", "csv", "--output", "report.csv")
+    assert list(csv.DictReader(io.StringIO(Path("report.csv").read_text()))) == rows
+
+
+def test_report_of_two_runs(saved, done):
+    done("decompose", "digits_vgg", "--rank", "2", "--out", "second")
+    report = report_of(done, saved, "second")
+    assert [row["kind"] for row in report["rows"]] == ["original", "decomposed", "decomposed"]
+    assert report["rows"][1]["params"] > report["rows"][2]["params"]
+    assert {layer["layer"].rpartition(":")[0] for layer in report["layers"]} == {str(saved), "second"}
+
+
+def test_default_output_and_decomposing_a_run(done, refused):
+    done("decompose", "digits_vgg", "--layers", "features.*")
+    assert "runs/digits_vgg already exists" in refused("decompose", "digits_vgg")
+    done("decompose", "runs/digits_vgg", "--layers", "classifier.*", "--out", "both")
+    report = report_of(done, "both")
+    assert len(report["layers"]) == 9
+    assert not set(report["kept"]) & {layer["layer"] for layer in report["layers"]}
+    assert (report["rows"][0]["params"], report["rows"][0]["macs"]) == originals()
+    done("decompose", "digits_vgg", "--out", "once")
+    both, once = (cc.load(name).state_dict() for name in ("both", "once"))
+    assert both.keys() == once.keys()
+    assert all(torch.equal(both[name], once[name]) for name in both)
+
+
+def test_dry_run_writes_nothing_and_lists_everything(done):
+    text = done("decompose", "digits_vgg", "--rank", "0.25", "--skip", "classifier.*", "--dry-run")
+    assert listing() == []
+    assert "nothing was written" in text
+    assert re.search(r"features\.17 +3×3 64→64 +spatial-svd +48 .*36\.93K → 18\.50K 0\.50×", text)
+    for name in ("classifier.0", "classifier.3", "classifier.6"):
+        assert re.search(rf"{re.escape(name)} +skipped on request", text)
+    done("decompose", "digits_vgg", "--rank", "0.25", "--skip", "classifier.*", "--out", "run")
+    planned, real = text.splitlines()[2:4], done("report", "run").splitlines()[2:4]
+    assert [line.split()[:-3] for line in planned] == [line.split()[:-3] for line in real]
+
+
+def test_dry_run_tells_why_nothing_is_replaced(done):
+    text = done("decompose", "digits_vgg", "--rank", "1.0", "--dry-run")
+    assert len(re.findall(r"would not be cheaper|^ {12,}", text, re.MULTILINE)) >= 9
+
+
+def test_export(saved, done):
+    assert "outputs differ by at most" in done("export", saved, "--format", "onnx", "--output", "small.onnx")
+    assert listing() == ["small.onnx"]
+    import onnxruntime
+
+    image = torch.randn(3, 3, 32, 32)
+    session = onnxruntime.InferenceSession("small.onnx", providers=["CPUExecutionProvider"])
+    found = session.run(None, {"input": image.numpy()})[0]
+    with torch.no_grad():
+        assert torch.allclose(torch.from_numpy(found), cc.load(saved)(image), atol=1e-4)
+
+
+def test_export_beside_the_run(run_copy, done):
+    done("export", "run", "--format", "pt2")
+    assert Path("run.pt2").is_file()
+
+
+def test_inspect(saved, done):
+    text = done("inspect", "digits_vgg")
+    assert len(re.findall(r"^(?:features|classifier)\.\d+ ", text, re.MULTILINE)) == 9
+    assert re.search(r"features\.17 +3×3 64→64 +36,928 +2,359,296 +23\.1 .* of 192", text)
+    assert re.search(r"^[A-Z]: .*spatial-svd", text, re.MULTILINE)
+    assert "features.17.0 " in done("inspect", saved)
+
+
+def test_profile(saved, done):
+    params, macs = originals()
+    text = done("profile", saved, "--threads", "1", "--batch-size", "2")
+    assert "latency, share of the original" in text
+    assert "batch 2, 1 thread, cpu, float32" in text
+    text = done("profile", "digits_vgg", "--threads", "1")
+    for value in (params, macs, 2 * macs):
+        assert f"{value:,}" in text
+
+
+def test_methods_fit_the_terminal(done):
+    text = done("methods")
+    assert max(map(len, text.splitlines())) <= 110
+    for name in ("spatial-svd", "channel-svd", "svd", "tucker2", "cp"):
+        assert re.search(rf"^{name} ", text, re.MULTILINE)
+
+
+def test_nothing_but_the_times_on_stderr(cli):
+    result = cli("decompose", "digits_vgg", "--data", "digits", "--out", "run")
+    assert re.fullmatch(r"time: .* s; peak memory .* GiB\n", result.err)
+    for args in (
+        ["finetune", "run", "--data", "digits", "--batch-size", "512"],
+        ["report", "run", "--latency"],
+        ["export", "run", "--format", "onnx"],
+        ["evaluate", "run", "--data", "digits"],
+        ["inspect", "run"],
+        ["profile", "run"],
+    ):
+        result = cli(*args)
+        assert result.code == 0
+        assert result.err in ("", "no epoch was better than the start, whose weights are kept\n"), args
+
+
+RELOAD = """
+import sys
+import torch
+import cnncompress as cc
+torch.set_num_threads(1)
+image = torch.load("image.pt")
+torch.save(cc.load(sys.argv[1])(image), "found.pt")
+"""
+
+
+def test_python_api(cli):
+    model = cc.load_model("digits_vgg").model
+    image = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    expected = model(image)
+    plan = cc.plan(model, image, method="auto", rank=0.25)
+    small = cc.decompose(model, plan, progress=False)
+    assert torch.equal(model(image), expected)
+    cc.save(small, "run")
+    outputs = small(image)
+    assert torch.equal(cc.load("run")(image), outputs)
+    torch.save(image, "image.pt")
+    subprocess.run([sys.executable, "-c", RELOAD, "run"], check=True)
+    assert torch.equal(torch.load("found.pt"), outputs)
+
+
+def test_a_run_saved_from_python_goes_on(cli, done, refused):
+    model = cc.load_model("digits_vgg").model
+    plan = cc.plan(model, torch.zeros(1, 3, 32, 32), layers=["features.*"], rank=4)
+    cc.save(cc.decompose(model, plan, progress=False), "run")
+    assert "holds no measurements" in refused("report", "run")
+    done("finetune", "run", "--data", "digits", "--batch-size", "512")
+    done("decompose", "run", "--layers", "classifier.*", "--out", "more")
+    shutil.rmtree("run")
+    assert "Linear 1024→256" in done("report", "more", "--layers")
+
+
+def test_budgets_are_refused_until_they_work(cli):
+    model = cc.load_model("digits_vgg").model
+    with pytest.raises(cc.UsageError, match="budgets"):
+        cc.plan(model, torch.zeros(1, 3, 32, 32), budget=Budget(macs=0.5))

@@ -1,0 +1,142 @@
+"""Networks that do not exist, do not build, do not run, or have weights that do not fit."""
+
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from cnncompress.models import load_model
+
+FACTORY = """
+import torch
+from torch import nn
+
+def raises():
+    raise ValueError("no such width\\nsecond line")
+
+def exits():
+    raise SystemExit(3)
+
+def nothing():
+    return None
+
+def five_channels():
+    return nn.Sequential(nn.Conv2d(5, 8, 3), nn.Flatten())
+
+class Failing(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3)
+
+    def forward(self, x):
+        raise KeyError("gone")
+
+class Mapping(Failing):
+    def forward(self, x):
+        return {"logits": self.conv(x)}
+
+def no_layers():
+    return nn.Flatten()
+
+def no_values():
+    with torch.device("meta"):
+        return nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten())
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "words"),
+    [
+        ("", 2, "''"),
+        ("vgg61", 2, "unknown model 'vgg61'; did you mean 'vgg"),
+        ("digit_vgg", 2, "did you mean 'digits_vgg'?"),
+        ("runs/none", 1, "no run at runs/none"),
+        ("nets.py", 2, "give nets.py:FUNCTION"),
+        ("none.py:build", 2, "no such file"),
+        ("broken.py:build", 1, "SyntaxError"),
+        ("no.such.module:build", 2, "no Python module 'no.such.module'"),
+        ("nets.py:raise", 2, "has no function 'raise'; did you mean 'raises'?"),
+        ("nets.py:raises", 1, "raised ValueError: no such width"),
+        ("nets.py:exits", 1, "raised SystemExit: 3"),
+        ("nets.py:nothing", 1, "returned NoneType"),
+        ("nets.py:five_channels", 1, "to have 5 channels"),
+        ("nets.py:Failing", 1, "'gone'"),
+        ("nets.py:Mapping", 1, "returns a dict"),
+        ("nets.py:no_layers", 1, "no Conv2d or Linear"),
+        ("nets.py:no_values", 1, "meta device"),
+    ],
+)
+def test_wrong_model(name, code, words, refused):
+    Path("nets.py").write_text(FACTORY)
+    Path("broken.py").write_text("def build(:\n")
+    assert words in refused("decompose", name, "--out", "out", "--input-size", "8", code=code)
+
+
+def test_a_folder_with_the_name_of_a_network_is_no_run(done):
+    Path("digits_vgg").mkdir()
+    assert "99.44" in done("evaluate", "digits_vgg", "--data", "digits")
+
+
+@pytest.mark.parametrize("command", ["inspect", "profile"])
+def test_wrong_model_elsewhere(command, refused):
+    Path("nets.py").write_text(FACTORY)
+    assert "unknown model 'vgg61'" in refused(command, "vgg61", code=2)
+    assert "returns a dict" in refused(command, "nets.py:Mapping", "--input-size", "8")
+
+
+@pytest.fixture
+def weights(cli):
+    """Weights files of digits_vgg, whole and not."""
+    state = load_model("digits_vgg").model.state_dict()
+    first = "features.0.weight"
+    save_file(state, "good.safetensors")
+    torch.save(state, "good.pth")
+    for name in ("good.safetensors", "good.pth"):
+        Path(name.replace("good", "short")).write_bytes(Path(name).read_bytes()[:5000])
+    save_file({**state, first: torch.zeros(1)}, "shape.safetensors")
+    save_file({**state, first: torch.full_like(state[first], float("nan"))}, "nan.safetensors")
+    save_file({name: value for name, value in state.items() if name != first}, "missing.safetensors")
+    Path("code.pth").write_bytes(pickle.dumps({"a": print}))
+    torch.save([1, 2, 3], "list.pth")
+    Path("text.pth").write_text("hello")
+    Path("empty.pth").touch()
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("none.pth", "no such weights file: none.pth"),
+        (".", "is a directory"),
+        ("short.safetensors", "not a whole safetensors file"),
+        ("short.pth", "truncated, or holds more than tensors"),
+        ("code.pth", "truncated, or holds more than tensors"),
+        ("text.pth", "truncated, or holds more than tensors"),
+        ("empty.pth", "truncated, or holds more than tensors"),
+        ("list.pth", "holds list, not a state dict"),
+        ("shape.safetensors", "features.0.weight is 1, not 16×3×3×3"),
+        ("missing.safetensors", "1 missing (features.0.weight)"),
+        ("nan.safetensors", "features.0: the weight holds NaN or infinite values"),
+    ],
+)
+def test_wrong_weights(name, words, weights, refused):
+    assert words in refused("decompose", "digits_vgg", "--weights", name, "--out", "out")
+
+
+def test_unknown_weights(refused):
+    assert "give DEFAULT, none or a file" in refused(
+        "decompose", "digits_vgg", "--weights", "V1", "--out", "out", code=2
+    )
+    message = refused("decompose", "alexnet", "--weights", "IMAGENET1K_V2", "--out", "out", code=2)
+    assert "did you mean 'IMAGENET1K_V1'?" in message
+
+
+def test_weights_of_another_network(weights, refused):
+    assert "do not fit the network" in refused("decompose", "squeezenet1_1", "--weights", "good.pth", "--out", "out")
+
+
+@pytest.mark.parametrize("name", ["good.safetensors", "good.pth"])
+def test_good_weights_are_the_networks(name, weights, done):
+    args = ["evaluate", "digits_vgg", "--data", "digits"]
+    assert done(*args, "--weights", name) == done(*args)

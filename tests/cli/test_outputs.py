@@ -1,0 +1,109 @@
+"""Outputs that are there already, cannot be written, or do not fit the disk."""
+
+import resource
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import listing
+
+DECOMPOSE = ["decompose", "digits_vgg", "--rank", "4", "--out"]
+
+
+def contents(folder):
+    return {path: Path(path).read_bytes() for path in listing(folder) if Path(path).is_file()}
+
+
+def test_an_existing_run_needs_force(run_copy, refused, done):
+    before = contents("run")
+    assert "run already exists" in refused(*DECOMPOSE, "run")
+    assert contents("run") == before
+    done("decompose", "digits_vgg", "--rank", "3", "--out", "run", "--force")
+    assert contents("run") != before
+    assert listing() == sorted(["run", *listing("run")])
+
+
+@pytest.mark.parametrize("force", [[], ["--force"]])
+@pytest.mark.parametrize("command", ["decompose", "finetune"])
+@pytest.mark.parametrize(
+    ("out", "words"),
+    [
+        ("files", "a folder of other files"),
+        ("file", "it is a file"),
+        ("file/run", "file is not a folder"),
+        (".", "contains the current folder"),
+        ("..", "contains the current folder"),
+        ("/dev/null/run", "/dev/null is not a folder"),
+        ("a" * 300, "File name too long"),
+    ],
+)
+def test_outputs_that_are_no_place_for_a_run(out, words, command, force, saved, refused):
+    Path("files").mkdir()
+    Path("files/notes.txt").write_text("mine")
+    Path("file").touch()
+    start = ["digits_vgg"] if command == "decompose" else [saved, "--data", "digits"]
+    assert words in refused(command, *start, "--out", out, *force)
+    assert Path("files/notes.txt").read_text() == "mine"
+
+
+def test_an_unwritable_folder(refused, tmp_path, monkeypatch):
+    monkeypatch.setattr("os.access", lambda path, mode: False)  # root may write where nobody else may
+    assert "no permission to write" in refused(*DECOMPOSE, "out")
+
+
+@pytest.mark.parametrize(
+    ("output", "words"), [("there", "--force"), ("files", "it is a folder"), ("there/x.onnx", "is not a folder")]
+)
+def test_export_outputs(output, words, saved, refused):
+    Path("files").mkdir()
+    Path("there").write_text("mine")
+    assert words in refused("export", saved, "--format", "pt2", "--output", output)
+    assert Path("there").read_text() == "mine"
+
+
+@pytest.mark.parametrize(("output", "words"), [("files", "it is a folder"), ("there/x.md", "is not a folder")])
+def test_report_outputs(output, words, saved, refused):
+    Path("files").mkdir()
+    Path("there").touch()
+    assert words in refused("report", saved, "--output", output)
+
+
+@pytest.fixture
+def small_files(cli):
+    """A folder `disk` for files of no more than 32 KiB."""
+    Path("disk").mkdir()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**15, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.fixture
+def small_disk(request, cli):
+    """A folder `disk` that is a file system of 64 KiB; where mounting is not allowed, as `small_files`."""
+    Path("disk").mkdir(exist_ok=True)
+    command = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", "disk"]
+    if shutil.which("mount") and subprocess.run(command, capture_output=True, check=False).returncode == 0:
+        yield
+        subprocess.run(["umount", "-l", "disk"], check=True)
+    else:
+        Path("disk").rmdir()
+        request.getfixturevalue("small_files")
+        yield
+
+
+@pytest.mark.parametrize("room", ["small_disk", "small_files"])
+def test_a_full_disk(room, saved, refused, request):
+    request.getfixturevalue(room)
+    full = "space left|File too large"
+    for args in (
+        [*DECOMPOSE, "disk/run"],
+        ["export", saved, "--format", "pt2", "--output", "disk/run.pt2"],
+        ["export", saved, "--format", "onnx", "--output", "disk/run.onnx"],
+        ["finetune", saved, "--data", "digits", "--out", "disk/run"],
+    ):
+        line = refused(*args)
+        assert any(words in line for words in full.split("|")), line
+        assert listing("disk") == []

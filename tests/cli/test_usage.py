@@ -1,0 +1,138 @@
+"""Help, start-up and bad usage."""
+
+import subprocess
+import sys
+
+import pytest
+
+from cnncompress import __version__
+from cnncompress.cli import COMMANDS
+
+HELP = """
+import sys
+from cnncompress.cli import main
+try:
+    main(sys.argv[1:])
+except SystemExit as exit_:
+    assert exit_.code == 0
+slow = {"torch", "torchvision", "numpy", "pydantic", "yaml"} & set(sys.modules)
+assert not slow, slow
+"""
+
+
+@pytest.mark.parametrize("args", [["--help"], ["decompose", "-h"], ["--version"], []])
+def test_help_does_not_wait_for_torch(args):
+    found = subprocess.run([sys.executable, "-c", HELP, *args], capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stderr
+    assert found.stdout
+    assert not found.stderr
+
+
+def test_without_arguments_the_help_is_printed(done):
+    text = done()
+    assert text == done("--help")
+    assert all(f"  {name} " in text for name in COMMANDS)
+    assert "..." not in text.partition("Commands:")[2]  # no description is cut
+
+
+def test_version(done):
+    assert __version__ in done("--version")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(command, done, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "110")
+    text = done(command, "--help")
+    assert text == done(command, "-h")
+    assert text.startswith(f"Usage: cnncompress {command}")
+    assert max(map(len, text.splitlines())) <= 110
+    assert "INTEGER" not in text
+    assert "RANGE" not in text
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["--nope"], "--nope"),
+        (["decompos"], "did you mean 'decompose'?"),
+        (["xyz"], "known: decompose, finetune"),
+        (["decompose", "--nope"], "see `cnncompress decompose --help`"),
+        (["decompose"], "give MODEL"),
+        (["decompose", "digits_vgg", "more"], "more"),
+        (["report"], "RUNS"),
+        (["export", "run"], "--format"),
+        (["export", "run", "--format", "tflite"], "'tflite'"),
+        (["report", "run", "--format", "xml"], "'xml'"),
+        (["finetune", "run", "--schedule", "some"], "'some'"),
+        (["finetune", "run", "--lr", "fast"], "'fast'"),
+        (["evaluate", "digits_vgg"], "give --data"),
+        (["evaluate", "digits_vgg", "--data", "digits", "--batch-size", "0"], "--batch-size: 0 should be"),
+        (["evaluate", "digits_vgg", "--data", "digits", "--workers", "-1"], "--workers: -1 should be"),
+        (["evaluate", "digits_vgg", "--data", ""], "--data: ''"),
+        (["profile", "digits_vgg", "--batch-size", "0"], "batch size is 0"),
+        (["profile", "digits_vgg", "--threads", "0"], "threads is 0"),
+        (["decompose", "digits_vgg", "--seed", "-1"], "--seed: -1 should be"),
+        (["decompose", "digits_vgg", "--seed", str(2**63)], "--seed"),
+        (["decompose", "digits_vgg", "--num-classes", "0"], "--num-classes: 0 should be"),
+        (["decompose", "digits_vgg", "--input-size", "0"], "--input-size: '0'"),
+        (["decompose", "digits_vgg", "--input-size", "bigxsmall"], "such as 224"),
+        (["decompose", "digits_vgg", "--mean", "nan"], "--mean: 'nan'"),
+        (["decompose", "digits_vgg", "--mean", "1,2"], "three separated by commas"),
+        (["decompose", "digits_vgg", "--std", "0"], "--std: a standard deviation is positive"),
+    ],
+)
+def test_bad_usage(args, words, refused):
+    assert words in refused(*args, code=2)
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["--rank", "0"], "rank 0"),
+        (["--rank=-1"], "rank -1"),
+        (["--rank", "nan"], "rank nan"),
+        (["--rank", "inf"], "rank inf"),
+        (["--rank", "1e400"], "rank 1e400"),
+        (["--rank", "1.5"], "rank 1.5"),
+        (["--rank", "0.0"], "rank 0.0"),
+        (["--rank", "abc"], "'abc' is not a number"),
+        (["--rank", "1,2"], "'1,2' is not a number"),
+        (["--rank", ""], "'' is not a number"),
+        (["--layers", "conv*"], "--layers 'conv*' matches no layer"),
+        (["--skip", "features.00"], "did you mean 'features.0'?"),
+        (["--method", "spatialsvd"], "did you mean 'spatial-svd'?"),
+        (["--method", ""], "unknown method ''"),
+        (["--method", "auto:K=3"], "auto takes no options"),
+        (["--method", "spatial-svd:k=3"], "did you mean 'K'?"),
+        (["--method", "spatial-svd:K"], "takes a whole number"),
+        (["--method", "spatial-svd:K=0"], "at least 1"),
+        (["--method", "tucker2:K1=3"], "missing K2"),
+        (["--method", "tucker2:algorithm=hosv"], "hosvd"),
+        (["--method", "cp:iterations=-1"], "at least 1"),
+        (["--metric", "frobenus"], "did you mean 'frobenius'?"),
+        (["--device", "gpu"], "'gpu'"),
+    ],
+)
+def test_bad_decompositions(args, words, refused):
+    assert words in refused("decompose", "digits_vgg", "--out", "out", *args, code=2)
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["--rank", "100000"], "above its full rank"),
+        (["--rank", "1.0"], "would not be cheaper"),
+        (["--skip", "*"], "skipped on request"),
+        (["--input-size", "7"], "1×3×7×7"),
+    ],
+)
+def test_nothing_to_do(args, words, refused):
+    assert words in refused("decompose", "digits_vgg", "--out", "out", *args)
+
+
+@pytest.mark.parametrize(
+    "args", [["decompose", "digits_vgg"], ["evaluate", "digits_vgg", "--data", "digits"], ["profile", "digits_vgg"]]
+)
+def test_no_gpu(args, refused, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert "sees no CUDA GPU" in refused(*args, "--device", "cuda")

@@ -1,0 +1,128 @@
+"""Least squares in single kernels against explicit design matrices."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from cnncompress.decompositions import compose, get_method
+from cnncompress.decompositions import refine as refine_module
+from cnncompress.decompositions.refine import error_of, features_of, improve_stage, refine, refit_last
+from cnncompress.metrics import METRICS, Metric, layer_metrics
+from cnncompress.spec import ConvSpec, Permutation
+from tests.decompositions.helpers import generator, made_up_statistics, randn
+
+SPEC = ConvSpec(4, 6, (3, 2))
+CHAINS = {
+    "spatial-svd": (2,),
+    "channel-svd": (2,),
+    "tucker2": (2, 3),
+    "cp": (3,),
+    "monochromatic": (3,),
+    "monochromatic of one colour": (1,),
+    "bicluster-svd": (2, 2, 1, 2),
+    "bicluster-outer": (2, 2, 1),
+}
+
+
+def setting(name: str, metric: str):
+    """A chain with random kernels and shuffled permutations, a random weight, and a metric."""
+    chain = get_method(name.split()[0]).stages(SPEC, CHAINS[name])
+    kernels = [
+        torch.randperm(s.channels, generator=generator(i))
+        if isinstance(s, Permutation)
+        else randn(*s.weight_shape, seed=10 + i)
+        for i, s in enumerate(chain)
+    ]
+    (form,) = layer_metrics(metric, SPEC, made_up_statistics(SPEC))
+    return chain, kernels, randn(*SPEC.weight_shape, seed=1), form
+
+
+def root(matrix: np.ndarray) -> np.ndarray:
+    values, vectors = np.linalg.eigh(matrix)
+    return vectors * np.sqrt(values) @ vectors.T
+
+
+def form_root(metric: Metric, F: int, n: int) -> np.ndarray:
+    """Q [F·n, F·n] with ‖Q · vec(Δ)‖² the metric's squared error."""
+    if metric.alpha is not None:
+        return np.diag(metric.alpha.double().numpy().ravel())
+    sigma = np.eye(n) if metric.sigma is None else metric.sigma.dense.numpy()
+    gamma = np.eye(F) if metric.gamma is None else metric.gamma.numpy()
+    return np.kron(root(gamma), root(sigma))
+
+
+def least_error(chain, kernels, i: int, weight, metric) -> float:
+    """The smallest squared error over kernel `i`, by numpy on the explicit matrix of this linear problem."""
+    columns = []
+    for entry in torch.eye(kernels[i].numel(), dtype=torch.float64):
+        columns.append(compose(chain, [*kernels[:i], entry.reshape(kernels[i].shape), *kernels[i + 1 :]]).flatten())
+    Q = form_root(metric, len(weight), weight[0].numel())
+    design, target = Q @ torch.stack(columns, dim=1).numpy(), Q @ weight.flatten().numpy()
+    solution = np.linalg.lstsq(design, target, rcond=None)[0]
+    return float(np.sum((design @ solution - target) ** 2))
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("name", CHAINS)
+def test_the_last_stage_is_the_least_squares_solution(monkeypatch, name, metric):
+    monkeypatch.setattr(refine_module, "STEPS", 300)  # for groups that the second moment of the gradients ties together
+    chain, kernels, weight, form = setting(name, metric)
+    last = max(i for i, s in enumerate(chain) if isinstance(s, ConvSpec))
+    best = least_error(chain, kernels, last, weight, form)
+    found = refit_last(chain, kernels, weight, form)
+    assert all(torch.equal(a, b) for i, (a, b) in enumerate(zip(found, kernels, strict=True)) if i != last)
+    assert error_of(chain, found, weight, form) == pytest.approx(best, rel=1e-7)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("name", CHAINS)
+def test_every_stage_goes_down_to_its_optimum(monkeypatch, name, metric):
+    chain, kernels, weight, form = setting(name, metric)
+    for i in (i for i, s in enumerate(chain) if isinstance(s, ConvSpec)):
+        errors = [error_of(chain, kernels, weight, form)]
+        for steps in (1, 3, 12, 300):
+            monkeypatch.setattr(refine_module, "STEPS", steps)
+            errors.append(error_of(chain, improve_stage(chain, kernels, i, weight, form), weight, form))
+        assert errors == sorted(errors, reverse=True)
+        assert errors[-1] == pytest.approx(least_error(chain, kernels, i, weight, form), rel=1e-7)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("name", CHAINS)
+def test_sweeps_never_raise_the_error_and_no_sweep_changes_nothing(name, metric):
+    chain, kernels, weight, form = setting(name, metric)
+    assert all(a is b for a, b in zip(refine(chain, kernels, weight, form, 0), kernels, strict=True))
+    errors = [error_of(chain, refine(chain, kernels, weight, form, n), weight, form) for n in range(5)]
+    assert errors == sorted(errors, reverse=True)
+    assert errors[4] < errors[1] < errors[0]
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_features_times_the_last_kernel_are_the_chain(name):
+    chain, kernels, _, _ = setting(name, "frobenius")
+    last = max(i for i, s in enumerate(chain) if isinstance(s, ConvSpec))
+    groups, features = chain[last].groups, features_of(chain, kernels, last)
+    parts = zip(kernels[last].chunk(groups), features.chunk(groups), strict=True)
+    dense = [kernel.flatten(1) @ feature for kernel, feature in parts]
+    expected = compose(chain[: last + 1], kernels[: last + 1]).flatten(1)
+    torch.testing.assert_close(torch.cat(dense), expected)
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_conjugate_gradients_take_over_from_single_filters_in_wide_stages(monkeypatch, name):
+    monkeypatch.setattr(refine_module, "ROWWISE", 0)
+    monkeypatch.setattr(refine_module, "STEPS", 300)
+    chain, kernels, weight, form = setting(name, "mahalanobis")
+    last = max(i for i, s in enumerate(chain) if isinstance(s, ConvSpec))
+    found = refit_last(chain, kernels, weight, form)
+    best = least_error(chain, kernels, last, weight, form)
+    assert error_of(chain, found, weight, form) == pytest.approx(best, rel=1e-7)
+
+
+def test_an_exact_chain_is_left_as_it_is():
+    chain, kernels, _, form = setting("tucker2", "data-covariance")
+    weight = compose(chain, kernels)
+    again = refine(chain, kernels, weight, form, 3)
+    assert all(torch.equal(a, b) for a, b in zip(again, kernels, strict=True))

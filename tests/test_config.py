@@ -1,0 +1,170 @@
+"""Settings files: what they may say, what wins, and what is refused in which words."""
+
+from pathlib import Path
+
+import pytest
+
+from cnncompress.config import DecomposeSettings, TuneSettings, merge, validate
+from cnncompress.errors import UsageError
+from cnncompress.pipeline import run_decompose
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+
+
+@pytest.fixture
+def write(tmp_path):
+    path = tmp_path / "settings.yaml"
+
+    def put(text):
+        path.write_text(text)
+        return path
+
+    return put
+
+
+def decomposing(path, **flags):
+    return merge(DecomposeSettings, path, flags)
+
+
+def test_flags_win_over_the_file_and_the_file_over_defaults(write):
+    path = write("model: vgg16\nrank: 8\nlayers: ['features.*', head]\nbatch_size: 16\nmean: 0.5\ninput_size: 32x48\n")
+    settings = decomposing(path, rank="0.5", model=None, layers=(), force=True)
+    assert (settings.model, settings.rank, settings.force) == ("vgg16", 0.5, True)
+    assert settings.layers == ["features.*", "head"]
+    assert (settings.batch_size, settings.workers, settings.seed) == (16, 0, 0)
+    assert (settings.mean, settings.input_size) == ((0.5, 0.5, 0.5), (32, 48))
+    assert decomposing(path, layers=("x",)).layers == ["x"]
+
+
+@pytest.mark.parametrize(
+    ("value", "rank"), [("8", 8), ("0.25", 0.25), (8, 8), (1.0, 1.0), ("1", 1), ("1.", 1.0), ([3, 5], (3, 5))]
+)
+def test_ranks(value, rank):
+    found = decomposing(None, rank=value).rank
+    assert found == rank
+    assert type(found) is type(rank)
+
+
+def test_rules_by_layer(write):
+    settings = decomposing(write("per_layer:\n  features.*: {rank: 8}\n  head: {method: svd, rank: 0.5}\n"))
+    assert [(r.method, r.rank) for r in settings.per_layer.values()] == [(None, 8), ("svd", 0.5)]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("rnak: 3", "unknown key 'rnak'; did you mean 'rank'?"),
+        ("dry-run: true", "did you mean 'dry_run'?"),
+        ("zzz: 3", "known: model, weights"),
+        ("1: 2", "unknown key '1'"),
+        ("epochs: 3", "'epochs' belongs in the section `finetune:`"),
+        ("finetune: {epohs: 3}", "unknown key 'finetune.epohs'; did you mean 'epochs'?"),
+        ("finetune: 3", "finetune: 3 should be a valid dictionary"),
+        ("per_layer: 3", "per_layer: 3 should be a valid dictionary"),
+        ("per_layer: {a: 3}", "per_layer.a: 3 should be a valid dictionary"),
+        ("per_layer: {a: {rnk: 3}}", "unknown key 'per_layer.a.rnk'; did you mean 'rank'?"),
+        ("per_layer: {a: {rank: -3}}", "per_layer.a.rank: rank -3 makes no sense"),
+        ("rank: 0", "rank: rank 0 makes no sense"),
+        ("rank: true", "rank: rank True is not a number"),
+        ("rank: [3, 0.5]", "rank: rank [3, 0.5] is not a number"),
+        ("rank: {}", "rank: rank {} is not a number"),
+        ("model: 3", "model: 3 should be a valid string"),
+        ("method:", "method: None should be a valid string"),
+        ("layers: features.*", "layers: 'features.*' should be a valid list"),
+        ("batch_size: 0", "batch_size: 0 should be greater than or equal to 1"),
+        ("batch_size: 1.5", "batch_size: 1.5 should be a valid integer"),
+        ("workers: -1", "workers: -1 should be greater than or equal to 0"),
+        ("seed: a", "seed: 'a' should be a valid integer"),
+        ("device: gpu", "device: 'gpu' should be 'auto', 'cpu' or 'cuda'"),
+        ("force: maybe", "force: 'maybe' should be a valid boolean"),
+        ("mean: [1, 2]", "mean: '[1, 2]' is not one number, or three"),
+        ("std: [1, 0, 1]", "std: a standard deviation is positive"),
+        ("input_size: [1, 2, 3]", "input_size: '[1, 2, 3]' is not H or HxW"),
+        ("input_size: {a: 1}", "is not H or HxW"),
+        ("model: [", "is not YAML"),
+        ("a: &x [*x]\nb: *x", "unknown key 'a'"),
+        ("? [a]\n: b", "is not YAML"),
+        ("[" * 5000, "is not YAML"),
+        ('!!python/object/apply:os.system ["true"]', "is not YAML"),
+        ("\x00", "is not YAML"),
+        ("- a", "holds a list, not a mapping"),
+        ("7", "holds a int, not a mapping"),
+    ],
+)
+def test_wrong_files(text, words, write):
+    path = write(text)
+    with pytest.raises(UsageError) as error:
+        decomposing(path)
+    assert words in str(error.value)
+    assert str(error.value).startswith(str(path))
+    assert "\n" not in str(error.value)
+
+
+def test_files_that_cannot_be_read(tmp_path):
+    with pytest.raises(UsageError, match="No such file"):
+        decomposing(tmp_path / "none.yaml")
+    with pytest.raises(UsageError, match="Is a directory"):
+        decomposing(tmp_path)
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UsageError, match="decode"):
+        decomposing(tmp_path / "binary.yaml")
+
+
+def test_an_empty_file_says_nothing(write):
+    assert decomposing(write("# nothing\n")) == DecomposeSettings()
+
+
+def test_wrong_flags_are_named_as_flags():
+    with pytest.raises(UsageError, match=r"^--batch-size: 0 should be"):
+        validate(DecomposeSettings, {"batch_size": 0})
+
+
+def test_the_section_of_fine_tuning(write):
+    path = write(
+        "data: digits\nseed: 3\nbatch_size: 8\nfinetune: {schedule: upper, epochs: 4, seed: 5, momentum: 0.5}\n"
+    )
+    settings = merge(TuneSettings, path, {"epochs": 2, "lr": None}, section="finetune")
+    assert (settings.schedule, settings.epochs, settings.momentum) == ("upper", 2, 0.5)
+    assert (settings.data, settings.seed, settings.batch_size) == ("digits", 5, 64)
+
+
+def test_fine_tuning_without_a_section(write):
+    assert merge(TuneSettings, write("model: vgg16\n"), {}, section="finetune") == TuneSettings()
+
+
+# --- the files that come with the tool ---
+
+
+def dry_run(name, **changes):
+    settings = merge(DecomposeSettings, CONFIGS / name, {"weights": "none", "dry_run": True, **changes})
+    return run_decompose(settings, []).report.to_json()
+
+
+def test_vgg16_with_the_ranks_of_tai_et_al():
+    report = dry_run("tai2016_vgg16.yaml")
+    params, macs = zip(*[(layer["params"], layer["macs"]) for layer in report["layers"]], strict=True)
+    biases = 2 * (64 + 128) + 3 * (256 + 512 + 512)
+    assert biases == 4_224
+    assert [sum(column) - biases for column in zip(*params, strict=True)] == [14_710_464, 5_358_573]
+    assert [sum(column) for column in zip(*macs, strict=True)] == [15_346_630_656, 4_944_393_216]
+    assert [layer["rank"][0] for layer in report["layers"]] == [5, 24, 48, 48, 64, 128, 160, 192, 192, 256, *3 * [320]]
+    assert report["kept"] == dict.fromkeys(["classifier.0", "classifier.3", "classifier.6"], "not selected")
+    original, planned = report["rows"]
+    assert original["macs"] - planned["macs"] == 15_346_630_656 - 4_944_393_216
+    assert original["size_bytes"] - planned["size_bytes"] == 4 * (14_710_464 - 5_358_573)
+
+
+def test_alexnet_with_the_fully_connected_layers_of_denton_et_al():
+    report = dry_run("denton2014_fc.yaml")
+    shapes = {"classifier.1": (9216, 4096, 250), "classifier.4": (4096, 4096, 350), "classifier.6": (4096, 1000, 250)}
+    found = {layer["layer"]: (layer["method"], layer["params"]) for layer in report["layers"]}
+    assert found == {n: ("svd", [c * f + f, k * (c + f) + f]) for n, (c, f, k) in shapes.items()}
+    assert set(report["kept"]) == {f"features.{i}" for i in (0, 3, 6, 8, 10)}
+    settings = merge(TuneSettings, CONFIGS / "denton2014_fc.yaml", {}, section="finetune")
+    assert (settings.schedule, settings.epochs) == ("upper", 2)
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_file_is_valid(path):
+    assert merge(DecomposeSettings, path, {}).model
+    assert merge(TuneSettings, path, {}, section="finetune")
