@@ -3,6 +3,6 @@
 source "$(dirname "$0")/setup.sh"
 out="${1:-build/demo}"
 set -x
-cnncompress decompose digits_vgg --data digits --rank 0.2 --out "$out" --force
-cnncompress finetune "$out" --data digits --epochs 3
+cnncompress decompose digits_vgg --data digits --rank 0.25 --skip classifier.6 --out "$out" --force
+cnncompress finetune "$out" --data digits --epochs 8
 cnncompress report "$out" --latency
