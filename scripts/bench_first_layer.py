@@ -28,7 +28,7 @@ COLUMNS = (*KEYS, "kernel_error", "output_error", "top1", "images")
 def sweep(bench: Bench, table: Table, layer: str, cache: Path) -> None:
     statistics = bench.statistics([layer], cache)
     original = bench.model.get_submodule(layer)
-    spec, weight = spec_of(original), original.weight.detach().double()  # type: ignore[union-attr]
+    spec, weight = spec_of(original), original.weight.detach().double()  # type: ignore[union-attr,operator]
     covariance = layer_metrics("data-covariance", spec, statistics[layer])
     for refine, metric, colours in ((r, m, c) for r in REFINES for m in METRICS for c in COUNTS):
         point = dict(zip(KEYS, (bench.name, layer, metric, refine, colours), strict=True))

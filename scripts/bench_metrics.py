@@ -77,15 +77,15 @@ def show(folder: Path, method: str = "spatial-svd") -> None:
         panel.axhline(float(original["top1"]), color="black", linestyle="--", linewidth=1, label="original")
         for metric in METRICS:
             line = [r for r in rows if (r["method"], r["metric"], r["refine"]) == (method, metric, "1") and r["top1"]]
-            x, y = ([100 * float(r["macs"]) for r in line], [float(r["top1"]) for r in line])
-            panel.plot(x, y, marker="o", markersize=4, color=COLOURS[metric], label=metric)
+            points = sorted((100 * float(r["macs"]), float(r["top1"])) for r in line)
+            panel.plot(*zip(*points, strict=True), marker="o", markersize=4, color=COLOURS[metric], label=metric)
         panel.set(title=f"{name} ({images} images)", xlabel="MACs kept (%)", ylim=(0, None))
         panel.grid(alpha=0.3)
         print(f"\n{name}, {images} images, original {float(original['top1']):.1f} %:\n\n{table_of(rows)}")
     panels[0][0].set_ylabel("top-1 (%)")
-    panels[0][-1].legend(loc="lower right", fontsize=8)
-    figure.suptitle(f"{method} of the 3×3 layers, no fine-tuning", y=0.98)
-    figure.tight_layout()
+    figure.suptitle(f"{method} of the 3×3 layers, without fine-tuning")
+    figure.legend(*panels[0][0].get_legend_handles_labels(), loc="lower center", ncols=5, frameon=False)
+    figure.tight_layout(rect=(0, 0.07, 1, 1))
     figure.savefig(folder / "metrics.png", dpi=110)
 
 

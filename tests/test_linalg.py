@@ -125,6 +125,20 @@ def test_singular_values_and_eigenvectors_against_numpy():
     np.testing.assert_allclose(U.T @ moment @ U, np.diag(np.linalg.eigvalsh(moment)[::-1][:2]), atol=1e-9)
 
 
+@pytest.mark.parametrize("share", [1.0, 0.0])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_some_eigenvectors_of_a_large_matrix_against_numpy(monkeypatch, share, dtype):
+    monkeypatch.setattr(linalg, "KRYLOV_MIN_SIDE", 30)
+    A = randn(40, 5) * share  # eigenvalues of zero are among the twelve
+    moment = (A @ A.mT).to(dtype)
+    U = leading_eigenvectors(moment, 12)
+    assert U.dtype == dtype
+    assert orthonormality(U) < 1e-5
+    captured = (U.mT @ moment @ U).diagonal().double().numpy()
+    best = np.linalg.eigvalsh(moment.double().numpy())[::-1][:12]
+    np.testing.assert_allclose(captured, best, atol=1e-5 * max(best[0], 1))
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
 def test_check_finite(bad):
     weight = randn(3, 3)

@@ -17,7 +17,7 @@ from cnncompress.metrics import Metric
 from cnncompress.spec import Chain, ConvSpec, Permutation
 
 STEPS = 12  # conjugate gradient steps for one stage in one sweep
-ROWWISE = 256  # a last stage that takes in more channels is not solved filter by filter
+ROWWISE = 128  # a last stage that takes in more channels is not solved filter by filter
 EXACT = 1e-24  # share of the squared length of the weight below which an error is rounding
 
 
@@ -30,7 +30,7 @@ def refine(chain: Chain, kernels: Sequence[Tensor], weight: Tensor, metric: Metr
         return list(kernels)
     best = [k if isinstance(s, Permutation) else k.double() for s, k in zip(chain, kernels, strict=True)]
     weight = weight.double()
-    if error_of(chain, best, weight, metric) <= EXACT * metric.squared_error(weight):
+    if float((weight - compose(chain, best)).square().sum()) <= EXACT * float(weight.square().sum()):
         return best
     best = refit_last(chain, best, weight, metric)
     stages = [i for i, stage in enumerate(chain) if isinstance(stage, ConvSpec)]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from cnncompress.decompositions.base import Decomposition, register
 from cnncompress.decompositions.channel_svd import balance
-from cnncompress.linalg import rank_one_scaling, truncated_svd
+from cnncompress.linalg import psd_root, rank_one_scaling, truncated_svd
 from cnncompress.metrics import Metric
 from cnncompress.spec import Chain, ConvSpec, Rank
 
@@ -94,7 +94,7 @@ class SpatialSVD(Decomposition):
         if metric.sigma is None:
             rows = torch.eye(C * kh, dtype=torch.float64)
         else:
-            rows = torch.linalg.cholesky(metric.sigma.diagonal_blocks(C * kh))
+            rows = psd_root(metric.sigma.diagonal_blocks(C * kh))
         columns = torch.eye(F, dtype=torch.float64) if metric.left_root is None else metric.left_root
         scaled = ((rows.mT @ matrix).reshape(-1, F, kw).transpose(1, 2) @ columns).transpose(1, 2)
         U, S, Vh = truncated_svd(scaled.reshape(C * kh, F * kw), rank)

@@ -76,11 +76,12 @@ def fit_layer(
         return Fitted(build_chain(layer_plan, None, module))
     check_finite(weight, name)
     metrics = layer_metrics(metric, spec, statistics)
+    weight = weight if statistics is None else weight.cpu()  # where the statistics are
     method = get_method(layer_plan.method, **layer_plan.options)
     kernels = method.factorize(weight, spec, layer_plan.rank, metrics, refine)
     chain = build_chain(layer_plan, kernels, module)
     del kernels
-    dense = chain.to_dense() if spec.groups == 1 else extract_groups(chain.to_dense(), spec.groups)
+    dense = extract_groups(chain.to_dense(), spec.groups).to(weight.device)
     result = Fitted(chain, relative_error(metrics, weight, dense))
     if metric in CENTRED:
         chain.add_to_bias(mean_error(metrics, weight.double() - dense.double()))
