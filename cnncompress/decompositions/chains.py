@@ -54,4 +54,6 @@ def compose_two(first: Tensor, second: Tensor, groups: int = 1) -> Tensor:
 
 def extract_groups(dense: Tensor, groups: int) -> Tensor:
     """The inverse of `dense_kernel`: the diagonal blocks of [F, C, kh, kw] as [F, C/g, kh, kw]."""
+    if groups == 1:
+        return dense
     return torch.cat([part.chunk(groups, dim=1)[i] for i, part in enumerate(dense.chunk(groups))])
