@@ -4,7 +4,8 @@
 
 Under the four metrics, as the method itself has it (refine 0), with the last stage refitted (1) and with all stages
 improved (3). Errors are relative: of the kernel (Frobenius), and of the layer's output on calibration images (data
-covariance). Top-1 is that of images which gave no statistics.
+covariance). Top-1, and the Kullback-Leibler divergence from the original's answers in nats an image, are measured on
+images which gave no statistics.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from cnncompress.metrics import layer_metrics, relative_error
 COUNTS = (3, 4, 6, 8, 12, 16, 24, 48)
 REFINES = (0, 1, 3)
 KEYS = ("network", "layer", "metric", "refine", "colours")
-COLUMNS = (*KEYS, "kernel_error", "output_error", "top1", "images")
+COLUMNS = (*KEYS, "kernel_error", "output_error", "divergence", "top1", "images")
 
 
 def sweep(bench: Bench, table: Table, layer: str, cache: Path) -> None:
@@ -48,7 +49,7 @@ def sweep(bench: Bench, table: Table, layer: str, cache: Path) -> None:
             "kernel_error": relative_error(layer_metrics("frobenius", spec, None), weight, dense),
             "output_error": relative_error(covariance, weight, dense),
         }
-        table.add(**point, **errors, top1=bench.top1(small), images=bench.images)
+        table.add(**point, **errors, **bench.measure(small), images=bench.images)
 
 
 def draw(rows: list[dict[str, str]], original: float, title: str, path: Path) -> None:
@@ -76,6 +77,7 @@ def tables(rows: list[dict[str, str]]) -> str:
     parts = []
     for key, title, scale in (
         ("top1", "top-1 (%)", 1),
+        ("divergence", "divergence (0.01 nats)", 100),
         ("output_error", "relative error of the output (%)", 100),
         ("kernel_error", "relative error of the kernel (%)", 100),
     ):

@@ -11,29 +11,19 @@ from __future__ import annotations
 from pathlib import Path
 
 import matplotlib.pyplot as plt
-import torch
 from benchlib import Bench, Table, markdown, open_bench, parser
-from torch import Tensor, nn
-from torch.nn import functional as F
 
 import cnncompress as cc
-from cnncompress.factored import forward, inference, provenance
+from cnncompress.factored import provenance
 
 FRACTIONS = (0.25, 0.5)
 KEYS = ("network", "method", "fraction", "layer")
 COLUMNS = (*KEYS, "rank", "predicted", "measured", "ratio", "images")
 
 
-def log_probabilities(model: nn.Module, bench: Bench) -> Tensor:
-    """Of the held-out images, [images, classes], in float64."""
-    with inference(model):
-        return torch.cat([F.log_softmax(forward(model, x).double(), 1) for x, _ in bench.held_out])
-
-
 def compare(bench: Bench, table: Table, method: str, cache: Path) -> None:
     layers = bench.inner_layers()
     statistics = bench.statistics(layers, cache)
-    before = log_probabilities(bench.model, bench)
     for fraction in FRACTIONS:
         every = cc.plan(
             bench.model, bench.example, method=method, rank=fraction, metric="kronecker", layers=layers, force=True
@@ -44,8 +34,7 @@ def compare(bench: Bench, table: Table, method: str, cache: Path) -> None:
                 continue
             alone = cc.Plan({layer: layer_plan}, metric="kronecker")
             small = cc.decompose(bench.model, alone, statistics=statistics, progress=False)
-            after = log_probabilities(small, bench)
-            measured = float((before.exp() * (before - after)).sum(1).mean())
+            measured = bench.measure(small)["divergence"]
             predicted = provenance(small).rises[layer]  # type: ignore[union-attr]
             rank = "x".join(map(str, layer_plan.rank))
             found = {"predicted": predicted, "measured": measured, "ratio": measured / predicted}

@@ -6,6 +6,7 @@ import argparse
 import csv
 import dataclasses
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,12 @@ import numpy as np
 import torch
 from tabulate import tabulate
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 import cnncompress as cc
 from cnncompress.data import split
 from cnncompress.evaluate import evaluate
-from cnncompress.factored import layers_of, spec_of
+from cnncompress.factored import forward, inference, layers_of, spec_of
 from cnncompress.statistics import LayerStatistics, collect_statistics, load_statistics, save_statistics, statistics_key
 
 RESULTS = Path(__file__).parent / "results"
@@ -53,6 +55,22 @@ class Bench:
     def top1(self, model: nn.Module | None = None) -> float:
         """Percent of the held-out images that a network (the original by default) gets right."""
         return evaluate(model or self.model, self.held_out).top1
+
+    def answers(self, model: nn.Module) -> Tensor:
+        """A network's log probabilities on the held-out images, [images, classes], in float64."""
+        with inference(model):
+            return torch.cat([F.log_softmax(forward(model, x).double(), 1) for x, _ in self.held_out])
+
+    @cached_property
+    def original(self) -> Tensor:
+        """The answers of the network itself."""
+        return self.answers(self.model)
+
+    def measure(self, model: nn.Module) -> dict[str, float]:
+        """Top-1 in percent, and the Kullback-Leibler divergence from the original's answers in nats an image."""
+        found, labels = self.answers(model), torch.cat([y for _, y in self.held_out])
+        divergence = (self.original.exp() * (self.original - found)).sum(1).mean()
+        return {"top1": 100 * float((found.argmax(1) == labels).double().mean()), "divergence": float(divergence)}
 
     @property
     def images(self) -> int:
