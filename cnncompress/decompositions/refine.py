@@ -88,8 +88,11 @@ def features_of(chain: Chain, kernels: Sequence[Tensor], last: int) -> Tensor:
 
 def _solve_groups(features: Tensor, target: Tensor, stage: ConvSpec, metric: Metric) -> Tensor:
     """Least squares of each group of the last stage: [F, taps of a group]."""
-    parts = zip(features.chunk(stage.groups), target.chunk(stage.groups), strict=True)
-    return torch.cat([solve_psd(metric.gram(basis), metric.gram(wanted, basis)) for basis, wanted in parts])
+    solved = []
+    for basis, wanted in zip(features.chunk(stage.groups), target.chunk(stage.groups), strict=True):
+        seen = basis if metric.sigma is None else metric.sigma.times(basis)
+        solved.append(solve_psd(seen @ basis.mT, wanted @ seen.mT))
+    return torch.cat(solved)
 
 
 def _solve_rows(before: Tensor, target: Tensor, weights: Tensor, stage: ConvSpec) -> Tensor:
