@@ -164,6 +164,13 @@ class Decomposition(ABC):
         return torch.stack(values)
 
 
+def refuse_matrix(spec: ConvSpec) -> str | None:
+    """Why a method with a spatial stage between two pointwise ones cannot take a layer that is one matrix, or None."""
+    if spec.linear:
+        return "a Linear takes the method svd"
+    return "a 1×1 convolution takes the method channel-svd" if spec.pointwise else None
+
+
 def group_weights(weight: Tensor, spec: ConvSpec) -> tuple[Tensor, ...]:
     """The weight [F/g, C/g, kh, kw] of each group; a Linear's [F, C] is seen as [F, C, 1, 1]."""
     weight = weight.detach()

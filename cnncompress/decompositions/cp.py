@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cnncompress.decompositions.base import Decomposition, register
+from cnncompress.decompositions.base import Decomposition, refuse_matrix, register
 from cnncompress.errors import UsageError
 from cnncompress.linalg import gram, leading_eigenvectors
 from cnncompress.metrics import Metric
@@ -40,9 +40,7 @@ class CP(Decomposition):
 
     def group_refuse(self, spec: ConvSpec) -> str | None:
         """A 1×1 kernel has no spatial vectors."""
-        if spec.linear:
-            return "a Linear takes the method svd"
-        return "a 1×1 convolution takes the method channel-svd" if spec.pointwise else None
+        return refuse_matrix(spec)
 
     def group_full_rank(self, spec: ConvSpec) -> Rank:
         """min(C·kh·kw, F·kh·kw, C·F)."""

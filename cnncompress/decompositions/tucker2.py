@@ -10,7 +10,7 @@ import torch
 from tensorly.decomposition import partial_tucker
 from torch import Tensor
 
-from cnncompress.decompositions.base import Decomposition, register
+from cnncompress.decompositions.base import Decomposition, refuse_matrix, register
 from cnncompress.errors import UsageError, nearest
 from cnncompress.linalg import gram, leading_eigenvectors
 from cnncompress.metrics import Metric
@@ -43,9 +43,7 @@ class Tucker2(Decomposition):
 
     def group_refuse(self, spec: ConvSpec) -> str | None:
         """A 1×1 kernel between two 1×1 layers is one matrix too many."""
-        if spec.linear:
-            return "a Linear takes the method svd"
-        return "a 1×1 convolution takes the method channel-svd" if spec.pointwise else None
+        return refuse_matrix(spec)
 
     def group_full_rank(self, spec: ConvSpec) -> Rank:
         """(min(C, F·kh·kw), min(F, C·kh·kw))."""
