@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from cnncompress.errors import CompressError, UsageError, nearest
+from cnncompress.evaluate import resolve_device
 from cnncompress.factored import FactoredLayer, forward, layers_of, spec_of, trace
 from cnncompress.spec import Call, Latency, LayerProfile, Profile
 
@@ -96,7 +97,7 @@ def latency(
     the device, without memory or if a forward pass fails.
     """
     _check(batch, threads, repeats, memory_format)
-    target = _device(device)
+    target = resolve_device(device)
     prepared = {name: _prepare(m, example, batch, target, memory_format) for name, m in models.items()}
     samples: dict[str, list[float]] = {name: [] for name in models}
     names = list(models)
@@ -133,7 +134,7 @@ def layer_latency(
     Arguments and errors as for `latency`. On a GPU every layer is waited for, so they add up to more than the network.
     """
     _check(batch, threads, repeats, memory_format)
-    target = _device(device)
+    target = resolve_device(device)
     clone, inputs = _prepare(model, example, batch, target, memory_format)
     spent: dict[str, float] = {}
     samples: dict[str, list[float]] = {}
@@ -181,18 +182,6 @@ def _check(batch: int, threads: int | None, repeats: int, memory_format: str) ->
     if memory_format not in MEMORY_FORMATS:
         known = ", ".join(MEMORY_FORMATS)
         raise UsageError(f"unknown memory format '{memory_format}' ({known}){nearest(memory_format, MEMORY_FORMATS)}")
-
-
-def _device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = None
-    if device is None or device.type not in ("cpu", "cuda"):
-        raise UsageError(f"unknown device '{name}'; give cpu or cuda")
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise CompressError(f"no CUDA GPU is available for device '{name}'; use cpu")
-    return device
 
 
 def _prepare(
