@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from cnncompress.decompositions import REGISTRY, Decomposition, get_method
 from cnncompress.decompositions.base import parse_options
 from cnncompress.errors import UsageError, nearest
-from cnncompress.factored import layers_of, refuse_module, spec_of, trace
+from cnncompress.factored import layers_of, refuse_module, trace
 from cnncompress.metrics import CENTRED, check_metric
 from cnncompress.spec import Budget, Call, ConvSpec, LayerPlan, Plan, chain_params
 
@@ -168,6 +168,3 @@ def refuse_in_network(name: str, modules: Mapping[str, nn.Conv2d | nn.Linear], c
 def describe_methods(spec: ConvSpec) -> dict[str, str | None]:
     """Every registered method with the reason why it cannot take this geometry (None where it can)."""
     return {name: get_method(name).refuse(spec) for name in sorted(REGISTRY)}
-
-
-__all__ = ["Choice", "RankRequest", "check_rank", "describe_methods", "plan", "plan_layer", "spec_of"]
