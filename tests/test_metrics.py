@@ -10,6 +10,7 @@ from torch import nn
 from cnncompress.decompositions import compose, extract_groups, get_method
 from cnncompress.errors import CompressError, UsageError
 from cnncompress.factored import spec_of
+from cnncompress.fitting import fit_layer
 from cnncompress.metrics import (
     CENTRED,
     FROBENIUS,
@@ -20,7 +21,6 @@ from cnncompress.metrics import (
     relative_error,
     squared_error,
 )
-from cnncompress.pipeline.fitting import fit_layer
 from cnncompress.planning import Choice, plan_layer
 from cnncompress.spec import Call, ConvSpec, LayerStatistics
 from cnncompress.statistics import collect_statistics

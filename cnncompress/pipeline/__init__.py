@@ -1,8 +1,8 @@
 """The few functions that the command line and the Python API both call."""
 
+from cnncompress.fitting import decompose
 from cnncompress.pipeline.decompose import Decomposed, run_decompose
 from cnncompress.pipeline.finetune import Tuned, run_finetune
-from cnncompress.pipeline.fitting import decompose
 from cnncompress.pipeline.measure import run_evaluate, run_export, run_inspect, run_profile, run_report
 from cnncompress.pipeline.opening import Opened, open_model
 

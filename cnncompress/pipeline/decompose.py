@@ -11,8 +11,8 @@ from cnncompress.data import Data
 from cnncompress.errors import CompressError
 from cnncompress.evaluate import resolve_device
 from cnncompress.factored import Provenance, attach, provenance
+from cnncompress.fitting import decompose
 from cnncompress.pipeline.calibration import apart, cache_file, calibrate
-from cnncompress.pipeline.fitting import decompose
 from cnncompress.pipeline.opening import (
     Opened,
     Phases,
