@@ -14,7 +14,7 @@ _HOME = {
     "ConvSpec": "spec",
     "Plan": "spec",
     "UsageError": "errors",
-    "decompose": "pipeline",
+    "decompose": "fitting",
     "load": "runs",
     "load_data": "data",
     "load_model": "models",

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from cnncompress.decompositions.refine import error_of
+from cnncompress.decompositions.refine import error_of, nested_errors
 from cnncompress.decompositions.refine import refine as improve
 from cnncompress.decompositions.whitening import whiten
 from cnncompress.errors import UnsupportedLayerError, UsageError, nearest
@@ -40,6 +40,7 @@ class Decomposition(ABC):
     options: ClassVar[dict[str, Any]] = {}
     exact: ClassVar[bool] = True  # the full rank reproduces every weight
     whitens: ClassVar[bool] = False  # `group_factorize` takes the metric into account itself
+    nested: ClassVar[bool] = False  # two stages, and the first K channels between them are those of rank K
 
     def __init__(self, **options: Any) -> None:
         self.settings = {**self.options, **options}
@@ -152,6 +153,28 @@ class Decomposition(ABC):
             return kernels
         other = improve(chain, self.group_factorize(weight, spec, rank, FROBENIUS), weight, metric, sweeps)
         return min(kernels, other, key=lambda found: error_of(chain, found, weight, metric))
+
+    def errors(
+        self, weight: Tensor, spec: ConvSpec, ranks: Sequence[Rank], metrics: Sequence[Metric] | None = None
+    ) -> Tensor:
+        """The metric's squared error of `factorize` with `refine` 1 at each of `ranks`, float64 [ranks].
+
+        A method whose factors at a small rank are the first ones at a large rank is factorized only once.
+        """
+        parts = zip(group_weights(weight, spec), metrics or [FROBENIUS] * spec.groups, strict=True)
+        found = [self._group_errors(part.double(), spec.group(), ranks, metric) for part, metric in parts]
+        return torch.stack(found).sum(0)
+
+    def _group_errors(self, weight: Tensor, spec: ConvSpec, ranks: Sequence[Rank], metric: Metric) -> Tensor:
+        if self.nested and metric.alpha is None:
+            highest = max(ranks)
+            kernels = [k.double() for k in self.group_factorize(weight, spec, highest, metric)]
+            return nested_errors(self.group_stages(spec, highest), kernels, weight, metric, [r[0] for r in ranks])
+        found = []
+        for rank in ranks:
+            chain = self.group_stages(spec, rank)
+            found.append(error_of(chain, self._factorize_group(weight, spec, rank, metric, 1), weight, metric))
+        return torch.tensor(found, dtype=torch.float64)
 
     def spectrum(self, weight: Tensor, spec: ConvSpec) -> Tensor | None:
         """Singular values that tell the energy kept at each rank, [groups, full rank]; None where there are none."""

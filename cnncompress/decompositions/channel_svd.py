@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -53,6 +55,15 @@ class MatrixSVD(Decomposition):
             first, second = self._projected(matrix, rank[0], metric)
         first, second = balance(first, second)
         return [first.reshape(rank[0], C, kh, kw), second.reshape(F, rank[0], 1, 1)]
+
+    def _group_errors(self, weight: Tensor, spec: ConvSpec, ranks: Sequence[Rank], metric: Metric) -> Tensor:
+        """The energy of the eigenvalues that a rank leaves out."""
+        if metric.alpha is not None:
+            return super()._group_errors(weight, spec, ranks, metric)
+        root, moment = metric.left_root, metric.gram(self.matricization(weight))
+        values = torch.linalg.eigvalsh(moment if root is None else root.mT @ moment @ root).clamp_min(0)
+        kept = torch.cat([values.new_zeros(1), values.cumsum(0)])  # ascending: what the first ones hold
+        return torch.stack([kept[max(0, len(values) - rank[0])] for rank in ranks])
 
     def _projected(self, matrix: Tensor, rank: int, metric: Metric) -> tuple[Tensor, Tensor]:
         root = metric.left_root

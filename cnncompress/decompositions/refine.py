@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from cnncompress.decompositions.chains import compose
-from cnncompress.linalg import solve_psd
+from cnncompress.linalg import psd_root, solve_psd
 from cnncompress.metrics import Metric
-from cnncompress.spec import Chain, ConvSpec, Permutation
+from cnncompress.spec import Chain, ConvSpec, Permutation, convolutions
 
 STEPS = 12  # conjugate gradient steps for one stage in one sweep
 ROWWISE = 128  # a last stage that takes in more channels is not solved filter by filter
@@ -73,6 +73,30 @@ def refit_last(chain: Chain, kernels: Sequence[Tensor], weight: Tensor, metric: 
         candidate = improve_stage(chain, candidate, last, weight, metric)
     better = error_of(chain, candidate, weight, metric) <= error_of(chain, kernels, weight, metric)
     return candidate if better else list(kernels)
+
+
+def nested_errors(
+    chain: Chain, kernels: Sequence[Tensor], weight: Tensor, metric: Metric, ranks: Sequence[int]
+) -> Tensor:
+    """The metric's squared error at every rank in `ranks`, float64, with the last of two stages refitted at each.
+
+    For a chain whose first K channels are its rank-K chain, and a metric without α. One Cholesky factor serves all
+    ranks: the first rows of L⁻¹b span what the first channels explain.
+    """
+    features = features_of(chain, kernels, 1)
+    taps = len(features) // chain_width(chain)
+    seen = features if metric.sigma is None else metric.sigma.times(features)
+    inner = seen @ features.mT
+    root = psd_root((inner + inner.mT) / 2, 1e-12)
+    rows = torch.linalg.solve_triangular(root, seen @ weight.flatten(1).mT, upper=False)
+    explained = (rows if metric.left_root is None else rows @ metric.left_root).square().sum(1)
+    total = metric.squared_error(weight)
+    return torch.stack([(total - explained[: rank * taps].sum()).clamp_min(0) for rank in ranks])
+
+
+def chain_width(chain: Chain) -> int:
+    """Channels between the two stages of a chain."""
+    return next(convolutions(chain)).out_channels
 
 
 def features_of(chain: Chain, kernels: Sequence[Tensor], last: int) -> Tensor:

@@ -19,6 +19,7 @@ class SpatialSVD(Decomposition):
     """kh×1 with C→K, then 1×kw with K→F: the exact minimiser of ‖W − Σ_k H_k ⊗ V_k‖_F over rank K."""
 
     whitens = True
+    nested = True
     name = "spatial-svd"
     source = "Tai et al. 2016, Theorem 1"
 

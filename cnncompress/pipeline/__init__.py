@@ -1,6 +1,5 @@
 """The few functions that the command line and the Python API both call."""
 
-from cnncompress.fitting import decompose
 from cnncompress.pipeline.decompose import Decomposed, run_decompose
 from cnncompress.pipeline.finetune import Tuned, run_finetune
 from cnncompress.pipeline.measure import run_evaluate, run_export, run_inspect, run_profile, run_report
@@ -10,7 +9,6 @@ __all__ = [
     "Decomposed",
     "Opened",
     "Tuned",
-    "decompose",
     "open_model",
     "run_decompose",
     "run_evaluate",
