@@ -7,7 +7,7 @@ the order of `weight.flatten(1)`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -53,6 +53,12 @@ class Moment:
             return square_sum(rows)
         return square_sum(rows @ self.samples.to(rows.dtype).mT) + self.ridge * square_sum(rows)
 
+    def reordered(self, index: Tensor) -> Moment:
+        """The moment of the inputs in the order `index` [n]."""
+        if self.dense is not None:
+            return Moment(self.dense[index][:, index])
+        return self if self.samples is None else Moment(samples=self.samples[:, index], ridge=self.ridge)
+
     def diagonal_blocks(self, channels: int) -> Tensor:
         """Σ averaged over kernel positions, [channels, channels], for n = channels · positions in that order."""
         if self.dense is not None:
@@ -83,6 +89,12 @@ class Metric:
     def left_root(self) -> Tensor | None:
         """Lower triangular L [F, F] with L·Lᵀ = Γ, or None without Γ."""
         return None if self.gamma is None else psd_root(self.gamma.double())
+
+    def reordered(self, index: Tensor) -> Metric:
+        """The metric of a layer whose inputs come in the order `index` [n]."""
+        sigma = None if self.sigma is None else self.sigma.reordered(index)
+        alpha, mean = (None if t is None else t[..., index] for t in (self.alpha, self.mean))
+        return replace(self, sigma=sigma, alpha=alpha, mean=mean)
 
     def apply(self, delta: Tensor) -> Tensor:
         """Half the gradient of the form at Δ [F, n]."""

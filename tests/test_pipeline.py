@@ -6,7 +6,8 @@ from torch import nn
 
 from cnncompress.config import ModelSettings
 from cnncompress.factored import FactoredLayer, inference, layers_of
-from cnncompress.pipeline import decompose, open_model
+from cnncompress.fitting import decompose
+from cnncompress.pipeline import open_model
 from cnncompress.pipeline.measure import inspect_layers, rank_for_energy
 from cnncompress.planning import plan
 from tests.test_profiling import ALL, on_meta  # noqa: F401

@@ -66,6 +66,12 @@ class Decomposition(ABC):
         Unless the method `whitens`, the metric is Frobenius here and the weight is already scaled for any other.
         """
 
+    def group_search(
+        self, starts: list[list[Tensor]], weight: Tensor, spec: ConvSpec, metric: Metric
+    ) -> list[list[Tensor]]:
+        """Further kernels to refine beside those of the starts, found by way of a metric other than Frobenius."""
+        return []
+
     def matricization(self, weight: Tensor) -> Tensor | None:
         """The matrix whose singular values tell the error at each rank, or None where there is none."""
         return None
@@ -148,11 +154,12 @@ class Decomposition(ABC):
             kernels = undo(self.group_factorize(scaled, spec, rank, FROBENIUS))
         if self.optimal(metric):
             return kernels
-        kernels = improve(chain, kernels, weight, metric, sweeps)
         if not sweeps or plain or (self.whitens and metric.alpha is None):
-            return kernels
-        other = improve(chain, self.group_factorize(weight, spec, rank, FROBENIUS), weight, metric, sweeps)
-        return min(kernels, other, key=lambda found: error_of(chain, found, weight, metric))
+            return improve(chain, kernels, weight, metric, sweeps)
+        starts = [kernels, self.group_factorize(weight, spec, rank, FROBENIUS)]
+        starts += self.group_search(starts, weight, spec, metric)
+        improved = [improve(chain, start, weight, metric, sweeps) for start in starts]
+        return min(improved, key=lambda found: error_of(chain, found, weight, metric))
 
     def errors(
         self, weight: Tensor, spec: ConvSpec, ranks: Sequence[Rank], metrics: Sequence[Metric] | None = None

@@ -3,25 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from cnncompress.decompositions.base import Decomposition, register
 from cnncompress.decompositions.channel_svd import balance
+from cnncompress.errors import UsageError
 from cnncompress.linalg import psd_root, rank_one_scaling, truncated_svd
 from cnncompress.metrics import Metric
-from cnncompress.spec import Chain, ConvSpec, Rank
+from cnncompress.spec import Chain, ConvSpec, Rank, convolutions
+
+DIRECTIONS = ("vertical", "horizontal")
 
 
 @register
 class SpatialSVD(Decomposition):
-    """kh×1 with C→K, then 1×kw with K→F: the exact minimiser of ‖W − Σ_k H_k ⊗ V_k‖_F over rank K."""
+    """kh×1 with C→K, then 1×kw with K→F: the exact minimiser of ‖W − Σ_k H_k ⊗ V_k‖_F over rank K.
+
+    With `first=horizontal` the same for the transposed kernel: 1×kw with C→K, then kh×1 with K→F.
+    """
 
     whitens = True
     nested = True
     name = "spatial-svd"
     source = "Tai et al. 2016, Theorem 1"
+    options = {"first": "vertical"}  # noqa: RUF012
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        if self.settings["first"] not in DIRECTIONS:
+            known = ", ".join(DIRECTIONS)
+            raise UsageError(f"option first of method spatial-svd is one of {known}, not '{self.settings['first']}'")
+
+    @property
+    def transposed(self) -> bool:
+        """True where the horizontal stage comes first."""
+        return self.settings["first"] == "horizontal"
 
     def group_refuse(self, spec: ConvSpec) -> str | None:
         """A kernel of one row or one column is already one-dimensional."""
@@ -33,12 +52,15 @@ class SpatialSVD(Decomposition):
         return None
 
     def group_full_rank(self, spec: ConvSpec) -> Rank:
-        """min(C·kh, F·kw)."""
-        kh, kw = spec.kernel_size
+        """min(C·kh, F·kw), or min(C·kw, F·kh) with the horizontal stage first."""
+        kh, kw = spec.kernel_size[::-1] if self.transposed else spec.kernel_size
         return (min(spec.in_channels * kh, spec.out_channels * kw),)
 
     def group_stages(self, spec: ConvSpec, rank: Rank) -> Chain:
-        """Vertical stride, padding and dilation go to the first stage, the horizontal ones to the second."""
+        """Stride, padding and dilation go to the stage that extends along their axis."""
+        if self.transposed:
+            chain = SpatialSVD().group_stages(transpose(spec), rank)
+            return tuple(transpose(stage) for stage in convolutions(chain))
         (sh, sw), (dh, dw), (kh, kw) = spec.stride, spec.dilation, spec.kernel_size
         same = spec.padding == "same"
         ph, pw = (0, 0) if spec.padding == "same" else spec.padding
@@ -60,7 +82,8 @@ class SpatialSVD(Decomposition):
         return vertical, horizontal
 
     def matricization(self, weight: Tensor) -> Tensor:
-        """[C·kh, F·kw]: rows (c, y), columns (f, x)."""
+        """[C·kh, F·kw]: rows (c, y), columns (f, x); with the horizontal stage first the same of the transposed kernel."""
+        weight = weight.mT if self.transposed else weight
         F, C, kh, kw = weight.shape
         return weight.permute(1, 2, 0, 3).reshape(C * kh, F * kw)
 
@@ -74,6 +97,10 @@ class SpatialSVD(Decomposition):
         Another metric scales rows (c, y) and columns (f, x) first, as far as a product of two factors can follow it:
         the input moment within a kernel column, averaged over columns, and Γ; or α as a product of two vectors.
         """
+        if self.transposed:
+            flipped = metric.reordered(transposition(spec))
+            kernels = SpatialSVD().group_factorize(weight.mT, transpose(spec), rank, flipped)
+            return [kernel.mT for kernel in kernels]
         F, C, kh, kw = weight.shape
         matrix = self.matricization(weight)
         if self.optimal(metric):
@@ -102,3 +129,17 @@ class SpatialSVD(Decomposition):
         first = torch.linalg.solve_triangular(rows.mT, U * S, upper=True)
         second = torch.linalg.solve_triangular(columns.mT, Vh.mT.reshape(F, kw * rank), upper=True)
         return balance(first.mT, second.reshape(F * kw, rank))
+
+
+def transpose(spec: ConvSpec) -> ConvSpec:
+    """The geometry with its two axes exchanged."""
+    padding = spec.padding if isinstance(spec.padding, str) else spec.padding[::-1]
+    return spec.replace(
+        kernel_size=spec.kernel_size[::-1], stride=spec.stride[::-1], padding=padding, dilation=spec.dilation[::-1]
+    )
+
+
+def transposition(spec: ConvSpec) -> Tensor:
+    """Where each of the inputs (channel, x, y) of the transposed kernel is among the inputs (channel, y, x)."""
+    _, C, kh, kw = spec.weight_shape
+    return torch.arange(C * kh * kw).reshape(C, kh, kw).mT.flatten()
