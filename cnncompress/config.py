@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from contextlib import suppress
@@ -12,6 +13,9 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from cnncompress.errors import UsageError, nearest
+from cnncompress.spec import Budget
+
+BUDGET_HINT = "is not a budget such as macs=0.5, params=0.3 or latency=0.6"
 
 
 def parse_rank(value: Any) -> int | float | tuple[int, ...]:
@@ -64,8 +68,30 @@ def parse_deviations(value: Any) -> tuple[float, ...]:
     return numbers
 
 
+def parse_budget(value: Any) -> Budget:
+    """`"macs=0.5"`, several of them in a list or separated by commas, or a mapping; ValueError otherwise."""
+    if isinstance(value, Budget):
+        return value
+    if isinstance(value, str | list | tuple):
+        items = [item for text in ([value] if isinstance(value, str) else value) for item in str(text).split(",")]
+        pairs = [item.partition("=") for item in items]
+        if not all(equals for _, equals, _ in pairs):
+            raise ValueError(f"'{value if isinstance(value, str) else ','.join(map(str, value))}' {BUDGET_HINT}")
+        value = {name.strip(): share for name, _, share in pairs}
+    names = [f.name for f in dataclasses.fields(Budget)]
+    if not isinstance(value, dict) or not set(value) <= set(names):
+        raise ValueError(f"{BUDGET_HINT}; what can be limited is {', '.join(names)}")
+    try:
+        return Budget(**{name: float(share) for name, share in value.items()})
+    except (ValueError, TypeError):
+        raise ValueError(BUDGET_HINT) from None
+    except UsageError as error:
+        raise ValueError(str(error)) from None
+
+
 RankField = Annotated[Any, BeforeValidator(parse_rank)]
 SizeField = Annotated[tuple[int, int], BeforeValidator(parse_size)]
+BudgetField = Annotated[Budget, BeforeValidator(parse_budget)]
 FloatsField = Annotated[tuple[float, ...], BeforeValidator(parse_floats)]
 DeviationsField = Annotated[tuple[float, ...], BeforeValidator(parse_deviations)]
 Name = Annotated[str, Field(min_length=1)]
@@ -120,12 +146,21 @@ class TuneSettings(ModelSettings):
 
 
 class DecomposeSettings(ModelSettings):
-    """Everything `cnncompress decompose` can be told."""
+    """Everything `cnncompress decompose` can be told; `resolved` fills in what depends on the rest."""
 
     method: str = "auto"
     rank: RankField = 0.25
-    metric: str = "frobenius"
-    refine: Annotated[int, Field(ge=0)] = 1
+    budget: BudgetField | None = None
+    max_drop: Annotated[float, Field(ge=0)] | None = None
+    plan: Path | None = None
+    multiple: Count | None = None
+    metric: str | None = None
+    refine: Annotated[int, Field(ge=0)] | None = None
+    correct: Literal["auto", "none", "bias", "refit"] = "auto"
+    reconstruct: Annotated[int, Field(ge=0)] = 0
+    latency_batch: Count = 1
+    threads: Count | None = None
+    memory_format: Literal["contiguous", "channels_last"] | None = None
     calibration_images: Count = 1000
     keep_statistics: bool = False
     layers: list[str] = []
@@ -135,6 +170,42 @@ class DecomposeSettings(ModelSettings):
     force: bool = False
     dry_run: bool = False
     finetune: TuneSettings = TuneSettings()
+
+    @property
+    def searching(self) -> bool:
+        """True where a budget, not a rank, decides."""
+        return self.budget is not None or self.max_drop is not None
+
+    @property
+    def uses_images(self) -> bool:
+        """True where calibration images are looked at, which are then not evaluated on."""
+        own = self.resolved()
+        return own.metric != "frobenius" or own.correct != "none" or own.reconstruct > 0
+
+    def resolved(self) -> DecomposeSettings:
+        """With a metric and a correction; UsageError for settings that exclude each other.
+
+        With a budget (or a plan) and images, the metric is kronecker and chains are refitted in order; otherwise the
+        metric is frobenius and nothing is corrected.
+        """
+        ways = {"--budget": self.budget, "--max-drop": self.max_drop, "--plan": self.plan}
+        given = [flag for flag, value in ways.items() if value is not None]
+        if "rank" in self.model_fields_set:
+            given.append("--rank")
+        if len(given) > 1:
+            raise UsageError(f"{' and '.join(given)} exclude each other; give one of them")
+        if self.multiple is not None and not self.searching:
+            raise UsageError("--multiple is for budgets; give --budget or --max-drop with it")
+        if self.data is None:
+            for flag, needs in (("--max-drop", self.max_drop is not None), ("--reconstruct", self.reconstruct > 0)):
+                if needs:
+                    raise UsageError(f"{flag} needs images; give --data FOLDER, cifar10:ROOT or digits")
+            if self.correct in ("bias", "refit"):
+                raise UsageError(f"--correct {self.correct} needs images; give --data FOLDER, cifar10:ROOT or digits")
+        guided = (self.searching or self.plan is not None) and self.data is not None
+        metric = self.metric or ("kronecker" if guided else "frobenius")
+        correct = self.correct if self.correct != "auto" else "refit" if guided else "none"
+        return self.model_copy(update={"metric": metric, "correct": correct})
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

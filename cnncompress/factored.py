@@ -1,4 +1,4 @@
-"""Where chains meet torch modules: a layer's spec, its calls, the chain as a module, the swap by name."""
+"""Where chains meet networks: the calls of layers, the chain in a layer's place, the swap by name, provenance."""
 
 from __future__ import annotations
 
@@ -6,38 +6,18 @@ import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from cnncompress.decompositions import compose
+from cnncompress.decompositions import get_method
 from cnncompress.errors import CompressError, UnsupportedLayerError
-from cnncompress.spec import Call, Chain, ConvSpec, LayerPlan, Pair, Permutation, Plan, Preprocessing, Stage, as_pair
+from cnncompress.lowering import lower_kernels
+from cnncompress.modules import FactoredLayer, Permute, SplitConv2d, spec_of
+from cnncompress.spec import Call, ConvSpec, LayerPlan, Plan, Preprocessing
 
-
-def spec_of(module: nn.Module) -> ConvSpec:
-    """The geometry of a Conv2d or Linear; UnsupportedLayerError for any other module."""
-    if isinstance(module, nn.Linear):
-        return ConvSpec(module.in_features, module.out_features, bias=module.bias is not None, linear=True)
-    if not isinstance(module, nn.Conv2d):
-        raise UnsupportedLayerError(f"{type(module).__name__} is neither a Conv2d nor a Linear")
-    padding: Pair | Literal["same"] = (0, 0)
-    if module.padding == "same":
-        padding = "same"
-    elif not isinstance(module.padding, str):
-        padding = as_pair(module.padding)
-    return ConvSpec(
-        module.in_channels,
-        module.out_channels,
-        as_pair(module.kernel_size),
-        as_pair(module.stride),
-        padding,
-        as_pair(module.dilation),
-        module.groups,
-        module.bias is not None,
-        module.padding_mode,
-    )
+MEMORY_FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
 
 def refuse_module(module: nn.Conv2d | nn.Linear) -> str | None:
@@ -48,7 +28,7 @@ def refuse_module(module: nn.Conv2d | nn.Linear) -> str | None:
     plain = (
         own.forward is nn.Linear.forward
         if isinstance(module, nn.Linear)
-        else (own.forward is nn.Conv2d.forward and own._conv_forward is nn.Conv2d._conv_forward)
+        else own is SplitConv2d or (own.forward is nn.Conv2d.forward and own._conv_forward is nn.Conv2d._conv_forward)
     )
     if not plain:
         return f"{own.__name__} has a forward pass of its own"
@@ -135,87 +115,18 @@ def trace(model: nn.Module, example: Tensor) -> dict[str, Call]:
     return {n: Call(i, spec_of(layers[n]), tuple(s)) for i, (n, s) in enumerate(sizes.items())}
 
 
-class Permute(nn.Module):
-    """A fixed channel permutation, on dimension 1 of images or the last of vectors."""
-
-    index: Tensor
-
-    def __init__(self, channels: int, linear: bool = False, device: Any = None) -> None:
-        super().__init__()
-        self.register_buffer("index", torch.arange(channels, device=device))
-        self.dim = -1 if linear else 1
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`x` with its channels reordered."""
-        return x.index_select(self.dim, self.index)
-
-
-def build_stage(stage: Stage, **factory: Any) -> nn.Module:
-    """The plain torch module of a stage."""
-    if isinstance(stage, Permutation):
-        return Permute(stage.channels, stage.linear, factory.get("device"))
-    if stage.linear:
-        return nn.Linear(stage.in_channels, stage.out_channels, stage.bias, **factory)
-    return nn.Conv2d(
-        stage.in_channels,
-        stage.out_channels,
-        stage.kernel_size,
-        stage.stride,
-        stage.padding,
-        stage.dilation,
-        stage.groups,
-        stage.bias,
-        cast(Any, stage.padding_mode),
-        **factory,
-    )
-
-
-class FactoredLayer(nn.Sequential):
-    """A chain of plain layers in the place of one."""
-
-    def __init__(self, chain: Chain, **factory: Any) -> None:
-        super().__init__(*(build_stage(stage, **factory) for stage in chain))
-        self.chain = chain
-
-    @property
-    def weighted(self) -> list[nn.Conv2d | nn.Linear]:
-        """The modules with weights, in order."""
-        return [m for m in self if isinstance(m, nn.Conv2d | nn.Linear)]
-
-    def kernels(self) -> list[Tensor]:
-        """One tensor a stage: a kernel [F, C/g, kh, kw] (a Linear's as 1×1) or a permutation's index."""
-        return [
-            m.index if isinstance(m, Permute) else m.weight.detach().reshape(spec_of(m).weight_shape)  # type: ignore
-            for m in self
-        ]
-
-    def to_dense(self) -> Tensor:
-        """The kernel [F, C, kh, kw] of one group that does what the chain does."""
-        return compose(self.chain, self.kernels())
-
-    def add_to_bias(self, shift: Tensor) -> None:
-        """Add `shift` [F] to the output by way of the last stage's bias; UnsupportedLayerError where it has none."""
-        bias = self.weighted[-1].bias
-        if bias is None:
-            raise UnsupportedLayerError("the chain has no bias to put a constant into; plan it with one")
-        order = torch.arange(len(shift), device=shift.device)  # channel of the last stage that each output comes from
-        for module in list(self)[list(self).index(self.weighted[-1]) + 1 :]:
-            order = order[cast(Tensor, module.index).to(order.device)]
-        with torch.no_grad():
-            bias += torch.empty_like(shift).index_copy_(0, order, shift).to(bias)
-
-
 def build_chain(plan: LayerPlan, kernels: Sequence[Tensor] | None, original: nn.Conv2d | nn.Linear) -> FactoredLayer:
     """The chain of `plan` with these kernels, in the original layer's dtype, device, memory format and mode.
 
+    The kernels are those of the plan's chain or, where it has a lowering, those that its method gives at its rank.
     `kernels` None leaves the chain without values, on the meta device.
     """
     weight, bias = original.weight, original.bias
-    layer = FactoredLayer(plan.chain, device="meta", dtype=weight.dtype)
+    layer = FactoredLayer(plan.chain, plan.lowering, device="meta", dtype=weight.dtype)
     if kernels is not None:
         layer = layer.to_empty(device=weight.device)
         with torch.no_grad():
-            for module, kernel in zip(layer, kernels, strict=True):
+            for module, kernel in zip(layer, _lowered(plan, kernels), strict=True):
                 target = cast(Tensor, module.index if isinstance(module, Permute) else module.weight)
                 target.copy_(kernel.reshape(target.shape))
             last = layer.weighted[-1].bias
@@ -229,9 +140,24 @@ def build_chain(plan: LayerPlan, kernels: Sequence[Tensor] | None, original: nn.
     return layer.train(original.training)
 
 
+def _lowered(plan: LayerPlan, kernels: Sequence[Tensor]) -> Sequence[Tensor]:
+    """The kernels in the shapes of the plan's chain."""
+    expected = [stage.weights if isinstance(stage, ConvSpec) else stage.channels for stage in plan.chain]
+    if not plan.lowering or [kernel.numel() for kernel in kernels] == expected:
+        return kernels
+    plain = get_method(plan.method, **plan.options).stages(plan.spec, plan.rank)
+    return lower_kernels(plain, kernels, plan.lowering)
+
+
 def is_channels_last(tensor: Tensor) -> bool:
     """True for a four-dimensional tensor whose strides say channels_last and nothing else."""
     return tensor.is_contiguous(memory_format=torch.channels_last) and not tensor.is_contiguous()
+
+
+def memory_format_of(model: nn.Module) -> str:
+    """`channels_last` where a kernel of the network is in that order, else `contiguous`."""
+    last = any(p.dim() == 4 and is_channels_last(p) for p in model.parameters())
+    return "channels_last" if last else "contiguous"
 
 
 def swap(model: nn.Module, name: str, replacement: nn.Module) -> None:
@@ -252,7 +178,16 @@ def apply_plan(model: nn.Module, plan: Plan, kernels: Mapping[str, Sequence[Tens
         if not isinstance(original, nn.Conv2d | nn.Linear):
             raise UnsupportedLayerError(f"{name} is a {type(original).__name__}, not a Conv2d or Linear")
         swap(model, name, build_chain(layer_plan, kernels[name] if kernels else None, original))
-    return model
+    return to_memory_format(model, plan.memory_format)
+
+
+def to_memory_format(model: nn.Module, memory_format: str) -> nn.Module:
+    """The network itself, put in `contiguous` or `channels_last`; "" leaves it. ValueError for any other word."""
+    if not memory_format:
+        return model
+    if memory_format not in MEMORY_FORMATS:
+        raise ValueError(f"unknown memory format {memory_format!r}")
+    return model.to(memory_format=MEMORY_FORMATS[memory_format])  # type: ignore[call-overload, no-any-return]
 
 
 def clone(model: nn.Module) -> nn.Module:

@@ -12,7 +12,16 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from cnncompress.decompositions import extract_groups, get_method
-from cnncompress.factored import FactoredLayer, Provenance, attach, build_chain, provenance, spec_of, swap
+from cnncompress.factored import (
+    FactoredLayer,
+    Provenance,
+    attach,
+    build_chain,
+    provenance,
+    spec_of,
+    swap,
+    to_memory_format,
+)
 from cnncompress.linalg import check_finite
 from cnncompress.metrics import CENTRED, Metric, layer_metrics, relative_error, squared_error
 from cnncompress.spec import LayerPlan, LayerStatistics, Plan
@@ -46,10 +55,19 @@ def decompose(
         if fitted.rise is not None:
             rises[name] = fitted.rise
         swap(small, name, fitted.chain)
+    return finished(model, small, plan, errors, rises)
+
+
+def finished(
+    model: nn.Module, small: nn.Module, plan: Plan, errors: dict[str, float], rises: dict[str, float]
+) -> nn.Module:
+    """`small` in the plan's memory format, with the provenance of `model` and what the fit of its layers gave."""
     before = provenance(model) or Provenance()
     merged = Plan({**before.plan.layers, **plan.layers}, _kept(before.plan, plan), plan.metric)
-    errors = {**before.errors, **errors}
-    return attach(small, Provenance(before.source, before.preprocessing, merged, errors, rises))
+    merged.memory_format = plan.memory_format or before.plan.memory_format
+    merged.rises, merged.achieved = dict(plan.rises), dict(plan.achieved)
+    small = to_memory_format(small, plan.memory_format)
+    return attach(small, Provenance(before.source, before.preprocessing, merged, {**before.errors, **errors}, rises))
 
 
 def _kept(before: Plan, now: Plan) -> dict[str, str]:
@@ -67,11 +85,21 @@ class Fitted:
 
 
 def fit_layer(
-    name: str, module: Any, layer_plan: LayerPlan, metric: str, statistics: LayerStatistics | None, refine: int = 1
+    name: str,
+    module: Any,
+    layer_plan: LayerPlan,
+    metric: str,
+    statistics: LayerStatistics | None,
+    refine: int = 1,
+    target: Tensor | None = None,
 ) -> Fitted:
-    """Factorize one layer in a metric; on the meta device in shape only, without an error."""
+    """Factorize one layer in a metric; on the meta device in shape only, without an error.
+
+    `target` [F, C/g, kh, kw] takes the place of the layer's weight. Under a centred metric the bias takes back what the
+    error does to the mean output.
+    """
     spec = spec_of(module)
-    weight = module.weight.detach().reshape(spec.weight_shape)
+    weight = module.weight.detach().reshape(spec.weight_shape) if target is None else target
     if weight.is_meta:
         return Fitted(build_chain(layer_plan, None, module))
     check_finite(weight, name)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
 from itertools import chain
 from typing import Any
 
@@ -17,10 +16,9 @@ from tqdm import tqdm
 
 from cnncompress.errors import CompressError, UsageError, nearest
 from cnncompress.evaluate import resolve_device
-from cnncompress.factored import FactoredLayer, forward, layers_of, spec_of, trace
+from cnncompress.factored import MEMORY_FORMATS, FactoredLayer, forward, layers_of, memory_format_of, spec_of, trace
 from cnncompress.spec import Call, Latency, LayerProfile, Profile
-
-MEMORY_FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+from cnncompress.timing.clock import cpu_threads, milliseconds, synchronize
 
 
 def profile(model: nn.Module, example: Tensor) -> Profile:
@@ -83,7 +81,7 @@ def latency(
     batch: int = 1,
     threads: int | None = None,
     device: str = "cpu",
-    memory_format: str = "contiguous",
+    memory_format: str | None = None,
     warmup: int = 3,
     repeats: int = 20,
     min_seconds: float = 1.0,
@@ -92,9 +90,9 @@ def latency(
     """Milliseconds of a forward pass of each network, measured in turns so that a slow moment hits all of them.
 
     Copies of the networks run in eval mode on `batch` images (those of `example` [n, c, h, w], repeated as needed)
-    with `threads` CPU threads (None leaves them). After `warmup` rounds there are at least `repeats`, and as many
-    as `min_seconds` for each network holds. Raises UsageError for settings that make no sense, CompressError without
-    the device, without memory or if a forward pass fails.
+    with `threads` CPU threads (None leaves them), in `memory_format` (None: each in its own). After `warmup` rounds
+    there are at least `repeats`, and as many as `min_seconds` for each network holds. Raises UsageError for settings
+    that make no sense, CompressError without the device, without memory or if a forward pass fails.
     """
     _check(batch, threads, repeats, memory_format)
     target = resolve_device(device)
@@ -102,53 +100,70 @@ def latency(
     samples: dict[str, list[float]] = {name: [] for name in models}
     names = list(models)
     bar = tqdm(desc="latency", unit=" rounds", leave=False, disable=None if progress else True)
-    with _threads(threads), torch.inference_mode(), bar:
+    with cpu_threads(threads), torch.inference_mode(), bar:
         for name in names * warmup:
             forward(*prepared[name])
         start, rounds = time.perf_counter(), 0
         while rounds < repeats or time.perf_counter() - start < min_seconds * len(names):
             shift = rounds % max(1, len(names))
             for name in names[shift:] + names[:shift]:
-                samples[name].append(_milliseconds(lambda name=name: forward(*prepared[name]), target))  # type: ignore[misc]
+                samples[name].append(milliseconds(lambda name=name: forward(*prepared[name]), target))  # type: ignore[misc]
             rounds += 1
             bar.update()
         used = torch.get_num_threads()
     return {
-        name: _summary(samples[name], batch, used, target, prepared[name][1].dtype, memory_format) for name in names
+        name: _summary(
+            samples[name], batch, used, target, prepared[name][1].dtype, memory_format or memory_format_of(m)
+        )
+        for name, m in models.items()
     }
 
 
-def layer_latency(
-    model: nn.Module,
+def layer_latency(model: nn.Module, example: Tensor, **settings: Any) -> dict[str, Latency]:
+    """Milliseconds of each layer in a forward pass, all its calls together; a decomposed layer is one.
+
+    Settings and errors as for `layer_latencies`.
+    """
+    return layer_latencies({"": model}, example, **settings)[""]
+
+
+def layer_latencies(
+    models: Mapping[str, nn.Module],
     example: Tensor,
     *,
     batch: int = 1,
     threads: int | None = None,
     device: str = "cpu",
-    memory_format: str = "contiguous",
+    memory_format: str | None = None,
     warmup: int = 3,
     repeats: int = 20,
-) -> dict[str, Latency]:
-    """Milliseconds of each layer in a forward pass, all its calls together; a decomposed layer is one.
+) -> dict[str, dict[str, Latency]]:
+    """`layer_latency` of several networks, which run in turns.
 
     Arguments and errors as for `latency`. On a GPU every layer is waited for, so they add up to more than the network.
     """
     _check(batch, threads, repeats, memory_format)
     target = resolve_device(device)
-    clone, inputs = _prepare(model, example, batch, target, memory_format)
+    prepared = {name: _prepare(m, example, batch, target, memory_format) for name, m in models.items()}
     spent: dict[str, float] = {}
-    samples: dict[str, list[float]] = {}
-    for name, module in _units(clone):
-        _time_calls(name, module, spent, target)
-    with _threads(threads), torch.inference_mode():
+    samples: dict[str, dict[str, list[float]]] = {name: {} for name in models}
+    for clone, _ in prepared.values():
+        for layer, module in _units(clone):
+            _time_calls(layer, module, spent, target)
+    with cpu_threads(threads), torch.inference_mode():
         for i in range(warmup + repeats):
-            spent.clear()
-            forward(clone, inputs)
-            if i >= warmup:
-                for name, value in spent.items():
-                    samples.setdefault(name, []).append(value)
+            for name in models:
+                spent.clear()
+                forward(*prepared[name])
+                if i >= warmup:
+                    for layer, value in spent.items():
+                        samples[name].setdefault(layer, []).append(value)
         used = torch.get_num_threads()
-    return {name: _summary(s, batch, used, target, inputs.dtype, memory_format) for name, s in samples.items()}
+    found = {}
+    for name, model in models.items():
+        how = batch, used, target, prepared[name][1].dtype, memory_format or memory_format_of(model)
+        found[name] = {layer: _summary(times, *how) for layer, times in samples[name].items()}
+    return found
 
 
 def _units(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -164,34 +179,34 @@ def _time_calls(name: str, module: nn.Module, spent: dict[str, float], device: t
 
     def before(*_: Any) -> None:
         nonlocal started
-        _synchronize(device)
+        synchronize(device)
         started = time.perf_counter()
 
     def after(*_: Any) -> None:
-        _synchronize(device)
+        synchronize(device)
         spent[name] = spent.get(name, 0.0) + (time.perf_counter() - started) * 1000
 
     module.register_forward_pre_hook(before)
     module.register_forward_hook(after)
 
 
-def _check(batch: int, threads: int | None, repeats: int, memory_format: str) -> None:
+def _check(batch: int, threads: int | None, repeats: int, memory_format: str | None) -> None:
     for what, value in (("batch size", batch), ("number of threads", threads), ("number of repeats", repeats)):
         if value is not None and value < 1:
             raise UsageError(f"the {what} is {value}; give a whole number from 1 on")
-    if memory_format not in MEMORY_FORMATS:
+    if memory_format is not None and memory_format not in MEMORY_FORMATS:
         known = ", ".join(MEMORY_FORMATS)
         raise UsageError(f"unknown memory format '{memory_format}' ({known}){nearest(memory_format, MEMORY_FORMATS)}")
 
 
 def _prepare(
-    model: nn.Module, example: Tensor, batch: int, device: torch.device, memory_format: str
+    model: nn.Module, example: Tensor, batch: int, device: torch.device, memory_format: str | None
 ) -> tuple[nn.Module, Tensor]:
     """A copy of the network, ready to run, and its input in the network's own dtype."""
-    layout = MEMORY_FORMATS[memory_format]
+    layout = MEMORY_FORMATS[memory_format or memory_format_of(model)]
     try:
         clone: Any = copy.deepcopy(model).eval()
-        clone = clone.to(device=device, memory_format=layout)
+        clone = clone.to(device=device, memory_format=layout) if memory_format else clone.to(device=device)
         dtype = next((p.dtype for p in clone.parameters() if p.is_floating_point()), example.dtype)
         inputs = example.repeat(-(-batch // len(example)), 1, 1, 1)[:batch].to(device, dtype)
         return clone, inputs.contiguous(memory_format=layout)
@@ -200,36 +215,6 @@ def _prepare(
         raise CompressError(
             f"cannot put {type(model).__name__} with a batch of {batch} on {device}: {reason}"
         ) from error
-
-
-@contextmanager
-def _threads(number: int | None) -> Iterator[None]:
-    before = torch.get_num_threads()
-    try:
-        if number is not None:
-            torch.set_num_threads(number)
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def _synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def _milliseconds(run: Callable[[], object], device: torch.device) -> float:
-    if device.type != "cuda":
-        start = time.perf_counter()
-        run()
-        return (time.perf_counter() - start) * 1000
-    begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    with torch.cuda.device(device):
-        begin.record()
-        run()
-        end.record()
-        end.synchronize()
-    return begin.elapsed_time(end)
 
 
 def _summary(

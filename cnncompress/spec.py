@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from cnncompress.errors import UsageError
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -148,7 +150,10 @@ class Call:
 
 @dataclass(frozen=True)
 class LayerPlan:
-    """What one layer of geometry `spec` becomes; `macs` are those of one image as (before, after)."""
+    """What one layer of geometry `spec` becomes; `macs` are those of one image as (before, after).
+
+    `chain` is what runs: the method's stages at this rank, or, with a `lowering`, `lowering.lower` of them.
+    """
 
     spec: ConvSpec
     method: str
@@ -156,6 +161,7 @@ class LayerPlan:
     chain: Chain
     macs: Pair = (0, 0)
     options: dict[str, Any] = field(default_factory=dict)
+    lowering: str = ""
 
     @property
     def params(self) -> Pair:
@@ -165,20 +171,43 @@ class LayerPlan:
 
 @dataclass
 class Plan:
-    """Which layer becomes what; `kept` holds the reason for every other layer."""
+    """Which layer becomes what; `kept` holds the reason for every other layer.
+
+    `memory_format` is the order in memory that the whole network is put in: `contiguous`, `channels_last`, or "" for
+    the one it is in. For a budget, `rises` predicts for each layer how much of the accuracy it costs (nats an image
+    under the metric kronecker), and `achieved` is the share of the network that is left, by the name of the cost.
+    """
 
     layers: dict[str, LayerPlan] = field(default_factory=dict)
     kept: dict[str, str] = field(default_factory=dict)
     metric: str = "frobenius"
+    memory_format: str = ""
+    rises: dict[str, float] = field(default_factory=dict)
+    achieved: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Budget:
-    """The share of the original to keep; exactly one of the three is given."""
+    """The share of the original to keep, each in (0, 1]; several hold together. UsageError for anything else."""
 
     macs: float | None = None
     params: float | None = None
     latency: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, share in self.shares.items():
+            if not 0 < share <= 1:
+                raise UsageError(f"budget {name}={share} is not a share of the original in (0, 1], such as 0.5")
+        if not self.shares:
+            raise UsageError("a budget needs a share of macs, params or latency, such as macs=0.5")
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """The shares that were given, by name."""
+        return {k: v for k, v in dataclasses.asdict(self).items() if v is not None}
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name}={share:g}" for name, share in self.shares.items())
 
 
 @dataclass(frozen=True)
@@ -259,10 +288,12 @@ def plan_to_json(plan: Plan) -> dict[str, Any]:
             "options": p.options,
             "macs": list(p.macs),
             "stages": [stage_to_json(s) for s in p.chain],
+            "lowering": p.lowering,
         }
         for name, p in plan.layers.items()
     }
-    return {"metric": plan.metric, "layers": layers, "kept": plan.kept}
+    values = {"metric": plan.metric, "memory_format": plan.memory_format, "layers": layers, "kept": plan.kept}
+    return values | {k: v for k, v in (("achieved", plan.achieved), ("rises", plan.rises)) if v}
 
 
 def plan_from_json(values: dict[str, Any]) -> Plan:
@@ -273,8 +304,10 @@ def plan_from_json(values: dict[str, Any]) -> Plan:
         if not isinstance(spec, ConvSpec):
             raise ValueError(f"{name} is not a layer")
         chain = tuple(stage_from_json(stage) for stage in p["stages"])
-        layers[name] = LayerPlan(spec, p["method"], tuple(p["rank"]), chain, _pair(p["macs"]), p["options"])
-    return Plan(layers, dict(values["kept"]), values["metric"])
+        rank, lowering = tuple(p["rank"]), str(p.get("lowering", ""))
+        layers[name] = LayerPlan(spec, p["method"], rank, chain, _pair(p["macs"]), p["options"], lowering)
+    told = {key: {k: float(v) for k, v in values.get(key, {}).items()} for key in ("rises", "achieved")}
+    return Plan(layers, dict(values["kept"]), values["metric"], str(values.get("memory_format", "")), **told)
 
 
 def as_pair(value: int | Sequence[int]) -> Pair:

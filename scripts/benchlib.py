@@ -40,14 +40,17 @@ class Bench:
     held_out: Batches
     fingerprint: str
 
-    def statistics(self, layers: Sequence[str], cache: Path) -> dict[str, LayerStatistics]:
-        """What all metrics need to know about some layers, from the cache where it fits."""
+    def statistics(
+        self, layers: Sequence[str], cache: Path, metrics: Sequence[str] = METRICS
+    ) -> dict[str, LayerStatistics]:
+        """What the metrics need to know about some layers, from the cache where it fits."""
         images = sum(len(x) for x, _ in self.calibration)
-        key = statistics_key(self.model, self.fingerprint, {"images": images, "layers": list(layers)})
+        wanted = {"images": images, "layers": list(layers), "metrics": list(metrics)}
+        key = statistics_key(self.model, self.fingerprint, wanted)
         path = cache / f"{self.name}-{key[:8]}.safetensors"
         found = load_statistics(path, key)
         if found is None:
-            found = collect_statistics(self.model, self.calibration, METRICS, layers=layers)
+            found = collect_statistics(self.model, self.calibration, metrics, layers=layers)
             cache.mkdir(parents=True, exist_ok=True)
             save_statistics(path, found, key)
         return found

@@ -38,7 +38,7 @@ from tests.decompositions.helpers import (
 )
 
 METHODS = sorted(REGISTRY)
-VARIANTS = [*METHODS, "tucker2:algorithm=hooi,sweeps=2"]
+VARIANTS = [*METHODS, "tucker2:algorithm=hooi,sweeps=2", "spatial-svd:first=horizontal"]
 EXACT = [v for v in VARIANTS if REGISTRY[v.split(":")[0]].exact]
 few = settings(derandomize=True, deadline=None, max_examples=30, database=None)
 # alternating least squares stops in local optima: a higher rank may end a little above a lower one

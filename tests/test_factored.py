@@ -20,12 +20,15 @@ from cnncompress.factored import (
     clone,
     forward,
     inference,
+    is_channels_last,
     layers_of,
     logits,
+    memory_format_of,
     provenance,
     refuse_module,
     spec_of,
     swap,
+    to_memory_format,
     trace,
 )
 from cnncompress.spec import ConvSpec, LayerPlan, Permutation, Plan
@@ -214,3 +217,29 @@ def test_clone_shares_nothing_and_carries_provenance():
     assert copy.weight.data_ptr() != model.weight.data_ptr()
     assert set(copy.state_dict()) == {"weight", "bias"}
     assert provenance(nn.Linear(2, 2)) is None
+
+
+def test_memory_format_of_a_network():
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 1), nn.Linear(2, 2))
+    assert memory_format_of(net) == "contiguous"
+    assert to_memory_format(net, "") is net
+    assert memory_format_of(net) == "contiguous"
+    assert to_memory_format(net, "channels_last") is net
+    assert memory_format_of(net) == "channels_last"
+    assert net[0].weight.stride() == (27, 1, 9, 3)
+    assert memory_format_of(to_memory_format(net, "contiguous")) == "contiguous"
+    with pytest.raises(ValueError, match="unknown memory format 'blocked'"):
+        to_memory_format(net, "blocked")
+
+
+def test_a_plan_puts_the_whole_network_in_its_memory_format():
+    layer = nn.Conv2d(4, 6, 3)
+    other = nn.Conv2d(6, 6, 3)
+    decision = decide(layer, "tucker2", 2)
+    kernels = {"0": [randn(*s.weight_shape) for s in decision.chain]}
+    x = randn(2, 4, 8, 8, dtype=torch.float32)
+    expected = apply_plan(clone(nn.Sequential(layer, other)), Plan({"0": decision}), kernels)
+    plan = Plan({"0": decision}, memory_format="channels_last")
+    net = apply_plan(nn.Sequential(layer, other), plan, kernels)
+    assert [is_channels_last(m.weight) for m in (net[0][1], net[1])] == [True, True]
+    torch.testing.assert_close(net(x), expected(x))

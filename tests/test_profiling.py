@@ -12,7 +12,7 @@ from cnncompress.decompositions import get_method
 from cnncompress.errors import CompressError, UsageError
 from cnncompress.factored import apply_plan, inference, trace
 from cnncompress.planning import Choice, plan
-from cnncompress.profiling import latency, layer_latency, profile, size_bytes
+from cnncompress.profiling import latency, layer_latencies, layer_latency, profile, size_bytes
 from cnncompress.spec import ConvSpec, chain_macs, chain_params, convolutions
 
 TAI_VGG16 = (5, 24, 48, 48, 64, 128, 160, 192, 192, 256, 320, 320, 320)
@@ -213,7 +213,7 @@ def test_latency_takes_turns():
 
 def test_latency_percentiles(monkeypatch):
     times = iter(range(1, 12))
-    monkeypatch.setattr(profiling, "_milliseconds", lambda run, device: next(times))
+    monkeypatch.setattr(profiling, "milliseconds", lambda run, device: next(times))
     found = latency({"a": nn.Flatten()}, torch.ones(1, 1, 2, 2), repeats=11, min_seconds=0)["a"]
     assert (found.p10, found.median, found.p90) == (2, 6, 10)
 
@@ -248,6 +248,34 @@ def test_latency_by_layer():
     assert list(found) == ["0", "2", "4"]
     assert all(0 < value.p10 <= value.median <= value.p90 for value in found.values())
     assert not any(m._forward_hooks for m in model.modules())
+
+
+def test_layers_of_networks_in_turns(monkeypatch):
+    order = []
+    models = {name: nn.Sequential(Recorder(name, order)) for name in "ab"}
+    clock = iter(range(100))
+    monkeypatch.setattr(profiling.time, "perf_counter", lambda: next(clock) / 1000)
+    found = layer_latencies(models, torch.ones(1, 1, 2, 2), warmup=1, repeats=2)
+    assert "".join(name for name, *_ in order) == "ababab"
+    assert {name: list(layers) for name, layers in found.items()} == {"a": ["0.conv"], "b": ["0.conv"]}
+    assert found["a"]["0.conv"].median == pytest.approx(1.0)
+
+
+def test_each_network_in_its_own_memory_format():
+    seen = {}
+
+    class Net(nn.Conv2d):
+        def forward(self, x):
+            seen[self.out_channels] = (x.is_contiguous(), self.weight.is_contiguous())
+            return super().forward(x)
+
+    plain, last = Net(3, 4, 3), Net(3, 5, 3).to(memory_format=torch.channels_last)
+    found = latency({"plain": plain, "last": last}, torch.ones(1, 3, 8, 8), repeats=1, min_seconds=0)
+    assert seen == {4: (True, True), 5: (False, False)}
+    assert {name: value.memory_format for name, value in found.items()} == {
+        "plain": "contiguous",
+        "last": "channels_last",
+    }
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,10 @@ from torch import nn
 
 from cnncompress import rebuild
 from cnncompress.errors import RunError, UsageError
-from cnncompress.factored import Provenance, attach, provenance
+from cnncompress.factored import Provenance, attach, memory_format_of, provenance
+from cnncompress.lowering import lower
 from cnncompress.models import ModelSource
+from cnncompress.modules import SplitConv2d, spec_of
 from cnncompress.runs import load, load_run, save, save_run, update_run
 from cnncompress.spec import ConvSpec, LayerPlan, Plan, Preprocessing, plan_to_json
 from cnncompress.tensorfile import load_tensors
@@ -69,6 +71,39 @@ def test_round_trip_is_bitwise(tmp_path, factory, variant):
     inputs = torch.randn(4, 3, 8, 8, dtype=net.stem.weight.dtype)
     with torch.no_grad():
         assert torch.equal(run.model(inputs), net(inputs))
+
+
+@pytest.mark.parametrize("lowering", ["", "split", "dense", "pad8", "pad16+split"])
+def test_lowered_chains_and_the_memory_format_come_back(tmp_path, factory, lowering):
+    spec = ConvSpec(8, 8, (3, 3), padding=(1, 1))
+    chain = (ConvSpec(8, 6, (3, 1), padding=(1, 0), groups=2), ConvSpec(6, 8, (1, 3), padding=(0, 1), groups=2))
+    layer = LayerPlan(spec, "by hand", (3,), lower(chain, lowering), lowering=lowering)
+    net = network(factory, plan=Plan({"body": layer}, memory_format="channels_last"))
+    assert memory_format_of(net) == "channels_last"
+    save(net, tmp_path / "run")
+    found = load(tmp_path / "run")
+    assert memory_format_of(found) == "channels_last"
+    assert [type(m) for m in found.body] == [SplitConv2d if "split" in lowering else nn.Conv2d] * 2
+    assert [spec_of(m) for m in found.body] == list(lower(chain, lowering))
+    inputs = torch.randn(4, 3, 8, 8)
+    with torch.no_grad():
+        assert torch.equal(found(inputs), net(inputs))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ('"lowering": ""', '"lowering": "fast"', "unknown lowering 'fast'"),
+        ('"memory_format": ""', '"memory_format": "blocked"', "unknown memory format 'blocked'"),
+    ],
+)
+def test_words_of_a_plan_that_are_not_known(tmp_path, factory, old, new, words):
+    save(network(factory, plan=plan()), tmp_path / "run")
+    path = tmp_path / "run" / "plan.json"
+    path.write_text(path.read_text().replace(old, new))
+    with pytest.raises(RunError, match=words) as caught:
+        load(tmp_path / "run")
+    assert "\n" not in str(caught.value)
 
 
 def test_a_fresh_process_without_methods_gives_the_same_outputs(tmp_path, factory):

@@ -82,6 +82,16 @@ def test_plan_to_json_and_back():
     assert plan_from_json(json.loads(json.dumps(plan_to_json(plan)))) == plan
 
 
+def test_plan_with_lowering_and_memory_format():
+    layer = LayerPlan(CONV, "m", (2,), (ConvSpec(4, 2),), lowering="pad8+split")
+    plan = Plan({"a": layer}, memory_format="channels_last")
+    values = json.loads(json.dumps(plan_to_json(plan)))
+    assert plan_from_json(values) == plan
+    del values["memory_format"], values["layers"]["a"]["lowering"]  # as written before there were any
+    old = plan_from_json(values)
+    assert (old.layers["a"].lowering, old.memory_format) == ("", "")
+
+
 @pytest.mark.parametrize(
     "bad", [{}, {"kind": "pool"}, {"kind": "conv2d", "in_channels": 1, "colour": 2}, {"kind": "permutation"}]
 )

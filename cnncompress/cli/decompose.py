@@ -18,17 +18,34 @@ from cnncompress.cli import options
 @click.option("--method", metavar="NAME[:k=v,...]", help="A decomposition, see `methods` [default: auto].")
 @click.option("--rank", metavar="N|FRACTION", help="Rank of every layer, or share of its full rank [default: 0.25].")
 @click.option(
+    "--budget",
+    multiple=True,
+    metavar="WHAT=SHARE",
+    help="Keep this share: macs=0.5, params=0.3, latency=0.6 (measured); several hold together.",
+)
+@click.option("--max-drop", type=float, metavar="POINTS", help="The fewest MACs that lose at most so much top-1.")
+@click.option("--multiple", type=int, metavar="N", help="Ranks in multiples of N [default: 1, on a GPU 8].")
+@click.option("--plan", type=options.PATH, metavar="FILE", help="Take the plan of a run's plan.json, edited or not.")
+@click.option(
     "--metric",
     metavar="NAME",
-    help="How errors are measured: frobenius, data-covariance, kronecker, mahalanobis [default: frobenius].",
+    help="How errors are measured: frobenius, data-covariance, kronecker, mahalanobis "
+    "[default: kronecker with a budget and images, else frobenius].",
 )
 @click.option(
     "--refine",
     type=int,
     metavar="N",
-    help="0: a method's own procedure; 1: refit last stages; more: sweeps [default: 1].",
+    help="0: a method's own procedure; 1: refit last stages; more: sweeps [default: 1, when correcting up to 4].",
 )
-@click.option("--calibration-images", type=int, metavar="N", help="Images for the metric [default: 1000].")
+@click.option(
+    "--correct",
+    type=click.Choice(["auto", "none", "bias", "refit"]),
+    help="Fit to what the compressed layers before really give: biases, or all of a chain "
+    "[default: refit with a budget and images, else none].",
+)
+@click.option("--reconstruct", type=int, metavar="N", help="N label-free gradient steps a block [default: 0].")
+@click.option("--calibration-images", type=int, metavar="N", help="Images to calibrate on [default: 1000].")
 @click.option(
     "--keep-statistics", is_flag=True, default=None, help="Keep the metric's statistics in the run, for reuse."
 )
@@ -39,6 +56,13 @@ from cnncompress.cli import options
 @click.option("--force", is_flag=True, default=None, help="Replace an existing run.")
 @click.option("--dry-run", is_flag=True, default=None, help="Print the plan, write nothing.")
 @options.loader_options
+@click.option("--latency-batch", type=int, metavar="N", help="Batch of a latency budget [default: 1].")
+@click.option("--threads", type=int, metavar="N", help="CPU threads of a latency budget [default: torch's].")
+@click.option(
+    "--memory-format",
+    type=click.Choice(["contiguous", "channels_last"]),
+    help="Order of the result in memory [default: as it is].",
+)
 @options.device_option
 def command(config: Path | None, **flags: Any) -> None:
     """Replace the layers of MODEL by cheaper chains; write a run.

@@ -69,7 +69,7 @@ def format_option(f: F) -> F:
 def timing_options(f: F) -> F:
     """How latency is measured."""
     layouts = click.Choice(["contiguous", "channels_last"])
-    layout = click.option("--memory-format", type=layouts, default="contiguous", help="[default: contiguous]")
+    layout = click.option("--memory-format", type=layouts, help="Order in memory [default: the network's own].")
     threads = click.option("--threads", type=int, metavar="N", help="CPU threads while timing [default: torch's].")
     return threads(layout(f))
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from cnncompress.cli import options
+
+if TYPE_CHECKING:
+    from cnncompress.pipeline.measure import LayerTime
+    from cnncompress.spec import Latency
 
 
 @click.command("profile")
@@ -14,8 +19,11 @@ from cnncompress.cli import options
 @options.model_options
 @click.option("--batch-size", type=int, metavar="N", default=1, help="Images timed at once [default: 1].")
 @options.timing_options
+@click.option("--layers", is_flag=True, help="The time of each layer too; for a run, before and after.")
 @options.device_option
-def command(batch_size: int, threads: int | None, memory_format: str, device: str | None, **flags: Any) -> None:
+def command(
+    batch_size: int, threads: int | None, memory_format: str | None, layers: bool, device: str | None, **flags: Any
+) -> None:
     """Params, MACs, size and latency of MODEL.
 
     MODEL is a network's name, see `decompose`, or a run, which is timed in turns with its original.
@@ -24,10 +32,11 @@ def command(batch_size: int, threads: int | None, memory_format: str, device: st
 
     from cnncompress.config import ModelSettings, merge
     from cnncompress.pipeline import run_profile
-    from cnncompress.pipeline.measure import Timing
+    from cnncompress.pipeline.measure import Timing, layer_times
 
     settings = merge(ModelSettings, None, flags)
-    opened, cost, times = run_profile(settings, Timing(batch_size, threads, device or "auto", memory_format))
+    timing = Timing(batch_size, threads, device or "auto", memory_format)
+    opened, cost, times = run_profile(settings, timing)
     rows = [
         ["params", f"{cost.params:,}"],
         ["MACs", f"{cost.total_macs:,}"],
@@ -37,11 +46,41 @@ def command(batch_size: int, threads: int | None, memory_format: str, device: st
     if cost.other_macs:
         rows.append(["MACs outside convolution and linear layers", f"{cost.other_macs:,}"])
     rows += [[f"latency, {n}", f"{t.median:.2f} ms (p10 {t.p10:.2f}, p90 {t.p90:.2f})"] for n, t in times.items()]
-    if len(times) == 2:
-        first, second = times.values()
-        rows.append(["latency, share of the original", f"{second.median / first.median:.2f}"])
-    one = next(iter(times.values()))
+    *before, now = times.items()
+    rows += [[f"latency, share of the {name}", f"{now[1].median / then.median:.2f}"] for name, then in before]
+    one = now[1]
     click.echo(f"{opened.name}, {opened.weights}, one image of {'×'.join(map(str, cost.input_shape[1:]))}")
     click.echo(tabulate(rows, tablefmt="plain", disable_numparse=True))
     threads_used = f"{one.threads} thread{'s' * (one.threads != 1)}"
     click.echo(f"latency: batch {one.batch}, {threads_used}, {one.device}, {one.dtype}, {one.memory_format}")
+    if layers:
+        found = layer_times(opened, timing)
+        click.echo()
+        echo_layers(found, now[1], times.get("original"))
+    if "original" in times and one.median >= times["original"].median:
+        click.echo(f"{opened.name} is not faster than its original here")
+
+
+def echo_layers(found: Sequence[LayerTime], now: Latency, before: Latency | None) -> None:
+    """The time of each layer, of all of them and of the rest; and which chains are slower than what they replaced."""
+    sums = [sum(t.after for t in found), sum(t.before or 0 for t in found)]
+    rest = [now.median - sums[0], before.median - sums[1] if before else 0.0]
+    ends = [("all layers", sums), ("everything else", [max(0.0, ms) for ms in rest])]
+    if before is None:
+        rows = [[t.layer, t.shape, f"{t.after:.3f}", f"{t.after / now.median:.1%}"] for t in found]
+        rows += [[name, "", f"{ms:.3f}", f"{ms / now.median:.1%}"] for name, (ms, _) in ends]
+        options.echo_table(rows, ["layer", "shape", "ms", "share"], [None, 40, None, None], "llrr")
+        return
+    rows = [[t.layer, t.shape, t.becomes, *_both(t.before, t.after)] for t in found]
+    rows += [[name, "", "", *_both(then, ms)] for name, (ms, then) in ends]
+    headers = ["layer", "was", "is", "ms before", "ms after", "share"]
+    options.echo_table(rows, headers, [None, 30, 34, None, None, None], "lllrrr")
+    for t in found:
+        if t.slower:
+            click.echo(f"{t.layer} is slower than the layer it replaced: {t.after:.3f} ms for {t.before:.3f}")
+
+
+def _both(before: float | None, after: float) -> list[str]:
+    if not before:
+        return ["–", f"{after:.3f}", "–"]
+    return [f"{before:.3f}", f"{after:.3f}", f"{after / before:.2f}"]

@@ -28,7 +28,7 @@ def command(
     latency: bool,
     latency_batch: int,
     threads: int | None,
-    memory_format: str,
+    memory_format: str | None,
     layers: bool,
     format_: str,
     output: Path | None,

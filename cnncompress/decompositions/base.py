@@ -40,7 +40,7 @@ class Decomposition(ABC):
     options: ClassVar[dict[str, Any]] = {}
     exact: ClassVar[bool] = True  # the full rank reproduces every weight
     whitens: ClassVar[bool] = False  # `group_factorize` takes the metric into account itself
-    nested: ClassVar[bool] = False  # two stages, and the first K channels between them are those of rank K
+    sliced: ClassVar[bool] = False  # the first K channels between its two stages are the chain of rank K
 
     def __init__(self, **options: Any) -> None:
         self.settings = {**self.options, **options}
@@ -143,7 +143,8 @@ class Decomposition(ABC):
     def _factorize_group(self, weight: Tensor, spec: ConvSpec, rank: Rank, metric: Metric, sweeps: int) -> list[Tensor]:
         """The kernels of one group.
 
-        Where scaling the weight only comes near to the metric, the fit without it is refined too: the better one wins.
+        Where scaling the weight only comes near to the metric, the fit without it is refined too, and so is what the
+        method finds by a search of its own: the best one wins.
         """
         chain, plain = self.group_stages(spec, rank), metric is FROBENIUS
         weight = weight if self.whitens else weight.double()
@@ -173,7 +174,7 @@ class Decomposition(ABC):
         return torch.stack(found).sum(0)
 
     def _group_errors(self, weight: Tensor, spec: ConvSpec, ranks: Sequence[Rank], metric: Metric) -> Tensor:
-        if self.nested and metric.alpha is None:
+        if self.sliced and metric.alpha is None:
             highest = max(ranks)
             kernels = [k.double() for k in self.group_factorize(weight, spec, highest, metric)]
             return nested_errors(self.group_stages(spec, highest), kernels, weight, metric, [r[0] for r in ranks])

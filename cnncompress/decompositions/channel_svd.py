@@ -17,6 +17,7 @@ class MatrixSVD(Decomposition):
     """The rank-K approximation of the weight seen as a matrix [F, C·kh·kw]."""
 
     whitens = True
+    sliced = True
 
     def group_full_rank(self, spec: ConvSpec) -> Rank:
         """min(F, C·kh·kw)."""

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from cnncompress.clustering import balanced_kmeans, check_search, divisors
 from cnncompress.decompositions.base import Decomposition, register
+from cnncompress.decompositions.lines import find_lines, form_of
 from cnncompress.errors import UsageError
 from cnncompress.metrics import Metric
 from cnncompress.spec import Chain, ConvSpec, Permutation, Rank
@@ -22,7 +23,8 @@ class Monochromatic(Decomposition):
     Equal groups need a number of colours that divides F: a whole number or a fraction of F becomes the nearest divisor
     at or below it, an explicit `colours` that does not divide F is refused. `seed` and `restarts` are those of the
     clustering. A filter of rank above one in (channel, position) is never reproduced exactly; at F colours every filter
-    has its own best one.
+    has its own best one. The paper clusters the filters of a whitened weight; where a metric's fit is refined, clusters
+    and colours are looked for by the metric's own distances too (`lines`).
     """
 
     name = "monochromatic"
@@ -85,8 +87,30 @@ class Monochromatic(Decomposition):
         directions = leading_vectors(members.transpose(1, 2).flatten(2))
         colours = torch.nn.functional.normalize(directions, dim=1, eps=torch.finfo(directions.dtype).tiny)
         coefficients = torch.einsum("kc,kscp->ksp", colours, members)
-        kernels = [colours[:, :, None, None], coefficients.reshape(F, 1, kh, kw)]
-        return kernels if rank[0] in (1, F) else [*kernels, torch.argsort(order)]
+        return kernels_of(colours, coefficients.reshape(F, 1, kh, kw), order)
+
+    def group_search(
+        self, starts: list[list[Tensor]], weight: Tensor, spec: ConvSpec, metric: Metric
+    ) -> list[list[Tensor]]:
+        """Clusters and colours by the metric's own distances, from those of the starts and from seeded filters."""
+        form = form_of(weight, metric)
+        if form is None:
+            return []
+        F, colours = len(weight), [kernels[0].flatten(1).double() for kernels in starts]
+        K = len(colours[0])
+        if 1 < K < F:
+            generator, own = torch.Generator().manual_seed(self.settings["seed"]), leading_vectors(weight.flatten(2))
+            drawn = (torch.randperm(F, generator=generator)[:K] for _ in range(self.settings["restarts"]))
+            colours += [own[index] for index in drawn]
+        found = find_lines(form, colours)
+        coefficients = found.coefficients[found.order].reshape(F, 1, *spec.kernel_size)
+        return [kernels_of(found.colours, coefficients, found.order)]
+
+
+def kernels_of(colours: Tensor, coefficients: Tensor, order: Tensor) -> list[Tensor]:
+    """The kernels for colours [K, C] and the coefficients [F, 1, kh, kw] of filters `order` [F], sorted by colour."""
+    kernels = [colours[:, :, None, None], coefficients]
+    return kernels if len(colours) in (1, len(order)) else [*kernels, torch.argsort(order)]
 
 
 def check_divides(colours: int, F: int) -> None:

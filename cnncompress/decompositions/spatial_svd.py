@@ -26,7 +26,7 @@ class SpatialSVD(Decomposition):
     """
 
     whitens = True
-    nested = True
+    sliced = True
     name = "spatial-svd"
     source = "Tai et al. 2016, Theorem 1"
     options = {"first": "vertical"}  # noqa: RUF012

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from cnncompress.data import Data, make_loader, split
 from cnncompress.errors import UsageError
 from cnncompress.evaluate import resolve_device
 from cnncompress.pipeline.opening import Opened
-from cnncompress.spec import LayerStatistics, Plan
+from cnncompress.spec import LayerStatistics
 from cnncompress.statistics import collect_statistics, load_statistics, save_statistics, statistics_key
 
 STATISTICS = "statistics.safetensors"
@@ -33,33 +34,45 @@ class Calibration:
 
 def apart(data: Data | None, settings: DecomposeSettings) -> Data | None:
     """The data with images to calibrate on (`train`) that are never evaluated on; as they are where none are needed."""
-    if settings.metric == "frobenius" or data is None:
+    if data is None or not settings.uses_images:
         return data
     return split(data, EVALUATION_SHARE, settings.seed)
 
 
-def calibrate(settings: DecomposeSettings, opened: Opened, chosen: Plan, data: Data | None, out: Path) -> Calibration:
-    """The statistics that the metric needs for the layers of a plan, from the cache of the run at `out` if it fits.
+def calibration_set(
+    settings: DecomposeSettings, data: Data | None, limit: int | None = None
+) -> tuple[Data, Any, list[int]]:
+    """The data, its training images and which of them are for calibration: at most `limit`, spread evenly.
 
-    The images are spread evenly over the training images. UsageError where there are none.
+    UsageError where there are none.
+    """
+    if data is None or data.train is None:
+        what = f"metric {settings.metric}" if settings.metric != "frobenius" else f"--correct {settings.correct}"
+        raise UsageError(f"{what} needs calibration images; give --data FOLDER, cifar10:ROOT or digits")
+    count = min(settings.calibration_images, len(data.train), limit or len(data.train))
+    return data, data.train, np.unique(np.linspace(0, len(data.train) - 1, count).astype(int)).tolist()
+
+
+def calibrate(
+    settings: DecomposeSettings, opened: Opened, layers: Iterable[str], data: Data | None, out: Path
+) -> Calibration:
+    """The statistics that the metric needs for some layers, from the cache of the run at `out` if it fits.
+
+    UsageError where there are no images to calibrate on.
     """
     if settings.metric == "frobenius":
         return Calibration()
-    if data is None or data.train is None:
-        raise UsageError(
-            f"metric {settings.metric} needs calibration images; give --data FOLDER, cifar10:ROOT or digits"
-        )
-    count = min(settings.calibration_images, len(data.train))
-    indices = np.unique(np.linspace(0, len(data.train) - 1, count).astype(int)).tolist()
-    wanted = {"metric": settings.metric, "images": indices, "seed": settings.seed, "layers": list(chosen.layers)}
+    data, images, indices = calibration_set(settings, data)
+    layers = list(layers)
+    wanted = {"metric": settings.metric, "images": indices, "seed": settings.seed, "layers": layers}
     key = statistics_key(opened.model, data.fingerprint, wanted)
     found = load_statistics(out / STATISTICS, key)
     if found is None:
         found = collect_statistics(
             opened.model,
-            make_loader(data.train, settings.batch_size, workers=settings.workers, indices=indices),
-            settings.metric,
-            layers=chosen.layers,
+            make_loader(images, settings.batch_size, workers=settings.workers, indices=indices),
+            settings.metric or "frobenius",
+            layers=layers,
             seed=settings.seed,
             device=resolve_device(settings.device),
         )

@@ -8,27 +8,28 @@ from typing import Any
 
 from cnncompress.config import DecomposeSettings
 from cnncompress.data import Data
-from cnncompress.errors import CompressError
-from cnncompress.evaluate import resolve_device
+from cnncompress.errors import CompressError, UsageError
+from cnncompress.evaluate import Evaluation, resolve_device
 from cnncompress.factored import Provenance, attach, provenance
-from cnncompress.fitting import decompose
-from cnncompress.pipeline.calibration import apart, cache_file, calibrate
+from cnncompress.pipeline.calibration import apart, cache_file
+from cnncompress.pipeline.compressor import Compressor
 from cnncompress.pipeline.opening import (
     Opened,
     Phases,
     count_outputs,
-    evaluate_on,
     make_row,
     open_data,
     open_model,
     planned_row,
     recorded,
 )
-from cnncompress.planning import Choice, plan
+from cnncompress.pipeline.search import search
 from cnncompress.profiling import profile
 from cnncompress.report import Report, layer_rows
 from cnncompress.runs import check_output, save_run
 from cnncompress.spec import Plan
+
+UNITS = {"macs": "MACs", "params": "parameters", "latency": "latency"}
 
 
 @dataclasses.dataclass
@@ -47,8 +48,8 @@ def default_out(settings: DecomposeSettings, opened_name: str) -> Path:
 
 
 def run_decompose(settings: DecomposeSettings, command: list[str]) -> Decomposed:
-    """The whole job of `cnncompress decompose`: load, plan, factorize, measure, save."""
-    phases = Phases()
+    """The whole job of `cnncompress decompose`: load, plan, factorize, correct, measure, save."""
+    phases, settings = Phases(), settings.resolved()
     resolve_device(settings.device)
     if settings.out is not None and not settings.dry_run:
         check_output(settings.out, settings.force)
@@ -59,55 +60,67 @@ def run_decompose(settings: DecomposeSettings, command: list[str]) -> Decomposed
         if not settings.dry_run:
             check_output(out, settings.force)
         data = apart(open_data(settings, opened), settings)
-    with phases("plan"):
-        chosen = make_plan(settings, opened)
         cost = profile(opened.model, opened.example())
-    before = recorded(opened).rows[:1]
-    if settings.dry_run:
-        now = before or [make_row(opened.name, "original", cost, None, None)]
-        row = planned_row(describe(opened.name, settings), chosen, cost, opened.example().element_size())
-        return Decomposed(chosen, Report([*now, row], layer_rows(chosen, {}), chosen.kept), None, phases)
-    if not chosen.layers:
+        compressor = Compressor(settings, opened, data, cost, out, phases)
+    if settings.dry_run and settings.max_drop is None:
+        return _dry_run(settings, compressor, compressor.plan())
+    chosen = None if settings.max_drop is not None else compressor.plan()
+    if chosen is not None and not chosen.layers:
         raise CompressError(nothing_to_do(opened.name, chosen))
+    before = recorded(opened).rows[:1]
     if not before:
-        with phases("evaluate"):
-            before = [make_row(opened.name, "original", cost, evaluate_on(opened.model, data, settings), data)]
-    with phases("calibrate"):
-        told = calibrate(settings, opened, chosen, data, out)
-    with phases("factorize"):
-        small = decompose(opened.model, chosen, statistics=told.statistics, refine=settings.refine)
+        before = [make_row(opened.name, "original", cost, compressor.measure(opened.model), data)]
+    if chosen is None:
+        if settings.dry_run:
+            raise UsageError("--max-drop makes and measures networks to find its plan; leave out --dry-run")
+        found = search(compressor, settings.max_drop or 0.0, before[0])
+        chosen, small = found.plan, found.model
+        result: Evaluation | None = found.result
+    else:
+        small = compressor.fit(chosen)
+        result = compressor.measure(small)
     with phases("profile"):
         small_cost = profile(small, opened.example())
-    with phases("evaluate"):
-        result = evaluate_on(small, data, settings)
     row = make_row(describe(opened.name, settings), "decomposed", small_cost, result, data)
     origin = provenance(small) or Provenance()
-    notes = [*told.notes, *predicted_rise(origin.rises), *narrow_outputs(chosen, count_outputs(opened))]
+    notes = [*spent(settings, chosen, compressor), *compressor.told.notes, *compressor.notes]
+    notes += predicted_rise({} if chosen.rises else origin.rises)
+    notes += [*narrow_outputs(chosen, count_outputs(opened))]
     report = Report([*before, row], layer_rows(origin.plan, origin.errors), origin.plan.kept, notes)
     info = run_info(settings, opened, data, command)
-    with phases("save"), cache_file(settings, told) as cached:
+    with phases("save"), cache_file(settings, compressor.told) as cached:
         save_run(out, small, metrics=report.to_json(), info=info, force=settings.force, carry=cached)
     return Decomposed(chosen, report, out, phases)
 
 
-def make_plan(settings: DecomposeSettings, opened: Opened) -> Plan:
-    """The plan that the settings ask for; UsageError where the rank is above the full rank of every layer."""
-    default = Choice(settings.method, settings.rank)
-    per_layer = {
-        pattern: Choice(rule.method or default.method, default.rank if rule.rank is None else rule.rank)
-        for pattern, rule in settings.per_layer.items()
-    }
-    chosen = plan(
-        opened.model,
-        opened.example(),
-        method=settings.method,
-        rank=settings.rank,
-        metric=settings.metric,
-        layers=settings.layers,
-        skip=settings.skip,
-        per_layer=per_layer,
+def _dry_run(settings: DecomposeSettings, compressor: Compressor, chosen: Plan) -> Decomposed:
+    """The report of a plan that is not carried out."""
+    opened, cost = compressor.opened, compressor.cost
+    now = recorded(opened).rows[:1] or [make_row(opened.name, "original", cost, None, None)]
+    row = planned_row(describe(opened.name, settings), chosen, cost, opened.example().element_size())
+    notes = [*spent(settings, chosen, compressor), *compressor.told.notes]
+    report = Report([*now, row], layer_rows(chosen, {}), chosen.kept, notes)
+    return Decomposed(chosen, report, None, compressor.phases)
+
+
+def spent(settings: DecomposeSettings, chosen: Plan, compressor: Compressor) -> list[str]:
+    """What a budget was spent on, in words."""
+    if not chosen.achieved:
+        return []
+    limits = settings.budget.shares if settings.budget is not None else {}
+    shares = ", ".join(
+        f"{value:.4f} of the {UNITS[cost]}{f' (budget {limits[cost]:g})' if cost in limits else ''}"
+        for cost, value in chosen.achieved.items()
     )
-    return chosen
+    notes = [f"the plan leaves {shares}"]
+    if chosen.rises:
+        most = max(chosen.rises, key=lambda name: chosen.rises[name])
+        unit = "nats an image" if compressor.predicts_nats else "as a sum of squared relative errors"
+        notes.append(
+            f"predicted rise of the loss before any correction: {sum(chosen.rises.values()):.3g} {unit}, "
+            f"most of it in {most} ({chosen.rises[most]:.3g})"
+        )
+    return notes
 
 
 def predicted_rise(rises: dict[str, float]) -> list[str]:
@@ -145,13 +158,18 @@ def nothing_to_do(name: str, chosen: Plan) -> str:
 
 def describe(name: str, settings: DecomposeSettings) -> str:
     """The name of the decomposed network in tables."""
+    if settings.searching or settings.plan is not None:
+        how = "planned" if settings.budget is None else str(settings.budget)
+        words = [name, how if settings.max_drop is None else f"max drop {settings.max_drop:g}"]
+        words += [] if settings.method == "auto" else [settings.method]
+        return " ".join(words)
     rank = settings.rank
     shown = "×".join(map(str, rank)) if isinstance(rank, tuple) else rank
     fixed = ":" in settings.method and "rank" not in settings.model_fields_set
     words = [name, settings.method]
     if settings.per_layer or not fixed:
         words.append("per layer" if settings.per_layer else f"rank {shown}")
-    return " ".join(words if settings.metric == "frobenius" else [*words, settings.metric])
+    return " ".join(words if settings.metric == "frobenius" else [*words, str(settings.metric)])
 
 
 def run_info(settings: DecomposeSettings, opened: Opened, data: Data | None, command: list[str]) -> dict[str, Any]:

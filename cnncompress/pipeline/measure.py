@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,15 +16,15 @@ from cnncompress.config import ModelSettings
 from cnncompress.errors import CompressError, DataError, RunError, UsageError
 from cnncompress.evaluate import Evaluation, resolve_device
 from cnncompress.export import ExportReport, export_onnx, export_pt2
-from cnncompress.factored import Provenance, layers_of, provenance, refuse_module, spec_of, trace
+from cnncompress.factored import Provenance, layers_of, memory_format_of, provenance, refuse_module, spec_of, trace
 from cnncompress.models import load_model
 from cnncompress.models.sources import construct
 from cnncompress.pipeline.opening import Opened, evaluate_on, open_data, open_model, open_run, recorded
 from cnncompress.planning import choose_method, describe_methods
-from cnncompress.profiling import latency, profile
+from cnncompress.profiling import latency, layer_latencies, profile
 from cnncompress.report import Report, merge
 from cnncompress.runs import LoadedRun
-from cnncompress.spec import Latency, Profile
+from cnncompress.spec import Latency, LayerPlan, Profile
 
 
 def run_evaluate(settings: ModelSettings) -> tuple[str, Evaluation]:
@@ -38,14 +39,21 @@ def run_evaluate(settings: ModelSettings) -> tuple[str, Evaluation]:
     return opened.name, result
 
 
+NOISE = 0.03  # share by which two times of the same layer may differ
+
+
 @dataclasses.dataclass
 class Timing:
-    """How latency is measured."""
+    """How latency is measured; `memory_format` None is the one that the network is in."""
 
     batch_size: int = 1
     threads: int | None = None
     device: str = "auto"
-    memory_format: str = "contiguous"
+    memory_format: str | None = None
+
+    def settings(self) -> dict[str, Any]:
+        """The arguments of `latency`, without the memory format."""
+        return {"batch": self.batch_size, "threads": self.threads, "device": str(resolve_device(self.device))}
 
 
 def original_of(run: LoadedRun) -> nn.Module:
@@ -56,24 +64,67 @@ def original_of(run: LoadedRun) -> nn.Module:
 
 
 def measure_latency(opened: Opened, timing: Timing) -> dict[str, Latency]:
-    """Latency of a network and, for a run, of the original beside it, interleaved."""
+    """Latency of a network and, for a run, of the original beside it, interleaved, all in one memory format."""
     original = {"original": original_of(opened.run)} if opened.run else {}
     models = {**original, opened.name: opened.model}
-    return latency(
-        models,
-        opened.example(),
-        batch=timing.batch_size,
-        threads=timing.threads,
-        device=str(resolve_device(timing.device)),
-        memory_format=timing.memory_format,
-    )
+    layout = timing.memory_format or memory_format_of(opened.model)
+    return latency(models, opened.example(), memory_format=layout, **timing.settings())
 
 
 def run_profile(settings: ModelSettings, timing: Timing) -> tuple[Opened, Profile, dict[str, Latency]]:
-    """Params, MACs and latency of a network or run."""
+    """Params, MACs and latency of a network or run.
+
+    A run in channels_last is timed beside its original in both memory formats: the gain is not all its own.
+    """
     resolve_device(timing.device)
     opened = open_model(settings)
-    return opened, profile(opened.model, opened.example()), measure_latency(opened, timing)
+    cost = profile(opened.model, opened.example())
+    if opened.run is None or timing.memory_format or memory_format_of(opened.model) == "contiguous":
+        return opened, cost, measure_latency(opened, timing)
+    original = original_of(opened.run)
+    last = copy.deepcopy(original).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    models = {"original, contiguous": original, "original": last, opened.name: opened.model}
+    return opened, cost, latency(models, opened.example(), **timing.settings())
+
+
+@dataclasses.dataclass
+class LayerTime:
+    """Milliseconds of a layer in a forward pass, and for a run those of the original's layer of the same name.
+
+    `becomes` is empty where the layer is as it was.
+    """
+
+    layer: str
+    shape: str
+    becomes: str
+    after: float
+    before: float | None = None
+
+    @property
+    def slower(self) -> bool:
+        """True where a chain takes longer than the layer it replaced, by more than the noise."""
+        return bool(self.becomes) and self.before is not None and self.after > (1 + NOISE) * self.before
+
+
+def layer_times(opened: Opened, timing: Timing) -> list[LayerTime]:
+    """The time of each layer of a network or, in turns with the original, of a run, in the order of calls."""
+    layout = timing.memory_format or memory_format_of(opened.model)
+    original = {"original": original_of(opened.run)} if opened.run else {}
+    models = {**original, opened.name: opened.model}
+    found = layer_latencies(models, opened.example(), memory_format=layout, **timing.settings())
+    before, plans = found.get("original", {}), opened.provenance.plan.layers
+    rows = []
+    for name, time in found[opened.name].items():
+        module, plan = opened.model.get_submodule(name), plans.get(name)
+        shape = str(plan.spec if plan else spec_of(module))
+        becomes = describe_plan(plan) if plan else ""
+        rows.append(LayerTime(name, shape, becomes, time.median, before[name].median if name in before else None))
+    return rows
+
+
+def describe_plan(plan: LayerPlan) -> str:
+    """Method, rank and lowering of a layer in a few words."""
+    return " ".join(filter(None, (plan.method, "×".join(map(str, plan.rank)), plan.lowering)))
 
 
 @dataclasses.dataclass

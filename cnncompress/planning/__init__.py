@@ -1,13 +1,28 @@
 """Which layer becomes what: by a rank rule, or by a budget."""
 
+from cnncompress.planning.budget import Planner
+from cnncompress.planning.decide import choices_of, plan, plan_by_rank, with_reasons
+from cnncompress.planning.file import read_plan
 from cnncompress.planning.rules import (
     Choice,
     RankRequest,
     check_rank,
     choose_method,
     describe_methods,
-    plan,
     plan_layer,
 )
 
-__all__ = ["Choice", "RankRequest", "check_rank", "choose_method", "describe_methods", "plan", "plan_layer"]
+__all__ = [
+    "Choice",
+    "Planner",
+    "RankRequest",
+    "check_rank",
+    "choices_of",
+    "choose_method",
+    "describe_methods",
+    "plan",
+    "plan_by_rank",
+    "plan_layer",
+    "read_plan",
+    "with_reasons",
+]

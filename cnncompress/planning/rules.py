@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-
-from torch import Tensor, nn
 
 from cnncompress.decompositions import REGISTRY, Decomposition, get_method
 from cnncompress.decompositions.base import parse_options
 from cnncompress.errors import UsageError, nearest
-from cnncompress.factored import layers_of, refuse_module, trace
-from cnncompress.metrics import CENTRED, check_metric
-from cnncompress.spec import Budget, Call, ConvSpec, LayerPlan, Plan, chain_params
+from cnncompress.spec import Call, ConvSpec, LayerPlan, Rank, chain_params
 
 RankRequest = int | float | Sequence[int]
 
@@ -51,7 +47,20 @@ def plan_layer(call: Call, choice: Choice, force: bool = False, centred: bool = 
     reason = method.refuse(spec)
     if reason:
         return reason
-    request, full = choice.rank if fixed is None else fixed, method.full_rank(spec)
+    rank = rank_for(method, spec, choice.rank if fixed is None else fixed)
+    if isinstance(rank, str):
+        return rank
+    chain = method.stages(spec.replace(bias=spec.bias or centred), rank)
+    macs, params = (call.macs, call.macs_of(chain)), (spec.params, chain_params(chain))
+    if not force and (macs[1] >= macs[0] or params[1] >= params[0]):
+        costs = f"{macs[1]:,} MACs for {macs[0]:,}, {params[1]:,} parameters for {params[0]:,}"
+        return f"{method.name} at rank {_show(rank)} would not be cheaper: {costs}"
+    return LayerPlan(spec, method.name, rank, chain, macs, dict(method.settings))
+
+
+def rank_for(method: Decomposition, spec: ConvSpec, request: RankRequest) -> Rank | str:
+    """The rank of a request, or why this layer cannot have it; UsageError where no layer can."""
+    full = method.full_rank(spec)
     try:
         rank = method.rank(spec, request)
     except UsageError as error:
@@ -60,12 +69,7 @@ def plan_layer(call: Call, choice: Choice, force: bool = False, centred: bool = 
         return str(error)  # ranks that other layers may well have
     if any(r > f for r, f in zip(rank, full, strict=True)):
         return f"rank {_show(rank)} is above its full rank {_show(full)}"
-    chain = method.stages(spec.replace(bias=spec.bias or centred), rank)
-    macs, params = (call.macs, call.macs_of(chain)), (spec.params, chain_params(chain))
-    if not force and (macs[1] >= macs[0] or params[1] >= params[0]):
-        costs = f"{macs[1]:,} MACs for {macs[0]:,}, {params[1]:,} parameters for {params[0]:,}"
-        return f"{method.name} at rank {_show(rank)} would not be cheaper: {costs}"
-    return LayerPlan(spec, method.name, rank, chain, macs, dict(method.settings))
+    return rank
 
 
 def _show(rank: Sequence[int]) -> str:
@@ -102,67 +106,6 @@ def check_rank(rank: RankRequest) -> None:
         good = 0 < value <= 1 if isinstance(value, float) else value >= 1
         if not good:
             raise UsageError(f"rank {value} makes no sense; give a whole number from 1 on, or a fraction in (0, 1]")
-
-
-def plan(
-    model: nn.Module,
-    example_input: Tensor,
-    *,
-    method: str = "auto",
-    rank: RankRequest = 0.25,
-    budget: Budget | None = None,
-    metric: str = "frobenius",
-    statistics: object = None,
-    layers: Sequence[str] = (),
-    skip: Sequence[str] = (),
-    per_layer: Mapping[str, Choice] | None = None,
-    force: bool = False,
-) -> Plan:
-    """Decide for every Conv2d and Linear what it becomes.
-
-    `example_input` [n, c, h, w] shows the network's input (its first image is used). `rank` is a whole number or a
-    fraction of each layer's full rank. `per_layer` maps patterns to other choices; the first that matches counts.
-    `force` takes a chain even where it costs more than the layer. Raises UsageError for requests that make no sense.
-    """
-    check_metric(metric)
-    if budget is not None:
-        raise UsageError("budgets are not supported yet; give a rank")
-    default, per_layer = Choice(method, rank), per_layer or {}
-    for choice in (default, *per_layer.values()):
-        check_rank(choice.rank)
-        choose_method(choice.method, ConvSpec(1, 1))
-    modules = layers_of(model)
-    for pattern in per_layer:
-        check_pattern(pattern, list(modules), "pattern")
-    left_out = select(modules, layers, skip)
-    calls = trace(model, example_input)
-    result = Plan(metric=metric)
-    reasons = {name: refuse_in_network(name, modules, calls) or left_out.get(name) for name in modules}
-    for name in sorted(modules, key=lambda n: calls[n].order if n in calls else len(calls)):
-        reason = reasons[name]
-        if reason is None:
-            matching = (c for p, c in per_layer.items() if fnmatch.fnmatchcase(name, p))
-            decision = plan_layer(calls[name], next(matching, default), force, metric in CENTRED)
-            if isinstance(decision, LayerPlan):
-                result.layers[name] = decision
-                continue
-            reason = decision
-        result.kept[name] = reason
-    return result
-
-
-def refuse_in_network(name: str, modules: Mapping[str, nn.Conv2d | nn.Linear], calls: Mapping[str, Call]) -> str | None:
-    """Why the network's use of a layer forbids to replace it, or None."""
-    module = modules[name]
-    reason = refuse_module(module)
-    if reason:
-        return reason
-    if name not in calls:
-        return "not called as a layer in the forward pass (attention uses its weight directly, or it is unused)"
-    for other, candidate in modules.items():
-        if other != name and candidate.weight is module.weight:
-            return f"its weight is shared with {other}"
-    return None
 
 
 def describe_methods(spec: ConvSpec) -> dict[str, str | None]:

@@ -200,7 +200,10 @@ def _layer_table(report: Report) -> tuple[list[str], list[list[str]], str]:
         rank = "×".join(map(str, layer.rank))
         error = NONE if layer.error is None or not math.isfinite(layer.error) else f"{layer.error:.4f}"
         cells.append([layer.layer, layer.was or NONE, layer.method, rank, *costs, error])
-    return headers, cells, "lllrrrr"
+    if any(layer.rise is not None for layer in report.layers):
+        headers.append("predicted rise")
+        cells = [[*c, NONE if x.rise is None else f"{x.rise:.5f}"] for c, x in zip(cells, report.layers, strict=True)]
+    return headers, cells, "lllrrrrr"[: len(headers)]
 
 
 def _kept_table(kept: dict[str, str]) -> tuple[list[str], list[list[str]], str]:

@@ -48,7 +48,8 @@ class Row:
 class LayerRow:
     """One decomposed layer: (before, after) costs and the relative error in the metric, None where there is none.
 
-    `was` describes the original layer for the tables and is not part of the JSON schema.
+    `was` describes the original layer and `rise` is the plan's prediction of what it costs in accuracy; both are for
+    the tables and not part of the JSON schema.
     """
 
     layer: str
@@ -58,6 +59,7 @@ class LayerRow:
     macs: Pair
     error: float | None
     was: str = ""
+    rise: float | None = None
 
 
 @dataclass
@@ -120,7 +122,7 @@ def _layer_from_json(values: Mapping[str, Any]) -> LayerRow:
 def layer_rows(plan: Plan, errors: Mapping[str, float]) -> list[LayerRow]:
     """The rows of a plan's layers with their relative errors."""
     return [
-        LayerRow(name, p.method, p.rank, p.params, p.macs, errors.get(name), str(p.spec))
+        LayerRow(name, p.method, p.rank, p.params, p.macs, errors.get(name), str(p.spec), plan.rises.get(name))
         for name, p in plan.layers.items()
     ]
 

@@ -14,7 +14,8 @@ import pytest
 import torch
 
 import cnncompress as cc
-from cnncompress.spec import Budget
+from cnncompress.pipeline import measure
+from cnncompress.spec import Budget, Latency
 from tests.cli.conftest import listing
 
 
@@ -180,6 +181,51 @@ def test_profile(saved, done):
         assert f"{value:,}" in text
 
 
+def test_profile_of_layers(saved, done):
+    text = done("profile", "digits_vgg", "--layers", "--threads", "1")
+    assert re.search(r"^features\.17 +3×3 64→64 +\d+\.\d{3} +\d+\.\d%$", text, re.MULTILINE)
+    assert len(re.findall(r"^(?:features|classifier)\.\d+ ", text, re.MULTILINE)) == 9
+    text = done("profile", saved, "--layers", "--threads", "1")
+    row = r"^features\.17 +3×3 64→64 +spatial-svd 4 +(\d+\.\d{3}) +(\d+\.\d{3}) +(\d+\.\d\d)$"
+    before, after, share = map(float, re.search(row, text, re.MULTILINE).groups())
+    assert share == pytest.approx(after / before, abs=0.05)
+    assert re.search(r"^all layers ", text, re.MULTILINE)
+
+
+def test_slower_layers_are_named(saved, done, monkeypatch):
+    def times(models, *args, **kwargs):
+        def value(name, network):
+            ms = 2.0 if network == "original" else 3.0 if name == "features.3" else 1.0
+            return Latency(ms, ms, ms, 1, 1, "cpu", "float32")
+
+        names = ["features.0", "features.3"]
+        return {network: {name: value(name, network) for name in names} for network in models}
+
+    monkeypatch.setattr(measure, "layer_latencies", times)
+    text = done("profile", saved, "--layers", "--threads", "1")
+    assert "features.3 is slower than the layer it replaced: 3.000 ms for 2.000\n" in text
+    assert "features.0 is slower" not in text
+
+
+@pytest.mark.parametrize(("now", "said"), [(2.0, True), (3.0, True), (1.0, False)])
+def test_a_run_that_is_not_faster_says_so(saved, done, monkeypatch, now, said):
+    def times(models, *args, **kwargs):
+        return {name: Latency(ms, ms, ms, 1, 1, "cpu", "float32") for name, ms in zip(models, (2.0, now), strict=True)}
+
+    monkeypatch.setattr(measure, "latency", times)
+    assert ("not faster than its original" in done("profile", saved)) == said
+
+
+def test_a_run_in_channels_last_beside_both_originals(saved, done):
+    model = cc.load(saved).to(memory_format=torch.channels_last)
+    cc.save(model, "last")
+    text = done("profile", "last", "--threads", "1")
+    assert re.search(r"^latency, original, contiguous +\d", text, re.MULTILINE)
+    assert re.search(r"^latency, share of the original +\d", text, re.MULTILINE)
+    assert "float32, channels_last" in text
+    assert "original, contiguous" not in done("profile", "last", "--threads", "1", "--memory-format", "channels_last")
+
+
 def test_methods_fit_the_terminal(done):
     text = done("methods")
     assert max(map(len, text.splitlines())) <= 110
@@ -237,9 +283,3 @@ def test_a_run_saved_from_python_goes_on(cli, done, refused):
     done("decompose", "run", "--layers", "classifier.*", "--out", "more")
     shutil.rmtree("run")
     assert "Linear 1024→256" in done("report", "more", "--layers")
-
-
-def test_budgets_are_refused_until_they_work(cli):
-    model = cc.load_model("digits_vgg").model
-    with pytest.raises(cc.UsageError, match="budgets"):
-        cc.plan(model, torch.zeros(1, 3, 32, 32), budget=Budget(macs=0.5))

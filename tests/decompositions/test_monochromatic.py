@@ -7,9 +7,21 @@ import torch
 from torch import nn
 
 from cnncompress.decompositions import compose, get_method
+from cnncompress.decompositions.refine import error_of, refine
 from cnncompress.errors import UsageError
+from cnncompress.metrics import layer_metrics
 from cnncompress.spec import ConvSpec, Permutation, chain_macs, chain_params, convolutions
-from tests.decompositions.helpers import decide, factored, generator, images, randn, randomize, relative
+from tests.decompositions.helpers import (
+    METRIC_NAMES,
+    decide,
+    factored,
+    generator,
+    images,
+    made_up_statistics,
+    randn,
+    randomize,
+    relative,
+)
 
 METHOD = get_method("monochromatic")
 
@@ -17,7 +29,7 @@ METHOD = get_method("monochromatic")
 def approximate(weight: torch.Tensor, colours: int) -> torch.Tensor:
     F, C, kh, kw = weight.shape
     spec = ConvSpec(C, F, (kh, kw))
-    return compose(METHOD.stages(spec, (colours,)), METHOD.factorize(weight, spec, (colours,)))
+    return compose(METHOD.stages(spec, (colours,)), METHOD.factorize(weight, spec, (colours,), refine=0))
 
 
 @pytest.mark.parametrize(("C", "F", "kernel", "colours"), [(3, 96, (7, 7), 6), (5, 12, (3, 5), 4), (8, 10, (1, 3), 10)])
@@ -86,6 +98,41 @@ def test_planted_colours_are_found(C, F, colours):
     assert relative(compose(chain, kernels), weight) < 1e-6
     found = kernels[2] // (F // colours)
     assert torch.equal(found[:, None] == found, owner[:, None] == owner)
+
+
+@pytest.mark.parametrize("metric", METRIC_NAMES)
+@pytest.mark.parametrize(("C", "F", "colours"), [(3, 24, 4), (16, 30, 5)])
+def test_planted_colours_are_found_under_every_metric(C, F, colours, metric):
+    owner = torch.arange(colours).repeat(F // colours)[torch.randperm(F, generator=generator(1))]
+    weight = torch.einsum("fc,fij->fcij", randn(colours, C)[owner], randn(F, 3, 3, seed=2))
+    spec = ConvSpec(C, F, (3, 3))
+    metrics = layer_metrics(metric, spec, made_up_statistics(spec))
+    for sweeps in (1, 3):
+        kernels = METHOD.factorize(weight, spec, (colours,), metrics, sweeps)
+        assert relative(compose(METHOD.stages(spec, (colours,)), kernels), weight) < 1e-6
+        found = kernels[2] // (F // colours)
+        assert torch.equal(found[:, None] == found, owner[:, None] == owner)
+
+
+@pytest.mark.parametrize("metric", METRIC_NAMES[1:])
+def test_the_search_in_the_metric_beats_the_papers_clusters_refitted(metric):
+    spec, weight = ConvSpec(3, 24, (5, 5)), randn(24, 3, 5, 5)
+    (form,) = metrics = layer_metrics(metric, spec, made_up_statistics(spec, rows=2000, decay=4.0))
+    chain = METHOD.stages(spec, (4,))
+    before = refine(chain, METHOD.factorize(weight, spec, (4,), metrics, 0), weight, form, 1)
+    after = METHOD.factorize(weight, spec, (4,), metrics, 1)
+    assert error_of(chain, after, weight, form) < 0.99 * error_of(chain, before, weight, form)
+
+
+def test_the_papers_own_procedure_does_not_search(monkeypatch):
+    monkeypatch.setattr("cnncompress.decompositions.monochromatic.find_lines", None)
+    spec, weight = ConvSpec(3, 12, (3, 3)), randn(12, 3, 3, 3)
+    metrics = layer_metrics("data-covariance", spec, made_up_statistics(spec))
+    METHOD.factorize(weight, spec, (4,), metrics, 0)
+    refined = compose(METHOD.stages(spec, (4,)), METHOD.factorize(weight, spec, (4,), None, 1))
+    torch.testing.assert_close(refined, approximate(weight, 4))
+    with pytest.raises(TypeError):
+        METHOD.factorize(weight, spec, (4,), metrics, 1)
 
 
 def test_one_colour_is_the_optimal_one():

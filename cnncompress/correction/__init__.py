@@ -1,0 +1,6 @@
+"""What repairs the outputs of a compressed network without labels."""
+
+from cnncompress.correction.batchnorm import reestimate
+from cnncompress.correction.sequential import decompose_in_order
+
+__all__ = ["decompose_in_order", "reestimate"]

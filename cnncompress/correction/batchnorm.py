@@ -1,0 +1,38 @@
+"""Running statistics of batch normalisation, taken again from the compressed network."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from cnncompress.factored import forward, inference
+
+
+def reestimate(model: nn.Module, images: Tensor) -> nn.Module | None:
+    """A copy whose batch normalisations have the mean and variance of what they see on `images` [n, 3, h, w].
+
+    They are set in the order of the forward pass, each one from inputs that the ones before it have made. None where
+    the network has none with running statistics.
+    """
+    model = copy.deepcopy(model)
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
+    if not norms:
+        return None
+
+    def hook(module: Any, args: tuple[Tensor, ...]) -> None:
+        rows = args[0].transpose(0, 1).flatten(1).double()
+        if rows.shape[1] > 1:  # one value has no variance
+            module.running_mean.copy_(rows.mean(1))
+            module.running_var.copy_(rows.var(1))
+
+    handles = [norm.register_forward_pre_hook(hook) for norm in norms]
+    try:
+        with inference(model):
+            forward(model, images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return model

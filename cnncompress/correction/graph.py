@@ -1,0 +1,125 @@
+"""A network as a graph of operations, and a walk through two networks of the same graph side by side."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from cnncompress.factored import FactoredLayer, inference
+
+ADDITIONS = {operator.add, operator.iadd, torch.add, "add", "add_"}
+Values = dict[fx.Node, Any]
+Visit = Callable[[fx.Node, Values, Values], None]
+
+
+class _Tracer(fx.Tracer):
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, FactoredLayer) or super().is_leaf_module(m, module_qualified_name)
+
+
+def trace_graph(model: nn.Module) -> fx.Graph | None:
+    """The graph of a network in eval mode, or None where torch.fx cannot follow its forward pass.
+
+    A forward pass with further arguments counts as such: what it does without them is not to be seen.
+    """
+    try:
+        with inference(model):
+            graph = _Tracer().trace(model)
+    except Exception:  # whatever the network's own code does when it is called with placeholders
+        return None
+    return graph if sum(node.op == "placeholder" for node in graph.nodes) == 1 else None
+
+
+def walk(graph: fx.Graph, first: nn.Module, second: nn.Module, images: Tensor, visit: Visit) -> None:
+    """Run two networks on `images`, operation by operation; both are in eval mode meanwhile.
+
+    `visit(node, values, others)` is called for every module of the graph when the first network has run it and the
+    second has not, with what both have computed so far. What an addition adds to a module's output is computed before
+    that module where it can be, so that both summands are known to it. Values are let go after their last use.
+    """
+    runners = [fx.Interpreter(model, graph=graph) for model in (first, second)]
+    values: list[Values] = [{}, {}]
+    modules = dict(first.named_modules())
+    waiting = {node: len(node.users) for node in graph.nodes}
+    begun: list[fx.Node] = []
+    done: set[fx.Node] = set()
+
+    def run(i: int, node: fx.Node) -> None:
+        args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: values[i][n])
+        values[i][node] = getattr(runners[i], node.op)(node.target, args, kwargs)
+
+    def step(node: fx.Node) -> None:
+        if node in done:
+            return
+        begun.append(node)
+        partner = summand(node, modules)
+        ready = partner is not None and not any(_depends(partner[0], on) for on in begun)
+        for needed in (*node.all_input_nodes, *([partner[0]] if partner and ready else [])):
+            step(needed)
+        begun.pop()
+        done.add(node)
+        if node.op == "placeholder":
+            values[0][node] = values[1][node] = images
+            return
+        run(0, node)
+        if node.op == "call_module":
+            visit(node, *values)
+        run(1, node)
+        for used in node.all_input_nodes:
+            waiting[used] -= 1
+            if not waiting[used]:
+                del values[0][used], values[1][used]
+
+    with inference(first), inference(second):
+        for node in graph.nodes:
+            if node.op != "output":
+                step(node)
+
+
+def input_of(node: fx.Node) -> fx.Node:
+    """The node whose value a module is called with."""
+    found = node.args[0] if node.args else next(iter(node.kwargs.values()))
+    assert isinstance(found, fx.Node)
+    return found
+
+
+def summand(node: fx.Node, modules: Mapping[str, nn.Module]) -> tuple[fx.Node, nn.BatchNorm2d | None] | None:
+    """What is added to the output of a convolution, itself or batch-normalised, and that normalisation.
+
+    None where it is not a convolution, where its output goes elsewhere, or where the summand depends on it.
+    """
+    if node.op != "call_module" or not isinstance(modules[str(node.target)], nn.Conv2d):
+        return None
+    start, norm = node, None
+    following = _only_user(node)
+    if following is not None and following.op == "call_module":
+        module = modules[str(following.target)]
+        if isinstance(module, nn.BatchNorm2d):
+            norm, node = module, following
+            following = _only_user(node)
+    if following is None or following.target not in ADDITIONS or following.kwargs:
+        return None
+    others = [a for a in following.args if isinstance(a, fx.Node) and a is not node]
+    if len(others) != 1 or _depends(others[0], start):
+        return None
+    return others[0], norm
+
+
+def _only_user(node: fx.Node) -> fx.Node | None:
+    return next(iter(node.users)) if len(node.users) == 1 else None
+
+
+def _depends(node: fx.Node, on: fx.Node) -> bool:
+    seen, stack = set(), [node]
+    while stack:
+        current = stack.pop()
+        if current is on:
+            return True
+        if current not in seen:
+            seen.add(current)
+            stack.extend(current.all_input_nodes)
+    return False

@@ -1,0 +1,209 @@
+"""From settings to a plan, and from a plan to a compressed network: what is repeated for every budget that is tried."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from cnncompress.config import DecomposeSettings
+from cnncompress.correction import decompose_in_order, reestimate
+from cnncompress.data import Data, make_loader
+from cnncompress.divergence import Answers
+from cnncompress.evaluate import Evaluation, resolve_device
+from cnncompress.factored import trace
+from cnncompress.fitting import decompose
+from cnncompress.metrics import CENTRED, check_metric
+from cnncompress.pipeline.calibration import Calibration, calibrate, calibration_set
+from cnncompress.pipeline.opening import Opened, Phases, evaluate_on
+from cnncompress.planning import Choice, Planner, choices_of, plan_by_rank, read_plan, with_reasons
+from cnncompress.profiling import latency
+from cnncompress.spec import Budget, Call, Plan, Profile
+from cnncompress.timing import LatencyTable, TimingSetting
+
+VALUES = 2**28  # numbers in the largest activation of the images that a correction looks at: 1 GiB in float32
+WORK = 1e11  # multiply-accumulates of one check of the answers
+CHECKED = (8, 256)  # images for such a check, at least and at most
+
+
+class Compressor:
+    """Everything about one network that planning and fitting need, each made when it is first asked for."""
+
+    def __init__(
+        self, settings: DecomposeSettings, opened: Opened, data: Data | None, cost: Profile, out: Path, phases: Phases
+    ) -> None:
+        self.settings, self.opened, self.data, self.out, self.phases = settings, opened, data, out, phases
+        self.cost = cost
+        self.told = Calibration()
+        self.notes: list[str] = []
+        check_metric(settings.metric or "frobenius")
+        default = Choice(settings.method, settings.rank)
+        rules = {
+            pattern: Choice(rule.method or default.method, default.rank if rule.rank is None else rule.rank)
+            for pattern, rule in settings.per_layer.items()
+        }
+        self.calls: Mapping[str, Call] = trace(opened.model, opened.example())
+        self.choices, self.reasons = choices_of(
+            opened.model, self.calls, default, rules, settings.layers, settings.skip
+        )
+
+    @property
+    def corrected(self) -> bool:
+        """True where outputs are corrected on images, which takes a bias in every chain."""
+        return self.settings.correct != "none"
+
+    def plan(self, budget: Budget | None = None) -> Plan:
+        """The plan that the settings ask for, or that of another budget, with its statistics at hand."""
+        settings = self.settings
+        budget = budget or settings.budget
+        if budget is not None:
+            planner = self.planner
+            with self.phases("plan"):
+                found = planner.plan(budget)
+        else:
+            with self.phases("plan"):
+                if settings.plan is not None:
+                    found = read_plan(settings.plan, self.calls, self.reasons, self.corrected)
+                else:
+                    centred = settings.metric in CENTRED or self.corrected
+                    found = plan_by_rank(self.choices, self.calls, settings.metric or "frobenius", False, centred)
+        found.memory_format = found.memory_format or settings.memory_format or ""
+        return with_reasons(found, self.reasons, self.calls)
+
+    def fit(self, plan: Plan) -> nn.Module:
+        """The compressed network of a plan, corrected as the settings ask for; `notes` then tell what was done."""
+        settings, model = self.settings, self.opened.model
+        self.notes = []
+        if not self.told.statistics:
+            self._calibrate(plan.layers)
+        statistics = self.told.statistics
+        with self.phases("factorize"):
+            if not self.corrected:
+                return self._reconstructed(
+                    decompose(
+                        model, plan, statistics=statistics, refine=1 if settings.refine is None else settings.refine
+                    )
+                )
+            refit = settings.correct == "refit"
+            small = decompose_in_order(
+                model, plan, self.images, statistics=statistics, refine=settings.refine, refit=refit
+            )
+            small = self._normalised(small)
+        return self._reconstructed(small)
+
+    def _normalised(self, small: nn.Module) -> nn.Module:
+        """The network with its batch normalisations estimated again, where that brings its answers nearer."""
+        other = reestimate(small, self.images)
+        if other is None:
+            return small
+        before, after = self.answers.divergence(small), self.answers.divergence(other)
+        what = f"divergence on calibration images {before:.3g} nats without, {after:.3g} with"
+        better = after < before
+        self.notes.append(f"batch normalisation {'estimated again' if better else 'left as it was'}: {what}")
+        return other if better else small
+
+    def _reconstructed(self, small: nn.Module) -> nn.Module:
+        """The network after the gradient steps asked for."""
+        if not self.settings.reconstruct:
+            return small
+        from cnncompress.correction.reconstruct import reconstruct
+
+        with self.phases("reconstruct"):
+            small, notes = reconstruct(
+                self.opened.model, small, self.images, self.settings.reconstruct, seed=self.settings.seed
+            )
+        self.notes += notes
+        return small
+
+    def measure(self, model: nn.Module) -> Evaluation | None:
+        """Accuracy on the evaluation images, or None without data."""
+        with self.phases("evaluate"):
+            return evaluate_on(model, self.data, self.settings)
+
+    @property
+    def predicts_nats(self) -> bool:
+        """True where the errors of a plan are nats."""
+        return self.settings.metric == "kronecker" or self.corrected
+
+    def _calibrate(self, layers: Mapping[str, object]) -> None:
+        with self.phases("calibrate"):
+            self.told = calibrate(self.settings, self.opened, layers, self.data, self.out)
+
+    @cached_property
+    def planner(self) -> Planner:
+        """Candidates for every layer that may change."""
+        settings, opened = self.settings, self.opened
+        self._calibrate(self.choices)
+        with self.phases("candidates"):
+            return Planner(
+                opened.model,
+                opened.example(),
+                self.choices,
+                self.calls,
+                metric=settings.metric or "frobenius",
+                statistics=self.told.statistics,
+                multiple=settings.multiple or (8 if resolve_device(settings.device).type == "cuda" else 1),
+                answers=self.answers if self.corrected else None,
+                table=self.table,
+                original_ms=self.original_ms,
+            )
+
+    @cached_property
+    def timing(self) -> TimingSetting:
+        """How latency is measured."""
+        settings = self.settings
+        dtype = str(self.opened.example().dtype).removeprefix("torch.")
+        device = str(resolve_device(settings.device))
+        layout = settings.memory_format or "contiguous"
+        return TimingSetting(device, settings.latency_batch, settings.threads, dtype, layout)
+
+    @cached_property
+    def table(self) -> LatencyTable | None:
+        """Times of layers and chains, where the budget is one of latency."""
+        budget = self.settings.budget
+        return None if budget is None or budget.latency is None else LatencyTable(self.timing)
+
+    @cached_property
+    def original_ms(self) -> float | None:
+        """Milliseconds of the original in the setting of `table`, where there is one."""
+        if self.table is None:
+            return None
+        setting = self.timing
+        measured = latency(
+            {"original": self.opened.model},
+            self.opened.example(),
+            batch=setting.batch,
+            threads=setting.threads,
+            device=setting.device,
+            memory_format=setting.memory_format,
+        )
+        return measured["original"].median
+
+    @cached_property
+    def images(self) -> Tensor:
+        """The calibration images that a correction looks at, [n, 3, H, W]: as many as memory allows."""
+        largest = max(max(_values(call)) for call in self.calls.values())
+        _, images, indices = calibration_set(self.settings, self.data, max(1, VALUES // largest))
+        loader = make_loader(images, self.settings.batch_size, workers=self.settings.workers, indices=indices)
+        dtype = self.opened.example().dtype
+        return torch.cat([batch[0].to(dtype) for batch in loader])
+
+    @cached_property
+    def answers(self) -> Answers:
+        """The original's answers to some of the images."""
+        count = int(min(max(WORK / max(1, self.cost.total_macs), CHECKED[0]), CHECKED[1], len(self.images)))
+        chosen = torch.linspace(0, len(self.images) - 1, count).long().unique()
+        return Answers(self.opened.model, self.images[chosen])
+
+
+def _values(call: Call) -> tuple[int, int]:
+    """Numbers in the input and in the output of a layer on one image."""
+    spec, before, after = call.spec, 0, 0
+    for height, width in call.sizes:
+        rows, columns = spec.output_size((height, width))
+        before += spec.in_channels * height * width
+        after += spec.out_channels * rows * columns
+    return before, after

@@ -1,0 +1,164 @@
+"""The most accurate plan within a budget."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
+
+import numpy as np
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from cnncompress.divergence import Answers
+from cnncompress.errors import UsageError
+from cnncompress.factored import clone, swap
+from cnncompress.fitting import fit_layer
+from cnncompress.linalg import check_finite
+from cnncompress.metrics import CENTRED, layer_metrics
+from cnncompress.planning.candidates import AUTO, Candidate, Layer, make_layer, spread
+from cnncompress.planning.knapsack import solve
+from cnncompress.planning.rules import Choice
+from cnncompress.profiling import profile
+from cnncompress.spec import Budget, Call, LayerStatistics, Plan
+from cnncompress.timing import LatencyTable
+
+TRUST = 3.0  # the metric's own prediction is only corrected where it is off from the usual by more than this
+CHANGE = 0.1  # a smaller correction is not worth another solution
+NOTHING = 1e-9  # an error or a divergence up to this says nothing about the ratio of the two
+CALIBRATIONS = 2  # comparisons of the predictions with the answers, at most
+TIME_LIMIT = 20.0  # seconds for one solution
+FINE_ROUNDS = 2  # further solutions among the ranks near those of the last one
+
+T = TypeVar("T")
+
+
+class Planner:
+    """Layers that may change, their candidates with costs and errors, and the plans within budgets.
+
+    `choices` are those of the layers that may change, in the order of the network; their ranks do not count. With
+    `answers`, what the metric predicts is corrected where it turns out to be far off for a layer alone. `table` and
+    `original_ms`, the milliseconds of the network in the table's setting, are for budgets of latency.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        example: Tensor,
+        choices: Mapping[str, Choice],
+        calls: Mapping[str, Call],
+        *,
+        metric: str = "frobenius",
+        statistics: Mapping[str, LayerStatistics] | None = None,
+        multiple: int = 1,
+        answers: Answers | None = None,
+        table: LatencyTable | None = None,
+        original_ms: float | None = None,
+        progress: bool = True,
+    ) -> None:
+        self.model, self.metric, self.statistics = model, metric, statistics or {}
+        self.answers, self.table, self.progress = answers, table, progress
+        self.kept: dict[str, str] = {}
+        self.layers: list[Layer] = []
+        cost = profile(model, example)
+        self.totals = {"macs": float(cost.total_macs), "params": float(cost.params)}
+        if table is not None and original_ms is not None:
+            self.totals["latency"] = original_ms
+        centred = metric in CENTRED or answers is not None
+        for name in self._bar(choices, "candidates"):
+            module, call = model.get_submodule(name), calls[name]
+            weight = module.weight.detach().cpu().reshape(call.spec.weight_shape)  # type: ignore[operator,union-attr]
+            check_finite(weight, name)
+            methods = AUTO if choices[name].method == "auto" else (choices[name].method,)
+            metrics = layer_metrics(metric, call.spec, self.statistics.get(name))
+            found = make_layer(name, call, weight, methods, metrics, centred=centred, multiple=multiple)
+            if isinstance(found, Layer):
+                self.layers.append(found)
+            else:
+                self.kept[name] = found
+
+    def _bar(self, items: Iterable[T], what: str) -> Iterable[T]:
+        return tqdm(items, desc=what, unit="layer", leave=False, disable=None if self.progress else True)
+
+    def plan(self, budget: Budget) -> Plan:
+        """The most accurate plan within a budget; UsageError where no plan meets it."""
+        for layer in self.layers:
+            for family in layer.families:
+                family.chosen = spread(len(family.ranks))
+        solution = self._solve(budget)
+        for _ in range(CALIBRATIONS if self.answers is not None else 0):
+            if not self._calibrate(solution):
+                break
+            solution = self._solve(budget)
+        for _ in range(FINE_ROUNDS):
+            for layer in self.layers:
+                candidate = solution[layer.name]
+                if candidate.plan is not None:
+                    layer.families[candidate.family].near(candidate.index)
+            solution = self._solve(budget)
+        return self._told(solution)
+
+    def _told(self, solution: Mapping[str, Candidate]) -> Plan:
+        plan = Plan(kept=dict(self.kept), metric=self.metric)
+        for name, candidate in solution.items():
+            if candidate.plan is None:
+                plan.kept[name] = "the budget is better spent on it: a cheaper chain would cost more accuracy"
+            else:
+                plan.layers[name] = candidate.plan
+                plan.rises[name] = candidate.error
+        fixed = self._fixed()
+        for cost, total in self.totals.items():
+            plan.achieved[cost] = (fixed[cost] + sum(c.costs[cost] for c in solution.values())) / total
+        return plan
+
+    def _fixed(self) -> dict[str, float]:
+        """What the rest of the network costs."""
+        own = [layer.keep(self.table).costs for layer in self.layers]
+        return {cost: total - sum(c[cost] for c in own) for cost, total in self.totals.items()}
+
+    def _solve(self, budget: Budget) -> dict[str, Candidate]:
+        fixed = self._fixed()
+        names = list(budget.shares)
+        if "latency" in names and "latency" not in self.totals:
+            raise UsageError("a budget of latency needs a table of measured times and the network's own time")
+        limits = [share * self.totals[n] - fixed[n] for n, share in budget.shares.items()]
+        options = [layer.candidates(self.table) for layer in self.layers]
+        costs = [np.array([[c.costs[n] for n in names] for c in found]) for found in options]
+        errors = [np.array([c.error for c in found]) for found in options]
+        selection = solve(costs, errors, limits, TIME_LIMIT) if min(limits) >= 0 else None
+        if selection is None:
+            least = [sum(float(c[:, i].min()) for c in costs) + fixed[n] for i, n in enumerate(names)]
+            shares = [math.ceil(1000 * value / self.totals[n] - 1e-6) / 1000 for n, value in zip(names, least, strict=True)]
+            reach = ", ".join(f"{n}={share:.3f}" for n, share in zip(names, shares, strict=True))
+            raise UsageError(f"no plan meets the budget {budget}: these layers and methods go down to {reach}")
+        return {layer.name: found[i] for layer, found, i in zip(self.layers, options, selection.choice, strict=True)}
+
+    def _calibrate(self, solution: Mapping[str, Candidate]) -> bool:
+        """Compare the prediction for each layer that changes with what its chain does to the answers, put in alone.
+
+        All errors are multiplied by what the divergence usually is of them, and are nats from then on. Where a layer is
+        off from that by more than a factor `TRUST`, or the metric predicts no nats, its own are multiplied by the
+        difference too. True where any was.
+        """
+        assert self.answers is not None
+        small, measured = clone(self.model), {}
+        layers = [x for x in self.layers if solution[x.name].plan is not None]
+        for layer in self._bar(layers, "calibrate"):
+            plan, module = solution[layer.name].plan, small.get_submodule(layer.name)
+            assert plan is not None
+            chain = fit_layer(layer.name, module, plan, self.metric, self.statistics.get(layer.name)).chain
+            swap(small, layer.name, chain)
+            measured[layer.name] = self.answers.divergence(small)
+            swap(small, layer.name, module)
+        errors = {n: solution[n].error for n in measured}
+        telling = {n: kl for n, kl in measured.items() if max(kl, errors[n]) > NOTHING}
+        ratios = {n: max(kl, NOTHING) / max(errors[n], NOTHING) for n, kl in telling.items()}
+        usual = float(np.median(list(ratios.values()))) if ratios else 1.0
+        trust = TRUST if self.metric == "kronecker" else 1.0
+        changed = False
+        for layer in self.layers:
+            off = ratios.get(layer.name, usual) / usual
+            correction = off / min(max(off, 1 / trust), trust)
+            layer.factor *= usual * correction
+            changed = changed or abs(correction - 1) > CHANGE
+        return changed

@@ -1,0 +1,159 @@
+"""What a layer may become: every method that applies, at every rank that makes it cheaper, with its costs and error."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from torch import Tensor
+
+from cnncompress.decompositions import Decomposition
+from cnncompress.lowering import lower
+from cnncompress.metrics import Metric, squared_error
+from cnncompress.planning.rules import RankRequest, choose_method, rank_for
+from cnncompress.spec import Call, ConvSpec, LayerPlan, Rank
+from cnncompress.timing import LatencyTable
+
+AUTO = ("spatial-svd", "spatial-svd:first=horizontal", "channel-svd", "svd")  # whose ranks are slices of one fit
+STEPS = 24  # ranks of a geometric grid
+
+
+@dataclass
+class Family:
+    """One method for one layer: the ranks that make it cheaper, and the error at each.
+
+    Errors are in nats under the metric kronecker, otherwise squared and relative to the layer.
+    """
+
+    method: Decomposition
+    ranks: list[Rank]
+    errors: Tensor  # float64 [ranks]
+    chosen: list[int] = field(default_factory=list)  # the ranks that the solver is to choose from
+
+    def near(self, index: int) -> None:
+        """Let the solver choose among the ranks between the neighbours of `index` in the present choice."""
+        place = self.chosen.index(index)
+        low = self.chosen[max(0, place - 1)]
+        high = self.chosen[min(len(self.chosen) - 1, place + 1)]
+        step = max(1, (high - low) // STEPS)
+        self.chosen = sorted({*range(low, high + 1, step), index})
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One thing that a layer may become; `plan` None keeps it."""
+
+    plan: LayerPlan | None
+    costs: dict[str, float]
+    error: float
+    family: int = -1
+    index: int = -1
+
+
+@dataclass
+class Layer:
+    """A layer that may be replaced, and its families."""
+
+    name: str
+    call: Call
+    families: list[Family]
+    centred: bool = False
+    factor: float = 1.0  # by which its errors were found to be too small
+
+    def candidates(self, table: LatencyTable | None = None) -> list[Candidate]:
+        """Keep it, or one of the chosen ranks of a family, with costs; those dearer than the layer are left out."""
+        found = [self.keep(table)]
+        for number, family in enumerate(self.families):
+            ranks = [family.ranks[i] for i in family.chosen]
+            timed = table.chains(self.call, family.method, ranks, self.centred) if table and ranks else None
+            for place, index in enumerate(family.chosen):
+                plan = layer_plan(
+                    self.call, family.method, ranks[place], self.centred, timed[place].lowering if timed else ""
+                )
+                costs = {"macs": float(plan.macs[1]), "params": float(plan.params[1])}
+                if timed is not None:
+                    costs["latency"] = timed[place].milliseconds
+                found.append(Candidate(plan, costs, self.factor * float(family.errors[index]), number, index))
+        return found
+
+    def keep(self, table: LatencyTable | None = None) -> Candidate:
+        """The layer as it is."""
+        costs = {"macs": float(self.call.macs), "params": float(self.call.spec.params)}
+        if table is not None:
+            costs["latency"] = table.dense(self.call)
+        return Candidate(None, costs, 0.0)
+
+
+def layer_plan(call: Call, method: Decomposition, rank: Rank, centred: bool, lowering: str = "") -> LayerPlan:
+    """The plan of a layer at a rank; `centred` gives its chain a bias."""
+    spec = call.spec
+    chain = lower(method.stages(spec.replace(bias=spec.bias or centred), rank), lowering)
+    return LayerPlan(spec, method.name, rank, chain, (call.macs, call.macs_of(chain)), dict(method.settings), lowering)
+
+
+def make_layer(
+    name: str,
+    call: Call,
+    weight: Tensor,
+    methods: Iterable[str],
+    metrics: Sequence[Metric],
+    *,
+    centred: bool,
+    multiple: int,
+) -> Layer | str:
+    """A layer with its families, or the reason why it can only be kept. Ranks are multiples of `multiple`."""
+    spec, families = call.spec, []
+    refused, dear = [], []
+    in_nats = metrics[0].name == "kronecker"
+    scale = 0.5 if in_nats else 1 / (squared_error(metrics, weight.double()) or 1.0)
+    for text in methods:
+        method, fixed = choose_method(text, spec)
+        reason = method.refuse(spec)
+        every = method.sliced and all(metric.alpha is None for metric in metrics)
+        asked = reason or ranks_asked(method, spec, fixed, multiple, every)
+        if isinstance(asked, str):
+            refused.append(asked)
+            continue
+        ranks = [rank for rank in asked if is_cheaper(call, layer_plan(call, method, rank, centred))]
+        if ranks:
+            errors = scale * method.errors(weight, spec, ranks, metrics)
+            families.append(Family(method, ranks, errors, spread(len(ranks))))
+        else:
+            where = "this rank" if fixed else f"rank {multiple} or a multiple of it" if multiple > 1 else "any rank"
+            dear.append(f"{method.name} would not be cheaper at {where}")
+    return Layer(name, call, families, centred) if families else (dear or refused)[0]
+
+
+def ranks_asked(
+    method: Decomposition, spec: ConvSpec, fixed: RankRequest | None, multiple: int, every: bool
+) -> list[Rank] | str:
+    """The one rank that is asked for, or those of `ranks_of`; the reason where the layer cannot have it."""
+    if fixed is None:
+        return ranks_of(method, spec, multiple, every)
+    rank = rank_for(method, spec, fixed)
+    return rank if isinstance(rank, str) else [rank]
+
+
+def is_cheaper(call: Call, plan: LayerPlan) -> bool:
+    """True where a plan has fewer MACs and fewer parameters than the layer."""
+    return plan.macs[1] < call.macs and plan.params[1] < plan.params[0]
+
+
+def ranks_of(method: Decomposition, spec: ConvSpec, multiple: int, every: bool) -> list[Rank]:
+    """Ranks to look at, ascending: `every` multiple of `multiple`, or some shares of the full rank, evenly in scale."""
+    full = method.full_rank(spec)
+    if every:
+        return [(k,) for k in range(multiple, full[0] + 1, multiple)]
+    shares = np.geomspace(1 / max(full), 1, STEPS // 2)
+    found = {method.rank(spec, float(share)) for share in shares}
+    if len(method.rank_names) == len(full):
+        found = {tuple(min(f, -(-k // multiple) * multiple) for k, f in zip(rank, full, strict=True)) for rank in found}
+    if len(full) == 1:  # a number of clusters is the nearest one that is possible
+        found = {method.rank(spec, rank[0]) for rank in found}
+    return sorted(found)
+
+
+def spread(count: int) -> list[int]:
+    """At most `STEPS` of the indices below `count`, evenly in scale, the first and the last included."""
+    return sorted({min(count, max(1, round(x))) - 1 for x in np.geomspace(1, count, STEPS).tolist()})

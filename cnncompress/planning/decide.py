@@ -1,0 +1,144 @@
+"""Which layer becomes what, and why the others are kept."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor, nn
+
+from cnncompress.divergence import Answers
+from cnncompress.factored import layers_of, refuse_module, trace
+from cnncompress.metrics import CENTRED, check_metric
+from cnncompress.planning.budget import Planner
+from cnncompress.planning.rules import (
+    Choice,
+    RankRequest,
+    check_pattern,
+    check_rank,
+    choose_method,
+    plan_layer,
+    select,
+)
+from cnncompress.spec import Budget, Call, ConvSpec, LayerPlan, LayerStatistics, Plan
+from cnncompress.timing import LatencyTable
+
+
+def plan(
+    model: nn.Module,
+    example_input: Tensor,
+    *,
+    method: str = "auto",
+    rank: RankRequest = 0.25,
+    budget: Budget | None = None,
+    metric: str = "frobenius",
+    statistics: Mapping[str, LayerStatistics] | None = None,
+    layers: Sequence[str] = (),
+    skip: Sequence[str] = (),
+    per_layer: Mapping[str, Choice] | None = None,
+    force: bool = False,
+    multiple: int = 1,
+    images: Tensor | None = None,
+    table: LatencyTable | None = None,
+    original_ms: float | None = None,
+) -> Plan:
+    """Decide for every Conv2d and Linear what it becomes.
+
+    `example_input` [n, c, h, w] shows the network's input (its first image is used). `rank` is a whole number or a
+    fraction of each layer's full rank. `per_layer` maps patterns to other choices; the first that matches counts.
+    `force` takes a chain even where it costs more than the layer.
+
+    With a `budget`, methods and ranks are those of the most accurate network within it, as far as the metric can tell;
+    `rank` then does not count. `statistics` are those of the metric, ranks are multiples of `multiple`, and on
+    calibration `images` [n, 3, h, w] the prediction of each layer is checked (they also give every chain a bias, which
+    a later correction needs). A budget of latency takes the times of `table`, and the milliseconds of the whole network
+    in its setting, `original_ms`.
+
+    Raises UsageError for requests that make no sense, and for a budget that no plan meets.
+    """
+    check_metric(metric)
+    calls = trace(model, example_input)
+    choices, reasons = choices_of(model, calls, Choice(method, rank), per_layer or {}, layers, skip)
+    if budget is None:
+        result = plan_by_rank(choices, calls, metric, force, images is not None)
+    else:
+        planner = Planner(
+            model,
+            example_input,
+            choices,
+            calls,
+            metric=metric,
+            statistics=statistics,
+            multiple=multiple,
+            answers=None if images is None else Answers(model, images),
+            table=table,
+            original_ms=original_ms,
+        )
+        result = planner.plan(budget)
+    return with_reasons(result, reasons, calls)
+
+
+def choices_of(
+    model: nn.Module,
+    calls: Mapping[str, Call],
+    default: Choice,
+    per_layer: Mapping[str, Choice],
+    layers: Sequence[str] = (),
+    skip: Sequence[str] = (),
+) -> tuple[dict[str, Choice], dict[str, str]]:
+    """What is asked of every Conv2d and Linear that may change, and why each of the others may not.
+
+    Both in the order of the network. UsageError for patterns, methods and ranks that make no sense.
+    """
+    for choice in (default, *per_layer.values()):
+        check_rank(choice.rank)
+        choose_method(choice.method, ConvSpec(1, 1))
+    modules = layers_of(model)
+    for pattern in per_layer:
+        check_pattern(pattern, list(modules), "pattern")
+    left_out = select(modules, layers, skip)
+    choices, reasons = {}, {}
+    for name in sorted(modules, key=lambda n: calls[n].order if n in calls else len(calls)):
+        reason = refuse_in_network(name, modules, calls) or left_out.get(name)
+        if reason is None:
+            matching = (c for pattern, c in per_layer.items() if fnmatch.fnmatchcase(name, pattern))
+            choices[name] = next(matching, default)
+        else:
+            reasons[name] = reason
+    return choices, reasons
+
+
+def with_reasons(plan: Plan, reasons: Mapping[str, str], calls: Mapping[str, Call]) -> Plan:
+    """The plan, with the layers that no plan may change among those it keeps, in the order of the network."""
+    kept = {**plan.kept, **reasons}
+    order = sorted(kept, key=lambda n: calls[n].order if n in calls else len(calls))
+    plan.kept = {name: kept[name] for name in order}
+    return plan
+
+
+def plan_by_rank(
+    choices: Mapping[str, Choice], calls: Mapping[str, Call], metric: str, force: bool, corrected: bool
+) -> Plan:
+    """Every layer at the rank asked for; chains whose outputs are to be `corrected` have a bias."""
+    result = Plan(metric=metric)
+    for name, choice in choices.items():
+        decision = plan_layer(calls[name], choice, force, corrected or metric in CENTRED)
+        if isinstance(decision, LayerPlan):
+            result.layers[name] = decision
+        else:
+            result.kept[name] = decision
+    return result
+
+
+def refuse_in_network(name: str, modules: Mapping[str, nn.Conv2d | nn.Linear], calls: Mapping[str, Call]) -> str | None:
+    """Why the network's use of a layer forbids to replace it, or None."""
+    module = modules[name]
+    reason = refuse_module(module)
+    if reason:
+        return reason
+    if name not in calls:
+        return "not called as a layer in the forward pass (attention uses its weight directly, or it is unused)"
+    for other, candidate in modules.items():
+        if other != name and candidate.weight is module.weight:
+            return f"its weight is shared with {other}"
+    return None

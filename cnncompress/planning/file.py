@@ -1,0 +1,70 @@
+"""A plan in a JSON file, as a run has it, perhaps edited by hand."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cnncompress.decompositions import get_method
+from cnncompress.errors import CompressError, UsageError, nearest
+from cnncompress.lowering import check_lowering, lower
+from cnncompress.metrics import CENTRED, check_metric
+from cnncompress.planning.rules import Choice, plan_layer
+from cnncompress.spec import Call, LayerPlan, Plan, stage_from_json
+
+
+def read_plan(path: Path, calls: Mapping[str, Call], reasons: Mapping[str, str], corrected: bool) -> Plan:
+    """The plan in a file for the network that `calls` are of; UsageError in one line for one that does not fit it.
+
+    Method, options and rank of each layer count; stages and costs follow from them and are not read. `reasons` tells
+    which layers may not change, `corrected` gives every chain a bias.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        layers, metric = dict(values["layers"]), str(values.get("metric", "frobenius"))
+        kept = {str(k): str(v) for k, v in dict(values.get("kept", {})).items()}
+        memory_format = str(values.get("memory_format", ""))
+    except OSError as error:
+        raise UsageError(f"cannot read the plan {path}: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise UsageError(f"{path} is not a plan; a run's plan.json shows what one looks like") from None
+    check_metric(metric)
+    plan = Plan(metric=metric, memory_format=memory_format)
+    for name, entry in layers.items():
+        if name not in calls:
+            raise UsageError(f"{path}: the network calls no layer '{name}'{nearest(name, calls)}")
+        if name in reasons:
+            raise UsageError(f"{path}: {name} cannot change: {reasons[name]}")
+        try:
+            plan.layers[name] = _layer(calls[name], entry, corrected or metric in CENTRED)
+        except CompressError as error:
+            raise UsageError(f"{path}: {name}: {error}") from None
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise UsageError(
+                f"{path}: {name}: give at least its method and its rank, as in a run's plan.json"
+            ) from None
+    plan.kept = {name: kept.get(name, "not in the plan") for name in calls if name not in layers}
+    return plan
+
+
+def _layer(call: Call, entry: Mapping[str, Any], centred: bool) -> LayerPlan:
+    """What one entry says; UsageError with the reason where it cannot be."""
+    if "layer" in entry and stage_from_json(entry["layer"]) != call.spec:
+        raise UsageError(f"it is {call.spec} here, and {stage_from_json(entry['layer'])} in the plan")
+    method = get_method(str(entry["method"]), **entry.get("options", {}))
+    request = entry["rank"]
+    rank = tuple(int(k) for k in request) if isinstance(request, list) else (int(request),)
+    reason = method.refuse(call.spec)
+    if reason is not None:
+        raise UsageError(reason)
+    options = ",".join(f"{k}={v}" for k, v in method.settings.items())
+    found = plan_layer(call, Choice(f"{method.name}:{options}" if options else method.name, rank), centred=centred)
+    if isinstance(found, str):
+        raise UsageError(found)
+    lowering = str(entry.get("lowering", ""))
+    check_lowering(lowering)
+    chain = lower(found.chain, lowering)
+    return dataclasses.replace(found, chain=chain, macs=(call.macs, call.macs_of(chain)), lowering=lowering)

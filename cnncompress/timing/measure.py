@@ -1,0 +1,94 @@
+"""Milliseconds of single layers and chains, in the state of the caches that they meet within a network.
+
+A network has touched all its other weights since it last used a layer's, but has only just written the layer's input.
+So the last cache is cleared before each round, and each chain is timed right after a twin of it with other weights.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from cnncompress.evaluate import resolve_device
+from cnncompress.factored import MEMORY_FORMATS, FactoredLayer, Permute
+from cnncompress.spec import Chain, ConvSpec, Pair, convolutions
+from cnncompress.timing.clock import cpu_threads, milliseconds
+from cnncompress.timing.setting import TimingSetting, last_cache_bytes
+
+ROUNDS = (5, 15)  # at least and at most
+SPEND = 25.0  # milliseconds for one chain, within those
+LONG = 8.0  # what runs longer than so many milliseconds needs no twin
+QUANTILE = 0.2  # below the median, as other work on the machine only ever adds to a time
+BLOCK = 2**18
+
+
+@dataclass(frozen=True)
+class Job:
+    """A chain, and how it runs."""
+
+    chain: Chain
+    lowering: str = ""
+
+
+def measure(jobs: Sequence[Job], size: Pair, setting: TimingSetting) -> list[float]:
+    """Milliseconds of each chain for a batch of inputs of height and width `size`, measured in turns."""
+    device = resolve_device(setting.device)
+    inputs = make_input(next(convolutions(jobs[0].chain)), size, setting, device)
+    with cpu_threads(setting.threads), torch.inference_mode():
+        cache = last_cache_bytes(device)
+        sweep = torch.zeros(2 * cache, dtype=torch.uint8, device=device).view(torch.int64)
+        pairs = [_pair(job, setting, device, 2 * cache) for job in jobs]
+        first = [_once(pair, inputs, device, twin=True) for pair in pairs for _ in range(2)][1::2]
+        rounds = min(max(math.ceil(SPEND * len(jobs) / max(sum(first), 1e-3)), ROUNDS[0]), ROUNDS[1])
+        samples: list[list[float]] = [[] for _ in jobs]
+        for i in range(rounds):
+            sweep.sum()
+            for j in range(len(jobs)):
+                k = (i + j) % len(jobs)
+                samples[k].append(_once(pairs[k], inputs, device, first[k] < LONG))
+    return [float(np.quantile(times, QUANTILE)) for times in samples]
+
+
+def _once(pair: tuple[nn.Module, nn.Module], inputs: Tensor, device: torch.device, twin: bool) -> float:
+    before = pair[0](inputs) if twin else None  # which keeps its memory: outputs do not go where the last ones went
+    spent = milliseconds(lambda: pair[1](inputs), device)
+    del before
+    return spent
+
+
+def make_input(spec: ConvSpec, size: Pair, setting: TimingSetting, device: torch.device) -> Tensor:
+    """Random numbers that a layer takes in: [batch, C, h, w], or [batch, positions, C] for a Linear."""
+    dtype = getattr(torch, setting.dtype)
+    if spec.linear:
+        positions = () if size == (1, 1) else (size[0],)
+        return torch.randn(setting.batch, *positions, spec.in_channels, device=device).to(dtype)
+    values = torch.randn(setting.batch, spec.in_channels, *size, device=device).to(dtype)
+    return values.contiguous(memory_format=MEMORY_FORMATS[setting.memory_format])
+
+
+def _pair(job: Job, setting: TimingSetting, device: torch.device, enough: int) -> tuple[nn.Module, nn.Module]:
+    """A chain with random weights and its twin: the same module where its weights alone fill `enough` bytes."""
+    dtype = getattr(torch, setting.dtype)
+    module = FactoredLayer(job.chain, job.lowering, device="meta", dtype=dtype).to_empty(device=device).eval()
+    for stage in module:
+        if isinstance(stage, Permute):
+            stage.index.copy_(torch.randperm(len(stage.index)))
+    for parameter in module.parameters():
+        _fill(parameter)
+    module = module.to(memory_format=MEMORY_FORMATS[setting.memory_format])  # type: ignore[call-overload]
+    large = sum(p.numel() * p.element_size() for p in module.parameters()) >= enough
+    return (module if large else copy.deepcopy(module)), module
+
+
+def _fill(tensor: Tensor) -> None:
+    """Random numbers, a block of them again and again: drawing hundreds of megabytes would take longer than timing."""
+    block = torch.randn(min(BLOCK, tensor.numel()), device=tensor.device, dtype=torch.float32).mul_(0.02)
+    flat = tensor.data.view(-1)
+    for part in flat.split(BLOCK):
+        part.copy_(block[: len(part)])

@@ -1,0 +1,49 @@
+"""Measured times on disk: one small JSON file for one geometry in one setting."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from cnncompress.errors import CompressError
+from cnncompress.publish import replacing
+
+SCHEMA = 1
+
+
+class Store:
+    """Milliseconds by chain of one layer; in memory only where `folder` is None.
+
+    A file that is missing, damaged or of something else counts as empty, and one that cannot be written is left: times
+    are worth nothing that another measurement could not give.
+    """
+
+    def __init__(self, folder: Path | None, identity: dict[str, Any]) -> None:
+        text = json.dumps(identity, sort_keys=True)
+        self.identity = json.loads(text)
+        digest = hashlib.sha256(text.encode()).hexdigest()[:24]
+        self.path = folder / "timing" / f"{digest}.json" if folder else None
+        self.times = self._read()
+
+    def _read(self) -> dict[str, float]:
+        try:
+            values = json.loads(self.path.read_text(encoding="utf-8")) if self.path else {}
+            if values["schema"] != SCHEMA or values["identity"] != self.identity:
+                return {}
+            times = {str(key): float(ms) for key, ms in values["times"].items()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return {}
+        return times if all(math.isfinite(ms) and ms > 0 for ms in times.values()) else {}
+
+    def add(self, times: dict[str, float]) -> None:
+        """Keep more times."""
+        self.times |= times
+        if self.path is None:
+            return
+        values = {"schema": SCHEMA, "identity": self.identity, "times": self.times}
+        with suppress(CompressError, OSError), replacing(self.path, force=True) as file:
+            file.write_text(json.dumps(values), encoding="utf-8")

@@ -1,0 +1,159 @@
+"""Top-1 within a budget of MACs, without labels and without fine-tuning, and what each part of the method gives.
+
+    python scripts/bench_budget.py MODEL --weights FILE --data FOLDER [--input-size 32] --budgets 0.66 0.5 0.33
+    python scripts/bench_budget.py --show
+
+From one line of the ablation to the next, one thing changes: the metric, with one share of the rank for all inner 3×3
+layers; ranks and methods from a plan; biases fitted to the real inputs in network order; whole chains fitted so; batch
+normalisation estimated again; gradient steps without labels (`--steps` a block). Calibration images are never evaluated
+on. Rows go to `results/budget_NAME.csv`; a sweep that was interrupted goes on where it was. `--show` draws the plot and
+prints the tables of all networks that have such a file.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import torch
+from bench_metrics import plan_for
+from benchlib import RESULTS, Bench, Table, markdown, open_bench, parser, read_csv
+from torch import nn
+
+import cnncompress as cc
+from cnncompress.correction import decompose_in_order, reestimate
+from cnncompress.divergence import Answers
+from cnncompress.factored import layers_of
+from cnncompress.spec import Plan
+
+UNIFORM = ("frobenius", "data-covariance", "kronecker")
+STEPS = (
+    "uniform, frobenius",
+    "uniform, data-covariance",
+    "uniform, kronecker",
+    "planned",
+    "planned, bias",
+    "planned, refit",
+    "planned, refit, batch norm",
+    "planned, refit, reconstructed",
+)
+KEYS = ("network", "step", "target")
+COLUMNS = (*KEYS, "macs", "params", "top1", "divergence", "images", "seconds")
+WORK, CHECKED = 1e11, (8, 256)  # as in the command line: multiply-accumulates of a check of the answers, and its images
+
+
+def networks(bench: Bench, target: float, statistics: Any, steps: int) -> Iterator[tuple[str, nn.Module, float]]:
+    """The network after each step of the ablation, with the seconds from the statistics to it."""
+    for metric in UNIFORM:
+        start = time.perf_counter()
+        plan = plan_for(bench, "spatial-svd", metric, target, bench.inner_layers())[2]
+        yield f"uniform, {metric}", _fit(bench, plan, statistics, 1), time.perf_counter() - start
+    images = torch.cat([x for x, _ in bench.calibration])
+    cost = cc.profile(bench.model, bench.example).total_macs
+    count = int(min(max(WORK / cost, CHECKED[0]), CHECKED[1], len(images)))
+    checked = images[torch.linspace(0, len(images) - 1, count).long().unique()]
+    start = time.perf_counter()
+    budget = cc.Budget(macs=target)
+    plan = cc.plan(bench.model, bench.example, budget=budget, metric="kronecker", statistics=statistics, images=checked)
+    planned = time.perf_counter() - start
+    yield "planned", _fit(bench, plan, statistics, 4), planned + time.perf_counter() - start
+    for refit in (False, True):
+        start = time.perf_counter()
+        small = decompose_in_order(bench.model, plan, images, statistics=statistics, refit=refit, progress=False)
+        seconds = planned + time.perf_counter() - start
+        yield f"planned, {'refit' if refit else 'bias'}", small, seconds
+    start = time.perf_counter()
+    other, answers = reestimate(small, images), Answers(bench.model, checked)
+    better = other is not None and answers.divergence(other) < answers.divergence(small)
+    small = other if better and other is not None else small
+    seconds += time.perf_counter() - start
+    yield "planned, refit, batch norm", small, seconds
+    if not steps:
+        return
+    from cnncompress.correction.reconstruct import reconstruct
+
+    start = time.perf_counter()
+    small, notes = reconstruct(bench.model, small, images, steps, progress=False)
+    print(*notes, sep="\n")
+    yield "planned, refit, reconstructed", small, seconds + time.perf_counter() - start
+
+
+def _fit(bench: Bench, plan: Plan, statistics: Any, refine: int) -> nn.Module:
+    return cc.decompose(bench.model, plan, statistics=statistics, refine=refine, progress=False)
+
+
+def sweep(bench: Bench, table: Table, targets: list[float], cache: Path, steps: int) -> None:
+    before = cc.profile(bench.model, bench.example)
+    original = dict(zip(KEYS, (bench.name, "original", 1.0), strict=True))
+    if not table.find(**original):
+        measured = {**bench.measure(bench.model), "images": bench.images}
+        table.add(**original, macs=1.0, params=1.0, seconds="", **measured)
+    start = time.perf_counter()
+    statistics = bench.statistics(list(layers_of(bench.model)), cache, ("kronecker",))
+    print(f"statistics: {time.perf_counter() - start:.1f} s")
+    for target in targets:
+        wanted = STEPS if steps else STEPS[:-1]
+        if all(table.find(network=bench.name, step=step, target=target) for step in wanted):
+            continue
+        for step, small, seconds in networks(bench, target, statistics, steps):
+            if table.find(network=bench.name, step=step, target=target):
+                continue
+            after = cc.profile(small, bench.example)
+            shares = {"macs": after.total_macs / before.total_macs, "params": after.params / before.params}
+            found = bench.measure(small)
+            table.add(
+                network=bench.name, step=step, target=target, images=bench.images, seconds=seconds, **shares, **found
+            )
+
+
+def show(folder: Path) -> None:
+    """The tables and the plot of all networks."""
+    files = sorted(folder.glob("budget_*.csv"))
+    rows = {path.stem.removeprefix("budget_"): read_csv(path) for path in files}
+    for name, found in rows.items():
+        targets = sorted({float(r["target"]) for r in found if r["step"] != "original"}, reverse=True)
+        top1 = {(r["step"], float(r["target"])): float(r["top1"]) for r in found}
+        lines = [[step, *(top1.get((step, t)) for t in targets)] for step in STEPS]
+        print(markdown(lines, [f"{name} ({top1['original', 1.0]:.1f}); MACs", *map(str, targets)]), end="\n\n")
+    draw(rows, folder / "budget.png")
+
+
+def draw(rows: dict[str, list[dict[str, str]]], path: Path) -> None:
+    chosen = {
+        "uniform, frobenius": ("tab:gray", "uniform ranks, Frobenius"),
+        "uniform, kronecker": ("tab:orange", "uniform ranks, kronecker"),
+        "planned, refit, batch norm": ("tab:blue", "planned and refitted"),
+        "planned, refit, reconstructed": ("tab:red", "and reconstructed"),
+    }
+    figure, panels = plt.subplots(1, len(rows), figsize=(4.2 * len(rows), 3.8), squeeze=False)
+    for panel, (name, found) in zip(panels[0], rows.items(), strict=True):
+        original = next(r for r in found if r["step"] == "original")
+        panel.axhline(float(original["top1"]), color="black", linestyle=":", linewidth=1, label="original")
+        for step, (colour, label) in chosen.items():
+            line = sorted((float(r["macs"]), float(r["top1"])) for r in found if r["step"] == step)
+            panel.plot(*zip(*line, strict=True), color=colour, marker="o", markersize=4, linewidth=1.4, label=label)
+        panel.set(xlabel="share of the MACs", ylabel="top-1 (%)", title=name)
+        panel.grid(alpha=0.3)
+    panels[0][0].legend(fontsize=8)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    if "--show" in sys.argv:
+        return show(RESULTS)
+    options = parser(__doc__)
+    options.add_argument("--budgets", type=float, nargs="+", required=True)
+    options.add_argument("--steps", type=int, default=300, help="of the reconstruction, a block")
+    args = options.parse_args()
+    bench = open_bench(args)
+    table = Table(args.results / f"budget_{bench.name}.csv", KEYS, COLUMNS)
+    sweep(bench, table, args.budgets, args.cache, args.steps)
+
+
+if __name__ == "__main__":
+    main()

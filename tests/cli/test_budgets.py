@@ -1,0 +1,120 @@
+"""Budgets, plans from files and corrections on the command line."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+import cnncompress as cc
+from tests.cli.conftest import listing
+
+FAST = ("--data", "digits", "--calibration-images", "32", "--layers", "features.1*")
+
+
+def rows(run="run"):
+    """The rows of a run's measurements."""
+    return json.loads(Path(run, "metrics.json").read_text())["rows"]
+
+
+def test_a_budget_is_met_without_data(done):
+    text = done("decompose", "digits_vgg", "--budget", "macs=0.5", "--budget", "params=0.4", "--out", "run")
+    before, after = rows()
+    assert 0.45 < after["macs"] / before["macs"] <= 0.5
+    assert after["params"] / before["params"] <= 0.4
+    plan = json.loads(Path("run/plan.json").read_text())
+    assert plan["metric"] == "frobenius"
+    assert plan["achieved"]["macs"] == pytest.approx(after["macs"] / before["macs"])
+    assert "(budget 0.5)" in text
+    assert set(plan["rises"]) == set(plan["layers"])
+
+
+def test_a_budget_with_images_corrects(done):
+    done("decompose", "digits_vgg", "--budget", "macs=0.7", *FAST, "--out", "run")
+    before, after = rows()
+    assert after["macs"] <= 0.7 * before["macs"]
+    plan = json.loads(Path("run/plan.json").read_text())
+    assert plan["metric"] == "kronecker"
+    assert all(layer.startswith("features.1") for layer in plan["layers"])
+    assert after["top1"] > before["top1"] - 3
+    image = torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(cc.load("run")(image), cc.load("run")(image))
+
+
+def test_dry_run_of_a_budget_tells_the_plan(done):
+    text = done("decompose", "digits_vgg", "--budget", "macs=0.6", "--dry-run")
+    assert listing() == []
+    assert "predicted rise" in text
+    assert re.search(r"the plan leaves 0\.(5[0-9]{3}|6000) of the MACs \(budget 0\.6\)", text)
+
+
+def test_a_plan_edited_by_hand(done, refused):
+    done("decompose", "digits_vgg", "--rank", "8", "--layers", "features.1*", "--out", "run")
+    values = json.loads(Path("run/plan.json").read_text())
+    values["layers"]["features.10"]["rank"] = [5]
+    del values["layers"]["features.14"]
+    values["layers"]["features.17"] = {"method": "channel-svd", "rank": [12]}
+    Path("edited.json").write_text(json.dumps(values))
+    done("decompose", "digits_vgg", "--plan", "edited.json", "--out", "edited")
+    plan = json.loads(Path("edited/plan.json").read_text())
+    assert {n: (p["method"], p["rank"]) for n, p in plan["layers"].items()} == {
+        "features.10": ("spatial-svd", [5]),
+        "features.17": ("channel-svd", [12]),
+    }
+    assert plan["kept"]["features.14"] == "not in the plan"
+    assert rows("edited")[1]["macs"] != rows("run")[1]["macs"]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"features.99": {"method": "svd", "rank": [1]}}, "no layer 'features.99'"),
+        ({"features.10": {"method": "svd", "rank": [4]}}, "channel-svd or spatial-svd"),
+        ({"features.10": {"method": "spatial-svd", "rank": [96]}}, "would not be cheaper"),
+        ({"features.10": {"method": "spatial-svd", "rank": [0]}}, "rank 0"),
+        ({"features.10": {"method": "spatial-svd"}}, "its method and its rank"),
+        ({"features.10": {"method": "spatial"}}, "spatial-svd"),
+        ({"features.10": {"method": "spatial-svd", "rank": [4], "lowering": "fast"}}, "features.10"),
+        ({"features.10": {"method": "spatial-svd", "rank": [4], "layer": {"kind": "linear", "in_channels": 3,
+          "out_channels": 4}}}, "in the plan"),
+        (3, "is not a plan"),
+    ],
+)  # fmt: skip
+def test_plans_that_do_not_fit(change, words, cli, refused):
+    Path("plan.json").write_text(json.dumps({"metric": "frobenius", "layers": change, "kept": {}}))
+    assert words in refused("decompose", "digits_vgg", "--plan", "plan.json", code=2)
+
+
+def test_max_drop(done):
+    text = done("decompose", "digits_vgg", "--max-drop", "1.5", *FAST, "--out", "run")
+    before, after = rows()
+    assert before["top1"] - after["top1"] <= 1.5
+    assert after["macs"] < 0.8 * before["macs"]
+    assert "points of top-1 lost at" in text
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["--budget", "macs"], "is not a budget such as macs=0.5"),
+        (["--budget", "macs=half"], "is not a budget"),
+        (["--budget", "macs=1.5"], "(0, 1]"),
+        (["--budget", "flops=0.5"], "macs, params, latency"),
+        (["--budget", "macs=0.01"], "no plan meets the budget macs=0.01"),
+        (["--budget", "macs=0.5", "--rank", "8"], "exclude each other"),
+        (["--budget", "macs=0.5", "--max-drop", "1", "--data", "digits"], "exclude each other"),
+        (["--max-drop", "1"], "--max-drop needs images"),
+        (["--rank", "8", "--correct", "refit"], "needs images"),
+        (["--budget", "macs=0.5", "--reconstruct", "10"], "needs images"),
+        (["--rank", "8", "--multiple", "8"], "--multiple is for budgets"),
+        (["--plan", "nothing.json"], "nothing.json"),
+        (["--budget", "macs=0.5", "--multiple", "0"], "--multiple"),
+        (["--max-drop", "-1", "--data", "digits"], "--max-drop"),
+    ],
+)
+def test_requests_that_make_no_sense(args, words, refused):
+    assert words in refused("decompose", "digits_vgg", *args, code=2)

@@ -1,0 +1,160 @@
+"""The table of times: what is measured, what is kept, how it is put together."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from cnncompress.decompositions import get_method
+from cnncompress.errors import UsageError
+from cnncompress.spec import Call, ConvSpec, LayerPlan, Plan, chain_macs, chain_params
+from cnncompress.timing import LatencyTable, TimingSetting, cache_folder, predict_network, table
+from cnncompress.timing.measure import Job
+from cnncompress.timing.table import TOGETHER, by_memory
+
+SPEC = ConvSpec(16, 16, (3, 3), padding=(1, 1))
+CALL = Call(0, SPEC, ((8, 8), (8, 8), (4, 4)))
+SPATIAL = get_method("spatial-svd")
+RANKS = [(4,), (8,), (16,)]
+
+
+class Machine:
+    """Takes a millisecond for 1000 multiply-accumulates, times `load`; remembers what it was asked."""
+
+    def __init__(self):
+        self.load, self.asked = 1.0, []
+
+    def __call__(self, jobs, size, setting):
+        self.asked.append((tuple(jobs), size))
+        return [self.load * chain_macs(job.chain, size) / 1000 for job in jobs]
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    found = Machine()
+    monkeypatch.setattr(table, "measure", found)
+    return found
+
+
+def test_the_time_of_a_layer_over_all_its_calls(machine, tmp_path):
+    found = LatencyTable(TimingSetting(), tmp_path).dense(CALL)
+    assert found == pytest.approx(16 * 16 * 9 * (64 + 64 + 16) / 1000)
+    assert [size for _, size in machine.asked] == [(8, 8), (4, 4)]
+
+
+def test_chains_beside_the_layer_and_from_the_disk(machine, tmp_path):
+    first = LatencyTable(TimingSetting(), tmp_path).chains(CALL, SPATIAL, RANKS, centred=True)
+    assert all(jobs[0] == Job((SPEC,)) for jobs, _ in machine.asked)
+    at = [rank * (48 + 48) * 144 / 1000 for rank in (8, 8, 16)]
+    assert [t.milliseconds for t in first] == pytest.approx(at)
+    asked = len(machine.asked)
+    again = LatencyTable(TimingSetting(), tmp_path)
+    assert again.chains(CALL, SPATIAL, RANKS, centred=True) == first
+    assert again.dense(CALL) == pytest.approx(16 * 16 * 9 * 144 / 1000)
+    assert len(machine.asked) == asked
+
+
+def test_without_a_cache_nothing_is_written(machine, tmp_path, monkeypatch):
+    monkeypatch.setenv("CNNCOMPRESS_CACHE", str(tmp_path))
+    found = LatencyTable(TimingSetting(), None)
+    assert found.dense(CALL) == found.dense(CALL)
+    assert len(machine.asked) == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        TimingSetting(batch=2),
+        TimingSetting(threads=7),
+        TimingSetting(dtype="bfloat16"),
+        TimingSetting(memory_format="channels_last"),
+    ],
+)
+def test_each_setting_has_its_own_times(machine, tmp_path, other):
+    LatencyTable(TimingSetting(threads=1), tmp_path).dense(CALL)
+    LatencyTable(TimingSetting(threads=1), tmp_path).dense(CALL)
+    assert len(machine.asked) == 2
+    LatencyTable(other, tmp_path).dense(CALL)
+    assert len(machine.asked) == 4
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.write_text("{"),
+        lambda path: path.write_text("[]"),
+        lambda path: path.write_bytes(b"\xff\xfe"),
+        lambda path: path.write_text(path.read_text().replace('"schema": 1', '"schema": 2')),
+        lambda path: path.write_text(path.read_text().replace('"size": [8, 8]', '"size": [9, 9]')),
+        lambda path: path.write_text(json.dumps(json.loads(path.read_text()) | {"times": {"x": "fast"}})),
+        lambda path: path.write_text(json.dumps(json.loads(path.read_text()) | {"times": {"x": float("nan")}})),
+        lambda path: path.write_text(json.dumps(json.loads(path.read_text()) | {"times": 3})),
+    ],
+)
+def test_a_damaged_file_is_measured_again(machine, tmp_path, damage):
+    call = Call(0, SPEC, ((8, 8),))
+    expected = LatencyTable(TimingSetting(), tmp_path).dense(call)
+    (path,) = tmp_path.rglob("*.json")
+    whole = path.read_text()
+    damage(path)
+    assert path.read_bytes() != whole.encode()
+    assert LatencyTable(TimingSetting(), tmp_path).dense(call) == expected
+    assert path.read_text() == whole
+    assert len(machine.asked) == 2
+
+
+def test_a_folder_that_cannot_be_written_is_no_error(machine, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    assert LatencyTable(TimingSetting(), tmp_path / "file").dense(CALL) > 0
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_busy_machine_is_divided_out(machine, tmp_path):
+    LatencyTable(TimingSetting(), tmp_path).dense(CALL)
+    machine.load = 3.0
+    found = LatencyTable(TimingSetting(), tmp_path).chain(CALL, SPATIAL.stages(SPEC, (8,)))
+    assert found == pytest.approx(8 * 96 * 144 / 1000)
+
+
+def test_a_network_is_what_it_was_less_layers_plus_chains(machine):
+    calls = {"a": CALL, "b": Call(1, SPEC, ((8, 8),)), "kept": CALL}
+    chain = SPATIAL.stages(SPEC, (4,))
+    plan = Plan({name: LayerPlan(SPEC, "spatial-svd", (4,), chain) for name in ("a", "b")}, {"kept": "small"})
+    found = predict_network(5000.0, plan, calls, LatencyTable(TimingSetting(), None))
+    assert found == pytest.approx(5000 + (4 * 96 - 256 * 9) * (144 + 64) / 1000)
+
+
+def test_large_chains_are_not_in_memory_together():
+    half = Job((ConvSpec(2**14, 2**12, linear=True),))
+    assert chain_params(half.chain) == TOGETHER // 2
+    more = Job((ConvSpec(2**14, 2**13, linear=True),))
+    assert by_memory([half, half, half]) == [[half, half], [half]]
+    assert by_memory([more, half]) == [[more], [half]]
+    assert by_memory([]) == [[]]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"batch": 0}, "batch size is 0"),
+        ({"threads": 0}, "number of threads is 0"),
+        ({"dtype": "float23"}, "did you mean 'float32'"),
+        ({"memory_format": "channel_last"}, "did you mean 'channels_last'"),
+    ],
+)
+def test_settings_that_make_no_sense(options, words):
+    with pytest.raises(UsageError, match=words):
+        TimingSetting(**options)
+
+
+def test_where_times_are_kept(monkeypatch, tmp_path):
+    monkeypatch.setenv("CNNCOMPRESS_CACHE", str(tmp_path / "own"))
+    assert cache_folder() == tmp_path / "own"
+    monkeypatch.delenv("CNNCOMPRESS_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache_folder() == tmp_path / "cnncompress"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cache_folder() == tmp_path / ".cache" / "cnncompress"
