@@ -15,6 +15,7 @@ _HOME = {
     "Plan": "spec",
     "UsageError": "errors",
     "decompose": "fitting",
+    "decompose_in_order": "correction",
     "load": "runs",
     "load_data": "data",
     "load_model": "models",

@@ -20,7 +20,7 @@ from torch import Tensor, fx, nn
 from tqdm import tqdm
 
 from cnncompress.correction.graph import Values, input_of, summand, trace_graph, walk
-from cnncompress.factored import inference, swap
+from cnncompress.factored import inference, swap, trace
 from cnncompress.fitting import Fitted, finished, fit_layer
 from cnncompress.linalg import oas_shrinkage, solve_psd
 from cnncompress.spec import ConvSpec, LayerStatistics, Plan
@@ -74,6 +74,7 @@ class _Order:
     ) -> None:
         self.model, self.small, self.plan, self.statistics = model, small, plan, statistics
         self.seeds, self.images = image_seeds(images, 0), len(images)
+        self.repeated = {name for name, call in trace(model, images).items() if len(call.sizes) > 1}
         self.done: dict[str, Fitted] = {}
 
     def rows(self, name: str, x: Tensor) -> Tensor:
@@ -82,7 +83,9 @@ class _Order:
         key = (zlib.crc32(name.encode()), 0)
         return sample_positions(self.seeds, key, position_count(x, spec), POSITIONS)[0]
 
-    def fit(self, name: str, x: Tensor, y: Tensor, refit: bool, refine: int | None, missing: Tensor | None = None) -> None:
+    def fit(
+        self, name: str, x: Tensor, y: Tensor, refit: bool, refine: int | None, missing: Tensor | None = None
+    ) -> None:
         """Fit layer `name` to its real input `x` and the original's output `y`, and swap the chain in.
 
         `missing` is what another branch lacks, to be made up for in the output.
@@ -94,6 +97,9 @@ class _Order:
         wanted = outputs_at(y, spec, index)
         if missing is not None:
             wanted = wanted + outputs_at(missing, spec, index)
+        if name in self.repeated:  # one call does not tell what the others need
+            self._put(name, fit_layer(name, module, plan, self.plan.metric, statistics, refine))
+            return
         if refit and inputs <= WIDE:
             weight = module.weight.detach().reshape(spec.weight_shape)  # type: ignore[operator,union-attr]
             target = target_of(weight, spec, gather_patches(x, spec, index), wanted, self.images)
@@ -106,6 +112,9 @@ class _Order:
             0, dtype=torch.float64
         )
         fitted.chain.add_to_bias(shift)
+        self._put(name, fitted)
+
+    def _put(self, name: str, fitted: Fitted) -> None:
         self.done[name] = fitted
         swap(self.small, name, fitted.chain)
 
@@ -125,8 +134,8 @@ def decompose_in_order(
     Without `refit` only the biases follow the real inputs, so that each chain's mean output is that of the layer. The
     network is on the CPU. `refine` None is `SWEEPS` for layers of at most `NARROW` inputs a position, and 1 for others,
     whose sweeps take long. `POSITIONS` outputs of each image and layer are looked at; a layer that is called more than
-    once is fitted to its first call. Raises as `fitting.decompose` does, and UnsupportedLayerError for a plan whose
-    chains have no bias.
+    once on an image is left at what `fitting.decompose` gives. Raises as that does, and UnsupportedLayerError for a
+    plan whose chains have no bias.
     """
     small = copy.deepcopy(model)
     order = _Order(model, small, plan, images, statistics or {})

@@ -128,7 +128,9 @@ class Planner:
         selection = solve(costs, errors, limits, TIME_LIMIT) if min(limits) >= 0 else None
         if selection is None:
             least = [sum(float(c[:, i].min()) for c in costs) + fixed[n] for i, n in enumerate(names)]
-            shares = [math.ceil(1000 * value / self.totals[n] - 1e-6) / 1000 for n, value in zip(names, least, strict=True)]
+            shares = [
+                math.ceil(1000 * value / self.totals[n] - 1e-6) / 1000 for n, value in zip(names, least, strict=True)
+            ]
             reach = ", ".join(f"{n}={share:.3f}" for n, share in zip(names, shares, strict=True))
             raise UsageError(f"no plan meets the budget {budget}: these layers and methods go down to {reach}")
         return {layer.name: found[i] for layer, found, i in zip(self.layers, options, selection.choice, strict=True)}

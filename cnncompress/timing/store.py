@@ -27,7 +27,8 @@ class Store:
         self.identity = json.loads(text)
         digest = hashlib.sha256(text.encode()).hexdigest()[:24]
         self.path = folder / "timing" / f"{digest}.json" if folder else None
-        self.times = self._read()
+        self._lasting = self._read()
+        self.times = dict(self._lasting)
 
     def _read(self) -> dict[str, float]:
         try:
@@ -39,11 +40,12 @@ class Store:
             return {}
         return times if all(math.isfinite(ms) and ms > 0 for ms in times.values()) else {}
 
-    def add(self, times: dict[str, float]) -> None:
-        """Keep more times."""
+    def add(self, times: dict[str, float], keep: bool = True) -> None:
+        """Take more times; for this process only unless they are to be kept."""
         self.times |= times
-        if self.path is None:
+        if self.path is None or not keep:
             return
-        values = {"schema": SCHEMA, "identity": self.identity, "times": self.times}
+        self._lasting |= times
+        values = {"schema": SCHEMA, "identity": self.identity, "times": self._lasting}
         with suppress(CompressError, OSError), replacing(self.path, force=True) as file:
             file.write_text(json.dumps(values), encoding="utf-8")

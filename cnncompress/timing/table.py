@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,8 +15,8 @@ from cnncompress.timing.measure import Job, measure
 from cnncompress.timing.setting import TimingSetting, cache_folder
 from cnncompress.timing.store import Store
 
-BUSY = 1.2  # a layer that takes so many times as long as before is measured again,
-TRIES = 3  # so often at most
+BUSY = 1.2  # where a layer takes so many times as long as it did, its machine has other work
+TRIES = 3  # measurements until it has none; later ones are not kept
 TOGETHER = 2**27  # weights that are in memory at once, beside those of the layer
 
 
@@ -72,18 +73,17 @@ class LatencyTable:
             if not missing:
                 continue
             for part in by_memory([job for job in missing if job != own]):
-                store.add(self._beside(own, part, size, store.times.get(job_key(own))))
+                self._measure_beside(own, part, size, store)
 
-    def _beside(self, own: Job, jobs: Sequence[Job], size: Pair, known: float | None) -> dict[str, float]:
-        """Times measured in turns with the layer itself, as if it took the `known` time."""
+    def _measure_beside(self, own: Job, jobs: Sequence[Job], size: Pair, store: Store) -> None:
+        """Measure chains in turns with the layer; again where that shows that the machine was busy."""
+        known = store.times.get(job_key(own), math.inf)
         tries: list[dict[str, float]] = []
-        while len(tries) < TRIES:
+        while len(tries) < TRIES and not (tries and tries[-1][job_key(own)] <= BUSY * known):
             tries.append(dict(zip(map(job_key, [own, *jobs]), measure([own, *jobs], size, self.setting), strict=True)))
-            if known is None or tries[-1][job_key(own)] < BUSY * known:
-                break
-        best = min(tries, key=lambda found: found[job_key(own)])
-        scale = 1.0 if known is None else known / best[job_key(own)]
-        return {key: ms * scale for key, ms in best.items()}
+        found = min(tries, key=lambda times: times[job_key(own)])
+        quiet = found[job_key(own)] <= BUSY * known
+        store.add(found | {job_key(own): min(known, found[job_key(own)])}, keep=quiet)
 
     def _store(self, spec: ConvSpec, size: Pair) -> Store:
         if (spec, size) not in self._stores:

@@ -54,18 +54,27 @@ def model() -> nn.Sequential:
     return network()
 
 
-def costs(model, found) -> dict[str, float]:
+def costs(model, found, x=X) -> dict[str, float]:
     """The shares that the network of a plan really has, from the network itself."""
-    before, after = profile(model, X), profile(decompose(model, found, progress=False), X)
+    before, after = profile(model, x), profile(decompose(model, found, progress=False), x)
     return {"macs": after.total_macs / before.total_macs, "params": after.params / before.params}
+
+
+@pytest.fixture(scope="module")
+def deep() -> nn.Sequential:
+    """Eight layers: one rank of one of them is a 400th of the whole."""
+    layers = [nn.Conv2d(4 if i == 0 else 32, 32, 3, padding=1, bias=False) for i in range(8)]
+    model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10)).eval()
+    return randomize(model)
 
 
 @pytest.mark.parametrize(
     "shares", [{"macs": 0.75}, {"macs": 0.4}, {"macs": 0.2}, {"params": 0.6}, {"params": 0.3}], ids=str
 )
-def test_the_cost_is_within_one_percent_under_the_budget(model, shares):
-    found = plan(model, X, budget=Budget(**shares))
-    real = costs(model, found)
+def test_the_cost_is_within_one_percent_under_the_budget(deep, shares):
+    x = images(2, channels=4)
+    found = plan(deep, x, budget=Budget(**shares))
+    real = costs(deep, found, x)
     assert found.achieved == pytest.approx(real)
     ((name, share),) = shares.items()
     assert 0.99 * share < real[name] <= share
@@ -136,16 +145,13 @@ def test_patterns(model):
 
 
 def test_a_method_for_each_layer(model):
-    rules = {"3": Choice("tucker2"), "5": Choice("channel-svd"), "0": Choice("channel-svd:K=2"), "7": Choice("svd")}
+    rules = {"3": Choice("tucker2"), "5": Choice("channel-svd"), "7": Choice("svd")}
     found = plan(model, X, budget=Budget(macs=0.3), per_layer=rules)
-    assert {n: p.method for n, p in found.layers.items() if n in rules} == {
-        "0": "channel-svd",
-        "3": "tucker2",
-        "5": "channel-svd",
-    }
-    assert found.layers["0"].rank == (2,)
+    assert {n: p.method for n, p in found.layers.items() if n in rules} == {"3": "tucker2", "5": "channel-svd"}
     assert found.kept["7"] == "a convolution takes channel-svd or spatial-svd"
-    assert 0.97 * 0.3 < costs(model, found)["macs"] <= 0.3
+    assert 0.95 * 0.3 < costs(model, found)["macs"] <= 0.3
+    fixed = plan(model, X, budget=Budget(macs=0.99), method="channel-svd:K=2", layers=["0"])
+    assert {name: p.rank for name, p in fixed.layers.items()} == {"0": (2,)}
 
 
 def test_one_method_for_all(model):
@@ -157,7 +163,7 @@ def test_one_method_for_all(model):
 
 @pytest.mark.parametrize("multiple", [4, 8])
 def test_ranks_are_multiples(model, multiple):
-    found = plan(model, X, budget=Budget(macs=0.5), multiple=multiple)
+    found = plan(model, X, budget=Budget(macs=0.25), multiple=multiple)
     assert len(found.layers) > 1
     assert all(k % multiple == 0 for p in found.layers.values() for k in p.rank)
 
@@ -262,7 +268,7 @@ class Answering:
         changed = [n for n, m in small.named_modules() if isinstance(m, FactoredLayer)]
         assert len(changed) == 1
         (name,) = changed
-        weight, dense = self.model.get_submodule(name).weight, small.get_submodule(name).to_dense()
+        weight, dense = self.model.get_submodule(name).weight.detach(), small.get_submodule(name).to_dense()
         return self.slopes[name] * float((weight - dense).square().sum() / weight.square().sum())
 
 
@@ -287,7 +293,7 @@ def brute_force(model: nn.Module, slopes: dict[str, float], share: float) -> dic
 
 
 @pytest.mark.parametrize("slopes", [(1.0, 1.0, 1.0), (0.3, 2.0, 40.0), (5.0, 0.001, 7.0)], ids=str)
-@pytest.mark.parametrize("share", [0.3, 0.55, 0.8])
+@pytest.mark.parametrize("share", [0.15, 0.3, 0.5])
 def test_predictions_are_corrected_by_what_the_layers_do(slopes, share):
     """The answers tell the layers apart, Frobenius does not: the plan is the best one for what they tell."""
     model = randomize(Pointwise())
@@ -296,12 +302,8 @@ def test_predictions_are_corrected_by_what_the_layers_do(slopes, share):
     found = planned(model, answers, Budget(macs=share), images(channels=24))
     chosen = {n: found.layers[n].rank if n in found.layers else None for n in "abc"}
     assert answers.asked <= 6
-    if len(set(slopes)) == 1:
-        assert chosen == brute_force(model, told, share)
-    else:  # what was kept in the first solution was never measured
-        unmeasured = planned(model, None, Budget(macs=share), images(channels=24)).kept
-        if not unmeasured:
-            assert chosen == brute_force(model, told, share)
+    assert not planned(model, None, Budget(macs=share), images(channels=24)).kept  # so that all were measured
+    assert chosen == brute_force(model, told, share)
     for name, rise in found.rises.items():
         energy = torch.linalg.svdvals(model.get_submodule(name).weight.detach().double().flatten(1)).square()
         share_lost = float(energy[found.layers[name].rank[0] :].sum() / energy.sum())

@@ -1,0 +1,281 @@
+"""A walk through two networks: the values are those of plain passes, and what is added to an output is known to it."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections import Counter
+
+import pytest
+import torch
+from torch import nn
+from torchvision.models import resnet18, resnet50
+from torchvision.models.resnet import BasicBlock, Bottleneck
+
+from cnncompress.correction.graph import input_of, summand, trace_graph, walk
+from cnncompress.factored import clone, layers_of
+from cnncompress.fitting import decompose
+from cnncompress.planning import plan
+from tests.correction.networks import Concat, Opaque, Residual, Tokens, images, made, plain
+from tests.decompositions.helpers import randomize
+
+NETWORKS = {"residual": Residual, "concat": Concat, "tokens": Tokens, "plain": plain}
+
+
+def recorded(model: nn.Module, x: torch.Tensor) -> tuple[dict[str, list], torch.Tensor]:
+    """Inputs and outputs of every layer in a plain forward pass, copied before anything changes them in place."""
+    found: dict[str, list] = {}
+    handles = [
+        layer.register_forward_hook(
+            lambda module, args, output, name=name: found.setdefault(name, []).append((args[0].clone(), output.clone()))
+        )
+        for name, layer in layers_of(model).items()
+    ]
+    with torch.no_grad():
+        output = model(x)
+    for handle in handles:
+        handle.remove()
+    return found, output
+
+
+def changed(model: nn.Module, x: torch.Tensor) -> nn.Module:
+    """The network with all its layers at half their rank."""
+    return decompose(model, plan(model, x, rank=0.5, force=True), progress=False)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_values_are_those_of_plain_forward_passes(name):
+    model, x = made(NETWORKS[name]()), images()
+    other = made(clone(model), seed=7)
+    expected, seen = (recorded(model, x)[0], recorded(other, x)[0]), Counter()
+
+    def visit(node, values, others):
+        layer = str(node.target)
+        if layer in expected[0]:
+            call = seen[layer]
+            assert torch.equal(values[input_of(node)], expected[0][layer][call][0])
+            assert torch.equal(values[node], expected[0][layer][call][1])
+            assert torch.equal(others[input_of(node)], expected[1][layer][call][0])
+            assert node not in others
+            seen[layer] += 1
+
+    walk(trace_graph(model), model, other, x, visit)
+    assert seen == {layer: len(calls) for layer, calls in expected[0].items()}
+
+
+def test_what_is_put_in_during_the_walk_is_run():
+    model, x = made(Residual()), images()
+    other, replaced = clone(model), made(Residual(), seed=5)
+    last = {}
+
+    def visit(node, values, others):
+        if node.target == "conv2":
+            other.conv2 = replaced.conv2
+        if node.target == "head":
+            last["input"] = others[input_of(node)].clone()
+
+    walk(trace_graph(model), model, other, x, visit)
+    assert torch.equal(last["input"], recorded(other, x)[0]["head"][0][0])
+    assert not torch.equal(last["input"], recorded(model, x)[0]["head"][0][0])
+
+
+def test_chains_are_single_operations():
+    model, x = made(Residual()), images(2)
+    small = changed(model, x)
+    graph = trace_graph(small)
+    targets = [str(node.target) for node in graph.nodes if node.op == "call_module"]
+    assert {"stem", "conv1", "conv2", "short.0", "head"} <= set(targets)
+    assert not any(target.startswith(("stem.", "conv1.", "short.0.")) for target in targets)
+
+
+@pytest.mark.parametrize("make", [resnet18, resnet50], ids=["BasicBlock", "Bottleneck"])
+def test_every_module_of_a_resnet_is_visited_once_and_computed_once(make):
+    model, x, visits = make(weights=None).eval(), images(1, size=32), Counter()
+    calls = Counter()
+    for name, layer in layers_of(model).items():
+        layer.register_forward_hook(lambda *args, name=name: calls.update([name]))
+    graph = trace_graph(model)
+    walk(graph, model, model, x, lambda node, values, others: visits.update([node]))
+    assert set(visits.values()) == {1}
+    assert len(visits) == sum(node.op == "call_module" for node in graph.nodes)
+    assert calls == dict.fromkeys(layers_of(model), 2)  # once for either network
+
+
+def test_values_are_let_go():
+    """Never more alive at once than the block in hand needs, and nothing afterwards."""
+    model, x = nn.Sequential(*(nn.Conv2d(4, 4, 3, padding=1) for _ in range(12))), images(channels=4)
+    alive: list[weakref.ref] = []
+    counts = []
+
+    def visit(node, values, others):
+        alive.append(weakref.ref(values[node]))
+        gc.collect()
+        counts.append(sum(ref() is not None for ref in alive))
+        assert len(values) <= 3
+        assert len(others) <= 2
+
+    walk(trace_graph(model), model, clone(model), x, visit)
+    gc.collect()
+    assert max(counts) <= 2
+    assert not any(ref() is not None for ref in alive)
+
+
+def test_both_networks_are_in_eval_mode_meanwhile_and_nothing_changes():
+    model, x = made(Residual()), images()
+    model.train()
+    model.bn1.eval()
+    other = clone(model)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    states = [m.training for m in model.modules()]
+
+    def visit(node, values, others):
+        assert not any(m.training for m in (*model.modules(), *other.modules()))
+        assert not torch.is_grad_enabled()
+
+    walk(trace_graph(model), model, other, x, visit)
+    assert [m.training for m in model.modules()] == [m.training for m in other.modules()] == states
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    assert torch.equal(x, images())
+
+
+def summands(model: nn.Module) -> dict[str, tuple[str, str | None]]:
+    """For every convolution that goes into a sum: the target of what is added, and of its own normalisation."""
+    modules, found = dict(model.named_modules()), {}
+    names = {id(module): name for name, module in modules.items()}
+    for node in trace_graph(model).nodes:
+        pair = summand(node, modules)
+        if pair is not None:
+            found[str(node.target)] = (str(pair[0].target), names.get(id(pair[1])))
+    return found
+
+
+def test_summands_of_a_basic_block():
+    short = nn.Sequential(nn.Conv2d(4, 8, 1, stride=2, bias=False), nn.BatchNorm2d(8))
+    assert summands(nn.Sequential(nn.Conv2d(3, 4, 1), BasicBlock(4, 4))) == {"1.conv2": ("0", "1.bn2")}
+    assert summands(BasicBlock(4, 8, 2, short)) == {
+        "conv2": ("downsample.1", "bn2"),
+        "downsample.0": ("bn2", "downsample.1"),
+    }
+
+
+def test_summands_of_a_bottleneck():
+    short = nn.Sequential(nn.Conv2d(4, 8, 1, bias=False), nn.BatchNorm2d(8))
+    assert summands(nn.Sequential(nn.Conv2d(3, 8, 1), Bottleneck(8, 2))) == {"1.conv3": ("0", "1.bn3")}
+    assert summands(Bottleneck(4, 2, 1, short)) == {
+        "conv3": ("downsample.1", "bn3"),
+        "downsample.0": ("bn3", "downsample.1"),
+    }
+
+
+def test_every_block_of_a_resnet_has_its_summand():
+    found = summands(resnet18(weights=None))
+    assert {name for name in found if "conv2" in name} == {f"layer{i}.{j}.conv2" for i in range(1, 5) for j in range(2)}
+    assert all(found[f"layer{i}.0.conv2"][0] == f"layer{i}.0.downsample.1" for i in range(2, 5))
+    assert not any("conv1" in name for name in found)
+
+
+class Sums(nn.Module):
+    """Sums that cannot be made up for, one by one."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+        self.a, self.b = nn.Conv2d(3, 3, 3, padding=1), nn.Conv2d(3, 3, 1)
+        self.relu, self.norm = nn.ReLU(), nn.GroupNorm(1, 3)
+
+    def forward(self, x):
+        y = self.a(x)
+        return {
+            "used elsewhere": lambda: y + self.b(x) * y.mean(),
+            "itself": lambda: y + y,
+            "depends": lambda: y + self.b(self.relu(y)),
+            "a number": lambda: y + 1.0,
+            "scaled": lambda: torch.add(y, x, alpha=2),
+            "activated": lambda: self.relu(y) + x,
+            "another norm": lambda: self.norm(y) + x,
+            "product": lambda: y * x,
+            "concat": lambda: torch.cat([y, x], 1),
+            "difference": lambda: y - x,
+        }[self.kind]()
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "used elsewhere",
+        "itself",
+        "depends",
+        "a number",
+        "scaled",
+        "activated",
+        "another norm",
+        "product",
+        "concat",
+        "difference",
+    ],
+)
+def test_no_summand(kind):
+    assert "a" not in summands(Sums(kind))
+
+
+def test_no_summands_in_a_concatenation():
+    assert summands(Concat()) == {}
+
+
+@pytest.mark.parametrize(
+    "add",
+    [lambda y, x: y + x, lambda y, x: x + y, torch.add, lambda y, x: y.add(x), lambda y, x: y.add_(x)],
+    ids=["y + x", "x + y", "torch.add", "add", "add_"],
+)
+def test_ways_to_add(add):
+    class Adds(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = nn.Conv2d(3, 3, 1)
+
+        def forward(self, x):
+            return add(self.a(x), x)
+
+    assert summands(Adds()) == {"a": ("x", None)}
+
+
+def test_both_summands_are_computed_before_the_convolution():
+    model, x, order = made(Residual()), images(2), []
+
+    def visit(node, values, others):
+        order.append(str(node.target))
+        pair = summand(node, dict(model.named_modules()))
+        if pair is not None and node.target != "short.0":
+            assert pair[0] in values
+            assert pair[0] in others
+
+    walk(trace_graph(model), model, model, x, visit)
+    assert order.index("short.1") < order.index("conv4")
+    assert order.index("conv1") < order.index("conv2") < order.index("conv3")
+
+
+class Optional(nn.Module):
+    """What it does without a mask is not what torch.fx sees."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 1)
+
+    def forward(self, x, mask=None):
+        x = self.conv(x)
+        return (x if mask is None else x * mask).mean((2, 3))
+
+
+@pytest.mark.parametrize("make", [lambda: Opaque(plain()), Optional], ids=["looks at values", "optional argument"])
+def test_networks_that_cannot_be_followed(make):
+    model = randomize(make()).train()
+    assert trace_graph(model) is None
+    assert all(m.training for m in model.modules())
+
+
+def test_a_network_that_fails_is_not_followed():
+    class Fails(nn.Module):
+        def forward(self, x):
+            raise ValueError("no")
+
+    assert trace_graph(Fails()) is None
