@@ -3,7 +3,7 @@
     python scripts/bench_solver.py [resnet152] [--limits macs,params] [--repeats 5]
 
 Two sets of candidates: the methods that apply (a 1×1 convolution takes one, a 3×3 convolution four), and four for every
-layer, where the missing ones have the ranks of the first with costs drawn from 0.8 to 1.25 times its own.
+layer, where the missing ones have the ranks of the first with MACs and parameters drawn from 0.8 to 1.25 times its own.
 Costs are those of the chains. Errors are drawn: each method of a layer sees singular values i^-a with a from 0.3 to
 1.2, its error at rank K is the share of energy beyond K, times a factor of the layer that is log-uniform from 1e-4 to
 1e-1 and one of the method from 0.8 to 1.3; keeping the layer costs nothing. Writes `results/solver.csv`.
@@ -65,7 +65,7 @@ def candidates(call: Call, count: int, rng: np.random.Generator) -> Curve:
     dense = np.array([[call.macs, call.spec.params]], dtype=float)
     importance = 10 ** rng.uniform(-4, -1)
     costs = list(chains(call))
-    costs += [costs[0] * rng.uniform(0.8, 1.25) for _ in range(count - len(costs))]
+    costs += [costs[0] * rng.uniform(0.8, 1.25, 2) for _ in range(count - len(costs))]
     errors = [importance * rng.uniform(0.8, 1.3) * tail(call, rng.uniform(0.3, 1.2)) for _ in costs]
     return np.concatenate([dense, *costs]), np.concatenate([[0.0], *errors])
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from cnncompress.decompositions.chains import compose
 from cnncompress.linalg import psd_root, solve_psd
 from cnncompress.metrics import Metric
-from cnncompress.spec import Chain, ConvSpec, Permutation, convolutions
+from cnncompress.spec import Chain, ConvSpec, Permutation
 
 STEPS = 12  # conjugate gradient steps for one stage in one sweep
 ROWWISE = 128  # a last stage that takes in more channels is not solved filter by filter
@@ -62,10 +62,10 @@ def refit_last(chain: Chain, kernels: Sequence[Tensor], weight: Tensor, metric: 
     order = torch.arange(len(weight), device=weight.device)  # original row of each row before the permutations
     for index in reversed(kernels[last + 1 :]):
         order = torch.empty_like(order).index_copy_(0, index, order)
+    before = compose(chain[:last], kernels[:last])
     if metric.alpha is None:
-        kernel = _solve_groups(features_of(chain, kernels, last), weight.flatten(1)[order], stage, metric)
+        kernel = _solve_groups(before, weight.flatten(1)[order], stage, metric)
     else:
-        before = compose(chain[:last], kernels[:last])
         alpha = metric.alpha.double().reshape(weight.shape)
         kernel = _solve_rows(before, weight[order], alpha[order].square(), stage)
     candidate = [*kernels[:last], kernel.reshape(kernels[last].shape), *kernels[last + 1 :]]
@@ -83,39 +83,45 @@ def nested_errors(
     For a chain whose first K channels are its rank-K chain, and a metric without α. One Cholesky factor serves all
     ranks: the first rows of L⁻¹b span what the first channels explain.
     """
-    features = features_of(chain, kernels, 1)
-    taps = len(features) // chain_width(chain)
-    seen = features if metric.sigma is None else metric.sigma.times(features)
-    inner = seen @ features.mT
+    before, taps = compose(chain[:1], kernels[:1]), kernels[1].shape[2:]
+    seen, inner = products(before, taps, metric)
     root = psd_root((inner + inner.mT) / 2, 1e-12)
     rows = torch.linalg.solve_triangular(root, seen @ weight.flatten(1).mT, upper=False)
     explained = (rows if metric.left_root is None else rows @ metric.left_root).square().sum(1)
     total = metric.squared_error(weight)
-    return torch.stack([(total - explained[: rank * taps].sum()).clamp_min(0) for rank in ranks])
+    return torch.stack([(total - explained[: rank * taps.numel()].sum()).clamp_min(0) for rank in ranks])
 
 
-def chain_width(chain: Chain) -> int:
-    """Channels between the two stages of a chain."""
-    return next(convolutions(chain)).out_channels
+def products(before: Tensor, taps: torch.Size, metric: Metric) -> tuple[Tensor, Tensor]:
+    """ΦΣ [m, n] and ΦΣΦᵀ [m, m] of what a kernel of `taps` (bh, bw) is multiplied with, after `before` [M, C, ah, aw].
+
+    Row (k, y, x) of Φ is channel k of `before` at tap (y, x), zero elsewhere, so only parts of Σ meet: with its zeros
+    the products would take bh·bw times as long.
+    """
+    (_, C, ah, aw), (bh, bw) = before.shape, taps
+    rows = before.flatten(1)
+    places = torch.arange(rows.shape[1] * bh * bw, device=rows.device).reshape(C, bh, ah, bw, aw)
+    parts = [places[:, y, :, x].flatten() for y in range(bh) for x in range(bw)]
+    seen = torch.stack([_times_part(rows, part, places.numel(), metric) for part in parts], 1)
+    inner = torch.stack([seen[:, :, part] @ rows.mT for part in parts], 3)  # [M, taps, M, taps]
+    return seen.flatten(0, 1), inner.flatten(2, 3).flatten(0, 1)
 
 
-def features_of(chain: Chain, kernels: Sequence[Tensor], last: int) -> Tensor:
-    """What the last kernel is multiplied with: [M·bh·bw, n] for M channels and a kernel of bh×bw."""
-    before = compose(chain[:last], kernels[:last])
-    (M, C, ah, aw), (bh, bw) = before.shape, kernels[last].shape[2:]
-    features = before.new_zeros(M, bh, bw, C, bh, ah, bw, aw)
-    for y in range(bh):
-        for x in range(bw):
-            features[:, y, x, :, y, :, x] = before
-    return features.flatten(3).flatten(0, 2)
+def _times_part(rows: Tensor, part: Tensor, width: int, metric: Metric) -> Tensor:
+    """`rows` [M, p] at the inputs `part` [p], zero at all others, times Σ [n, n]."""
+    if metric.sigma is not None and metric.sigma.dense is not None:
+        return rows @ metric.sigma.dense[part].to(rows.dtype)
+    spread = rows.new_zeros(len(rows), width)
+    spread[:, part] = rows
+    return spread if metric.sigma is None else metric.sigma.times(spread)
 
 
-def _solve_groups(features: Tensor, target: Tensor, stage: ConvSpec, metric: Metric) -> Tensor:
-    """Least squares of each group of the last stage: [F, taps of a group]."""
+def _solve_groups(before: Tensor, target: Tensor, stage: ConvSpec, metric: Metric) -> Tensor:
+    """Least squares of each group of the last stage, after `before` [M, C, ah, aw]: [F, taps of a group]."""
     solved = []
-    for basis, wanted in zip(features.chunk(stage.groups), target.chunk(stage.groups), strict=True):
-        seen = basis if metric.sigma is None else metric.sigma.times(basis)
-        solved.append(solve_psd(seen @ basis.mT, wanted @ seen.mT))
+    for basis, wanted in zip(before.chunk(stage.groups), target.chunk(stage.groups), strict=True):
+        seen, inner = products(basis, torch.Size(stage.kernel_size), metric)
+        solved.append(solve_psd(inner, wanted @ seen.mT))
     return torch.cat(solved)
 
 

@@ -8,7 +8,7 @@ import torch
 
 from cnncompress.decompositions import compose, get_method
 from cnncompress.decompositions import refine as refine_module
-from cnncompress.decompositions.refine import error_of, features_of, improve_stage, refine, refit_last
+from cnncompress.decompositions.refine import error_of, improve_stage, products, refine, refit_last
 from cnncompress.metrics import METRICS, Metric, layer_metrics
 from cnncompress.spec import ConvSpec, Permutation
 from tests.decompositions.helpers import generator, made_up_statistics, randn
@@ -99,15 +99,23 @@ def test_sweeps_never_raise_the_error_and_no_sweep_changes_nothing(name, metric)
     assert errors[4] < errors[1] < errors[0]
 
 
+@pytest.mark.parametrize("metric", ["frobenius", "data-covariance", "kronecker"])
 @pytest.mark.parametrize("name", CHAINS)
-def test_features_times_the_last_kernel_are_the_chain(name):
-    chain, kernels, _, _ = setting(name, "frobenius")
+def test_products_are_those_of_the_chains_of_unit_kernels(name, metric):
+    chain, kernels, _, form = setting(name, metric)
     last = max(i for i, s in enumerate(chain) if isinstance(s, ConvSpec))
-    groups, features = chain[last].groups, features_of(chain, kernels, last)
-    parts = zip(kernels[last].chunk(groups), features.chunk(groups), strict=True)
-    dense = [kernel.flatten(1) @ feature for kernel, feature in parts]
-    expected = compose(chain[: last + 1], kernels[: last + 1]).flatten(1)
-    torch.testing.assert_close(torch.cat(dense), expected)
+    before, groups = compose(chain[:last], kernels[:last]), chain[last].groups
+    unit = torch.zeros_like(kernels[last])
+    for g, part in enumerate(before.chunk(groups)):
+        rows = []
+        for i in range(unit[0].numel()):
+            unit.zero_()[g * len(unit) // groups].view(-1)[i] = 1
+            rows.append(compose(chain[: last + 1], [*kernels[:last], unit])[g * len(unit) // groups].flatten())
+        features = torch.stack(rows)
+        sigma = torch.eye(features.shape[1]).double() if form.sigma is None else form.sigma.dense.double()
+        seen, inner = products(part, kernels[last].shape[2:], form)
+        torch.testing.assert_close(seen, features @ sigma)
+        torch.testing.assert_close(inner, features @ sigma @ features.mT)
 
 
 @pytest.mark.parametrize("name", CHAINS)
