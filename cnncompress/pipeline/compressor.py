@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,19 +15,21 @@ from cnncompress.correction import decompose_in_order, reestimate
 from cnncompress.data import Data, make_loader
 from cnncompress.divergence import Answers
 from cnncompress.evaluate import Evaluation, resolve_device
-from cnncompress.factored import trace
+from cnncompress.factored import clone, memory_format_of, to_memory_format, trace
 from cnncompress.fitting import decompose
 from cnncompress.metrics import CENTRED, check_metric
 from cnncompress.pipeline.calibration import Calibration, calibrate, calibration_set
 from cnncompress.pipeline.opening import Opened, Phases, evaluate_on
 from cnncompress.planning import Choice, Planner, choices_of, plan_by_rank, read_plan, with_reasons
 from cnncompress.profiling import latency
-from cnncompress.spec import Budget, Call, Plan, Profile
+from cnncompress.spec import Budget, Call, Latency, Plan, Profile
 from cnncompress.timing import LatencyTable, TimingSetting
 
 VALUES = 2**28  # numbers in the largest activation of the images that a correction looks at: 1 GiB in float32
 WORK = 1e11  # multiply-accumulates of one check of the answers
 CHECKED = (8, 256)  # images for such a check, at least and at most
+FORMATS = ("contiguous", "channels_last")
+WORTH = 0.97  # of the latency: a smaller gain is no reason to change the memory format
 
 
 class Compressor:
@@ -70,7 +73,7 @@ class Compressor:
                 else:
                     centred = settings.metric in CENTRED or self.corrected
                     found = plan_by_rank(self.choices, self.calls, settings.metric or "frobenius", False, centred)
-        found.memory_format = found.memory_format or settings.memory_format or ""
+        found.memory_format = found.memory_format or self.memory_format
         return with_reasons(found, self.reasons, self.calls)
 
     def fit(self, plan: Plan) -> nn.Module:
@@ -148,39 +151,61 @@ class Compressor:
                 multiple=settings.multiple or (8 if resolve_device(settings.device).type == "cuda" else 1),
                 answers=self.answers if self.corrected else None,
                 table=self.table,
-                original_ms=self.original_ms,
+                original_ms=self.originals[self.memory_format].median if self.table else None,
+                reference_ms=next(iter(self.originals.values())).median if self.table else None,
             )
 
     @cached_property
-    def timing(self) -> TimingSetting:
-        """How latency is measured."""
-        settings = self.settings
-        dtype = str(self.opened.example().dtype).removeprefix("torch.")
-        device = str(resolve_device(settings.device))
-        layout = settings.memory_format or "contiguous"
-        return TimingSetting(device, settings.latency_batch, settings.threads, dtype, layout)
+    def originals(self) -> dict[str, Latency]:
+        """Latency of the original by memory format, its own first, where the budget is one of latency."""
+        own, device = memory_format_of(self.opened.model), resolve_device(self.settings.device)
+        formats = dict.fromkeys([own, self.settings.memory_format] if self.settings.memory_format else [own, *FORMATS])
+        models = {name: to_memory_format(clone(self.opened.model), str(name)) for name in formats}
+        with self.phases("latency"):
+            return latency(models, self.opened.example(), **self._timing, device=str(device))
+
+    @property
+    def _timing(self) -> dict[str, Any]:
+        return {"batch": self.settings.latency_batch, "threads": self.settings.threads}
+
+    @cached_property
+    def memory_format(self) -> str:
+        """The one asked for, or for a budget of latency the one that the original is fastest in; "" for its own."""
+        if self.settings.memory_format or not self._by_latency:
+            return self.settings.memory_format or ""
+        own = next(iter(self.originals))
+        best = min(self.originals, key=lambda name: self.originals[name].median)
+        gain = self.originals[best].median / self.originals[own].median
+        return best if gain < WORTH else own
+
+    @property
+    def _by_latency(self) -> bool:
+        return self.settings.budget is not None and self.settings.budget.latency is not None
 
     @cached_property
     def table(self) -> LatencyTable | None:
         """Times of layers and chains, where the budget is one of latency."""
-        budget = self.settings.budget
-        return None if budget is None or budget.latency is None else LatencyTable(self.timing)
-
-    @cached_property
-    def original_ms(self) -> float | None:
-        """Milliseconds of the original in the setting of `table`, where there is one."""
-        if self.table is None:
+        if not self._by_latency:
             return None
-        setting = self.timing
-        measured = latency(
-            {"original": self.opened.model},
-            self.opened.example(),
-            batch=setting.batch,
-            threads=setting.threads,
-            device=setting.device,
-            memory_format=setting.memory_format,
-        )
-        return measured["original"].median
+        dtype, device = str(self.opened.example().dtype).removeprefix("torch."), resolve_device(self.settings.device)
+        setting = TimingSetting(**self._timing, device=str(device), dtype=dtype, memory_format=self.memory_format)
+        return LatencyTable(setting)
+
+    def compare(self, small: nn.Module) -> dict[str, Latency]:
+        """Latency of the original and of the compressed network, in turns, each in its own memory format."""
+        models = {"original": self.opened.model, "compressed": small}
+        with self.phases("latency"):
+            found = latency(
+                models, self.opened.example(), **self._timing, device=str(resolve_device(self.settings.device))
+            )
+        ratio = found["compressed"].median / found["original"].median
+        one = found["original"]
+        how = f"batch {one.batch}, {one.threads} thread{'s' * (one.threads != 1)}, {one.device}"
+        if ratio < 1:
+            self.notes.append(f"measured latency: {ratio:.2f} of the original's ({how})")
+        else:
+            self.notes.append(f"this network is not faster than the original: {ratio:.2f} of its latency ({how})")
+        return found
 
     @cached_property
     def images(self) -> Tensor:

@@ -82,6 +82,10 @@ def run_decompose(settings: DecomposeSettings, command: list[str]) -> Decomposed
     with phases("profile"):
         small_cost = profile(small, opened.example())
     row = make_row(describe(opened.name, settings), "decomposed", small_cost, result, data)
+    if settings.searching:
+        times = compressor.compare(small)
+        row = dataclasses.replace(row, latency=times["compressed"])
+        before = [dataclasses.replace(before[0], latency=times["original"])]
     origin = provenance(small) or Provenance()
     notes = [*spent(settings, chosen, compressor), *compressor.told.notes, *compressor.notes]
     notes += predicted_rise({} if chosen.rises else origin.rises)

@@ -38,7 +38,8 @@ class Planner:
 
     `choices` are those of the layers that may change, in the order of the network; their ranks do not count. With
     `answers`, what the metric predicts is corrected where it turns out to be far off for a layer alone. `table` and
-    `original_ms`, the milliseconds of the network in the table's setting, are for budgets of latency.
+    `original_ms`, the milliseconds of the network in the table's setting, are for budgets of latency; these are shares
+    of `reference_ms` (by default the same), what it takes in a setting of its own.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Planner:
         answers: Answers | None = None,
         table: LatencyTable | None = None,
         original_ms: float | None = None,
+        reference_ms: float | None = None,
         progress: bool = True,
     ) -> None:
         self.model, self.metric, self.statistics = model, metric, statistics or {}
@@ -64,6 +66,9 @@ class Planner:
         self.totals = {"macs": float(cost.total_macs), "params": float(cost.params)}
         if table is not None and original_ms is not None:
             self.totals["latency"] = original_ms
+        self.references = dict(self.totals)
+        if reference_ms is not None:
+            self.references["latency"] = reference_ms
         centred = metric in CENTRED or answers is not None
         for name in self._bar(choices, "candidates"):
             module, call = model.get_submodule(name), calls[name]
@@ -107,7 +112,7 @@ class Planner:
                 plan.layers[name] = candidate.plan
                 plan.rises[name] = candidate.error
         fixed = self._fixed()
-        for cost, total in self.totals.items():
+        for cost, total in self.references.items():
             plan.achieved[cost] = (fixed[cost] + sum(c.costs[cost] for c in solution.values())) / total
         return plan
 
@@ -121,7 +126,7 @@ class Planner:
         names = list(budget.shares)
         if "latency" in names and "latency" not in self.totals:
             raise UsageError("a budget of latency needs a table of measured times and the network's own time")
-        limits = [share * self.totals[n] - fixed[n] for n, share in budget.shares.items()]
+        limits = [share * self.references[n] - fixed[n] for n, share in budget.shares.items()]
         options = [layer.candidates(self.table) for layer in self.layers]
         costs = [np.array([[c.costs[n] for n in names] for c in found]) for found in options]
         errors = [np.array([c.error for c in found]) for found in options]

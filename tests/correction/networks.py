@@ -111,7 +111,8 @@ def made(model: nn.Module, seed: int = 0) -> nn.Module:
                 module.weight.mul_(1.5 / module.weight[0].numel() ** 0.5)
             if isinstance(module, nn.BatchNorm2d):
                 n = module.num_features
-                module.weight.copy_(0.5 + randn(n, seed=seed + 50).abs())
+                if module.affine:
+                    module.weight.copy_(0.5 + randn(n, seed=seed + 50).abs())
                 module.running_mean.copy_(0.1 * randn(n, seed=seed + 51))
                 module.running_var.copy_(0.5 + randn(n, seed=seed + 52).abs())
     return model.eval()

@@ -138,8 +138,10 @@ def test_moments_of_gradients_are_those_of_the_fisher_matrix():
     fisher = torch.diag(p.mean(0)) - p.T @ p / len(p)  # E over labels of the gradient's square at the logits
     expected = model[1].weight.detach().T @ fisher @ model[1].weight.detach()
     expected = 0.9 * expected / expected.diagonal().mean() + 0.1 * torch.eye(4)
-    assert found[1] is None
     torch.testing.assert_close(found[0], expected, rtol=0, atol=0.03)
+    torch.testing.assert_close(
+        found[1], 0.9 * fisher / fisher.diagonal().mean() + 0.1 * torch.eye(3), rtol=0, atol=0.03
+    )
 
 
 def test_a_linear_layer_reaches_the_best_approximation_of_its_rank():
@@ -150,7 +152,7 @@ def test_a_linear_layer_reaches_the_best_approximation_of_its_rank():
     plan = cc.plan(model, images[:1], rank=2, layers=["0"], force=True)
     plan.layers["1"] = cc.plan(model, images[:1], rank=4, layers=["1"], force=True).layers["1"]
     start = cc.decompose(model, plan, progress=False)
-    found, _ = run(model, start, images, 400)
+    found, _ = run(model, start, images, 1200)
 
     graph, blocks = split_blocks(model, start, images)
     moment = gradient_moments(Runner(graph, model), blocks, images, 32, 0)[0]
@@ -163,8 +165,8 @@ def test_a_linear_layer_reaches_the_best_approximation_of_its_rank():
     root = vectors * values.sqrt() @ vectors.T
     rows = images.double() @ model[0].weight.detach().double().T @ root  # rank 2 fits its outputs best by their SVD
     best = float(torch.linalg.svdvals(rows)[2:].square().sum()) / rows.numel()
-    assert loss(start) > 1.3 * best
-    assert loss(found) < 1.05 * best
+    assert loss(start) > 10 * best
+    assert best * (1 - 1e-4) < loss(found) < 1.02 * best
 
 
 @pytest.mark.parametrize("rate", [0.01, 100.0])
@@ -207,7 +209,7 @@ def test_a_rise_counts_from_twice_its_standard_error_on():
 @pytest.mark.parametrize("build", [chain_of_layers, Residual, Fire, Halves])
 def test_training_brings_the_answers_nearer_and_moves_chains_only(build):
     model, small, images = made(build)
-    found, _ = run(model, small, images, 150)
+    found, _ = run(model, small, images, 80)
     fresh = torch.randn(256, 4, 8, 8, generator=torch.Generator().manual_seed(9))
     before, after = divergences(model, (small, found), fresh)
     assert after.mean() < before.mean()
@@ -221,7 +223,7 @@ def test_training_brings_the_answers_nearer_and_moves_chains_only(build):
 
 def test_a_network_that_cannot_be_followed_is_one_block():
     model, small, images = made(Branching, ["first"])
-    found, remarks = run(model, small, images, 100)
+    found, remarks = run(model, small, images, 60)
     assert "torch.fx cannot follow" in remarks[0]
     before, after = divergences(model, (small, found), images)
     assert after.mean() < before.mean()
