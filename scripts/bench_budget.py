@@ -25,7 +25,7 @@ from benchlib import RESULTS, Bench, Table, markdown, open_bench, parser, read_c
 from torch import nn
 
 import cnncompress as cc
-from cnncompress.correction import decompose_in_order, reestimate
+from cnncompress.correction import decompose_in_order, reconstruct, reestimate
 from cnncompress.divergence import Answers
 from cnncompress.factored import layers_of
 from cnncompress.spec import Plan
@@ -74,8 +74,6 @@ def networks(bench: Bench, target: float, statistics: Any, steps: int) -> Iterat
     yield "planned, refit, batch norm", small, seconds
     if not steps:
         return
-    from cnncompress.correction.reconstruct import reconstruct
-
     start = time.perf_counter()
     small, notes = reconstruct(bench.model, small, images, steps, progress=False)
     print(*notes, sep="\n")

@@ -1,6 +1,7 @@
 """What repairs the outputs of a compressed network without labels."""
 
 from cnncompress.correction.batchnorm import reestimate
+from cnncompress.correction.reconstruct import reconstruct
 from cnncompress.correction.sequential import decompose_in_order
 
-__all__ = ["decompose_in_order", "reestimate"]
+__all__ = ["decompose_in_order", "reconstruct", "reestimate"]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from cnncompress.config import DecomposeSettings
-from cnncompress.correction import decompose_in_order, reestimate
+from cnncompress.correction import decompose_in_order, reconstruct, reestimate
 from cnncompress.data import Data, make_loader
 from cnncompress.divergence import Answers
 from cnncompress.evaluate import Evaluation, resolve_device
@@ -112,8 +112,6 @@ class Compressor:
         """The network after the gradient steps asked for."""
         if not self.settings.reconstruct:
             return small
-        from cnncompress.correction.reconstruct import reconstruct
-
         with self.phases("reconstruct"):
             small, notes = reconstruct(
                 self.opened.model, small, self.images, self.settings.reconstruct, seed=self.settings.seed
