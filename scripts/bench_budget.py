@@ -28,6 +28,7 @@ import cnncompress as cc
 from cnncompress.correction import decompose_in_order, reconstruct, reestimate
 from cnncompress.divergence import Answers
 from cnncompress.factored import layers_of
+from cnncompress.pipeline.compressor import CHECKED, WORK
 from cnncompress.spec import Plan
 
 UNIFORM = ("frobenius", "data-covariance", "kronecker")
@@ -43,7 +44,6 @@ STEPS = (
 )
 KEYS = ("network", "step", "target")
 COLUMNS = (*KEYS, "macs", "params", "top1", "divergence", "images", "seconds")
-WORK, CHECKED = 1e11, (8, 256)  # as in the command line: multiply-accumulates of a check of the answers, and its images
 
 
 def networks(bench: Bench, target: float, statistics: Any, steps: int) -> Iterator[tuple[str, nn.Module, float]]:

@@ -82,7 +82,7 @@ class SpatialSVD(Decomposition):
         return vertical, horizontal
 
     def matricization(self, weight: Tensor) -> Tensor:
-        """[C·kh, F·kw]: rows (c, y), columns (f, x); with the horizontal stage first the same of the transposed kernel."""
+        """[C·kh, F·kw]: rows (c, y), columns (f, x); of the transposed kernel with the horizontal stage first."""
         weight = weight.mT if self.transposed else weight
         F, C, kh, kw = weight.shape
         return weight.permute(1, 2, 0, 3).reshape(C * kh, F * kw)

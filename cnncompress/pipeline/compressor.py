@@ -26,8 +26,8 @@ from cnncompress.spec import Budget, Call, Latency, Plan, Profile
 from cnncompress.timing import LatencyTable, TimingSetting
 
 VALUES = 2**28  # numbers in the largest activation of the images that a correction looks at: 1 GiB in float32
-WORK = 1e11  # multiply-accumulates of one check of the answers
-CHECKED = (8, 256)  # images for such a check, at least and at most
+WORK = 5e10  # multiply-accumulates of one check of the answers
+CHECKED = (4, 256)  # images for such a check, at least and at most
 FORMATS = ("contiguous", "channels_last")
 WORTH = 0.97  # of the latency: a smaller gain is no reason to change the memory format
 

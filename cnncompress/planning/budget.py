@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import TypeVar
 
 import numpy as np
@@ -24,6 +24,7 @@ from cnncompress.spec import Budget, Call, LayerStatistics, Plan
 from cnncompress.timing import LatencyTable
 
 TRUST = 3.0  # the metric's own prediction is only corrected where it is off from the usual by more than this
+SIMILAR = 2.0  # errors within this factor raise the divergence in proportion
 CHANGE = 0.1  # a smaller correction is not worth another solution
 NOTHING = 1e-9  # an error or a divergence up to this says nothing about the ratio of the two
 CALIBRATIONS = 2  # comparisons of the predictions with the answers, at most
@@ -62,6 +63,7 @@ class Planner:
         self.answers, self.table, self.progress = answers, table, progress
         self.kept: dict[str, str] = {}
         self.layers: list[Layer] = []
+        self.seen: dict[str, tuple[int, float, float]] = {}  # by layer: family, its error, the divergence measured
         cost = profile(model, example)
         self.totals = {"macs": float(cost.total_macs), "params": float(cost.params)}
         if table is not None and original_ms is not None:
@@ -82,7 +84,7 @@ class Planner:
             else:
                 self.kept[name] = found
 
-    def _bar(self, items: Iterable[T], what: str) -> Iterable[T]:
+    def _bar(self, items: Collection[T], what: str) -> Iterable[T]:
         return tqdm(items, desc=what, unit="layer", leave=False, disable=None if self.progress else True)
 
     def plan(self, budget: Budget) -> Plan:
@@ -147,16 +149,8 @@ class Planner:
         off from that by more than a factor `TRUST`, or the metric predicts no nats, its own are multiplied by the
         difference too. True where any was.
         """
-        assert self.answers is not None
-        small, measured = clone(self.model), {}
         layers = [x for x in self.layers if solution[x.name].plan is not None]
-        for layer in self._bar(layers, "calibrate"):
-            plan, module = solution[layer.name].plan, small.get_submodule(layer.name)
-            assert plan is not None
-            chain = fit_layer(layer.name, module, plan, self.metric, self.statistics.get(layer.name)).chain
-            swap(small, layer.name, chain)
-            measured[layer.name] = self.answers.divergence(small)
-            swap(small, layer.name, module)
+        measured = self._measured({layer: solution[layer.name] for layer in layers})
         errors = {n: solution[n].error for n in measured}
         telling = {n: kl for n, kl in measured.items() if max(kl, errors[n]) > NOTHING}
         ratios = {n: max(kl, NOTHING) / max(errors[n], NOTHING) for n, kl in telling.items()}
@@ -169,3 +163,24 @@ class Planner:
             layer.factor *= usual * correction
             changed = changed or abs(correction - 1) > CHANGE
         return changed
+
+    def _measured(self, candidates: Mapping[Layer, Candidate]) -> dict[str, float]:
+        """The divergence of the answers with each candidate in the network alone, in nats.
+
+        A candidate of the same family and of a similar error as one that was measured before is taken from that.
+        """
+        assert self.answers is not None
+        small, found = clone(self.model), {}
+        for layer, candidate in self._bar(candidates.items(), "calibrate"):
+            name, error = layer.name, float(layer.families[candidate.family].errors[candidate.index])
+            family, known, divergence = self.seen.get(name, (-1, 0.0, 0.0))
+            if family != candidate.family or not known / SIMILAR <= error <= known * SIMILAR:
+                module = small.get_submodule(name)
+                assert candidate.plan is not None
+                fitted = fit_layer(name, module, candidate.plan, self.metric, self.statistics.get(name))
+                swap(small, name, fitted.chain)
+                known, divergence = error, self.answers.divergence(small)
+                swap(small, name, module)
+                self.seen[name] = (candidate.family, known, divergence)
+            found[name] = divergence * (error / known if known else 1.0)
+        return found

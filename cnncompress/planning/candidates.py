@@ -51,7 +51,7 @@ class Candidate:
     index: int = -1
 
 
-@dataclass
+@dataclass(eq=False)
 class Layer:
     """A layer that may be replaced, and its families."""
 

@@ -25,6 +25,7 @@ ROUNDS = (5, 15)  # at least and at most
 SPEND = 25.0  # milliseconds for one chain, within those
 LONG = 8.0  # what runs longer than so many milliseconds needs no twin
 QUANTILE = 0.2  # below the median, as other work on the machine only ever adds to a time
+HELD = 2**20  # bytes of an output that stays meanwhile, so that the next one does not find its memory in a cache
 BLOCK = 2**18
 
 
@@ -56,10 +57,10 @@ def measure(jobs: Sequence[Job], size: Pair, setting: TimingSetting) -> list[flo
 
 
 def _once(pair: tuple[nn.Module, nn.Module], inputs: Tensor, device: torch.device, twin: bool) -> float:
-    before = pair[0](inputs) if twin else None  # which keeps its memory: outputs do not go where the last ones went
-    spent = milliseconds(lambda: pair[1](inputs), device)
-    del before
-    return spent
+    held = pair[0](inputs) if twin else None
+    if held is not None and held.numel() * held.element_size() > HELD:
+        held = None
+    return milliseconds(lambda: pair[1](inputs), device)
 
 
 def make_input(spec: ConvSpec, size: Pair, setting: TimingSetting, device: torch.device) -> Tensor:

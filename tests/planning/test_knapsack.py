@@ -204,14 +204,36 @@ def test_limits_that_exclude_each_other(states, monkeypatch):
     assert solve(costs, errors, [9, 9]) is None  # though either limit alone could be kept
 
 
-def test_an_optimum_far_below_the_first_guess():
-    """HiGHS's tolerances are absolute: without a new scale 1e-10 and 3e-10 are equal beside 1e3."""
-    costs = [column(5, 4, 1), column(5, 4, 1)]
-    errors = [np.array([1e-10, 2e-10, 1e3]), np.array([1e-10, 3e-10, 1e3])]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(knapsack, "MAX_STATES", 0)
-        assert solve(costs, errors, [9]).choice == (1, 0)
-    assert solve(costs, errors, [9]).choice == (1, 0)
+def test_an_optimum_far_below_the_first_guess(monkeypatch):
+    """Four layers and four places for one each, or 1e3 for staying out: no single swap leads from there to 15e-10.
+
+    HiGHS alone, at the scale of 1e3, cannot tell 15e-10 from 22e-10.
+    """
+    monkeypatch.setattr(knapsack, "MAX_STATES", 0)
+    places = [{1: 8, 3: 1, 2: 6}, {2: 2, 0: 4, 1: 5}, {2: 6, 3: 4, 1: 1}, {3: 4, 1: 7}]
+    costs = [np.vstack([np.eye(4)[list(row)], np.zeros(4)]) for row in places]
+    errors = [np.array([*(1e-10 * x for x in row.values()), 1e3]) for row in places]
+    found = solve(costs, errors, [1] * 4)
+    assert found.choice == (2, 1, 2, 0)  # 6 + 4 + 1 + 4; with the last layer in place 1 instead: 1 + 4 + 6 + 7
+    assert found.proven
+
+
+def test_branch_and_bound_sees_small_differences(monkeypatch):
+    """Two limits that bind, and errors of which some are a millionth of the others."""
+    monkeypatch.setattr(knapsack, "MAX_STATES", 0)
+    costs = [
+        np.array([[4, 6], [3, 7], [4, 7], [5, 4]]),
+        np.array([[7, 2], [7, 2], [1, 3], [7, 2]]),
+        np.array([[2, 7], [1, 2], [4, 3], [2, 5]]),
+        np.array([[1, 6], [3, 2], [4, 6], [4, 5]]),
+    ]
+    errors = [
+        np.array([2.076e-06, 244.9, 1.251e-04, 2.846e-05]),
+        np.array([6.61e-11, 1.087e-08, 81.72, 2.511e-05]),
+        np.array([176.2, 4.434e-04, 0.1241, 6.373e-08]),
+        np.array([3.021e-06, 5.559e-05, 2.641e-09, 5.583e-10]),
+    ]
+    assert_optimal(solve(costs, errors, [11, 14]), costs, errors, [11, 14], rel=1e-10)
 
 
 @pytest.mark.parametrize(

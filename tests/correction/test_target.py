@@ -1,0 +1,76 @@
+"""What a layer should do, seen from the compressed network, against brute-force least squares."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from cnncompress.correction.sequential import outputs_at, target_of
+from cnncompress.linalg import oas_shrinkage
+from cnncompress.spec import ConvSpec
+from cnncompress.statistics.patches import gather_patches
+from tests.decompositions.helpers import randn, relative
+
+
+@pytest.mark.parametrize("groups", [1, 3])
+@pytest.mark.parametrize("rows", [4, 30, 500])
+def test_the_target_is_a_least_squares_solution(groups, rows):
+    """Stacked under the samples: one made-up sample an input, of which the original network makes what it does."""
+    spec = ConvSpec(2 * groups, 4 * groups, (2, 3), groups=groups)
+    weight, n = randn(*spec.weight_shape), 12
+    x = randn(rows, groups, n, seed=1) * torch.exp(randn(groups, n, seed=2)) + randn(groups, n, seed=3)
+    y = randn(rows, 4 * groups, seed=4) + 2
+    found = target_of(weight, spec, x, y, 7)
+    for g in range(groups):
+        X, Y = x[:, g].numpy(), y[:, 4 * g : 4 * g + 4].numpy()
+        X, Y = X - X.mean(0), Y - Y.mean(0)
+        moment = X.T @ X / rows
+        share = oas_shrinkage(torch.from_numpy(moment), rows)
+        level = np.trace(moment) / n
+        W = weight[4 * g : 4 * g + 4].flatten(1).numpy()
+        stacked = np.vstack([np.sqrt((1 - share) / rows) * X, np.sqrt(share * level) * np.eye(n)])
+        wanted = np.vstack([np.sqrt((1 - share) / rows) * Y, np.sqrt(share * level) * W.T])
+        expected = np.linalg.lstsq(stacked, wanted, rcond=None)[0].T
+        assert relative(found.weight[4 * g : 4 * g + 4].flatten(1), torch.from_numpy(expected)) < 1e-8
+        torch.testing.assert_close(found.statistics.moment[g], torch.from_numpy(moment).float(), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(found.statistics.mean[g], x[:, g].mean(0).float())
+    assert found.weight.shape == weight.shape
+    torch.testing.assert_close(found.output, y.mean(0))
+    assert (found.statistics.images, found.statistics.rows) == (7, rows)
+
+
+def test_the_target_of_many_samples_is_plain_regression():
+    """With a constant in the regression, as the bias takes the mean."""
+    spec, x = ConvSpec(5, 3), randn(20000, 1, 5, seed=1) * torch.tensor([4.0, 2.0, 1.0, 1.0, 0.5]) + 1
+    y = x[:, 0] @ randn(5, 3, seed=2) + 0.1 * randn(20000, 3, seed=3) + 4
+    expected = np.linalg.lstsq(np.hstack([x[:, 0].numpy(), np.ones((20000, 1))]), y.numpy(), rcond=None)[0][:5].T
+    found = target_of(randn(*spec.weight_shape, seed=5), spec, x, y, 100)
+    assert relative(found.weight.flatten(1), torch.from_numpy(expected)) < 0.01
+
+
+@pytest.mark.parametrize("rows", [2, 9, 200])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_with_unchanged_inputs_the_target_is_the_weight(rows, groups):
+    layer = nn.Conv2d(4, 6, 3, groups=groups).double()
+    spec = ConvSpec(4, 6, (3, 3), groups=groups, bias=True)
+    x = randn(rows, 4, 3, 3)
+    patches = gather_patches(x, spec, torch.arange(rows))
+    found = target_of(layer.weight.detach(), spec, patches, layer(x).detach().flatten(1), rows)
+    assert relative(found.weight, layer.weight) < 1e-9
+
+
+def test_inputs_that_do_not_vary_leave_the_weight():
+    spec, weight = ConvSpec(3, 2), randn(2, 3, 1, 1)
+    found = target_of(weight, spec, torch.ones(5, 1, 3), torch.ones(5, 2), 5)
+    assert relative(found.weight, weight) < 1e-9
+
+
+@pytest.mark.parametrize("shape", [(3, 6, 4, 5), (3, 7, 6), (5, 6)])
+def test_outputs_at_positions(shape):
+    y = randn(*shape)
+    spec = ConvSpec(2, 6, linear=len(shape) != 4)
+    rows = y.permute(0, 2, 3, 1).reshape(-1, 6) if len(shape) == 4 else y.reshape(-1, 6)
+    index = torch.tensor([0, 3, len(rows) - 1])
+    assert torch.equal(outputs_at(y, spec, index), rows[index].float())
