@@ -69,9 +69,8 @@ def networks(bench: Bench, target: float, statistics: Any, steps: int) -> Iterat
     start = time.perf_counter()
     other, answers = reestimate(small, images), Answers(bench.model, checked)
     better = other is not None and answers.divergence(other) < answers.divergence(small)
-    small = other if better and other is not None else small
-    seconds += time.perf_counter() - start
-    yield "planned, refit, batch norm", small, seconds
+    normed = other if better and other is not None else small
+    yield "planned, refit, batch norm", normed, seconds + time.perf_counter() - start
     if not steps:
         return
     start = time.perf_counter()
@@ -124,7 +123,7 @@ def draw(rows: dict[str, list[dict[str, str]]], path: Path) -> None:
     chosen = {
         "uniform, frobenius": ("tab:gray", "uniform ranks, Frobenius"),
         "uniform, kronecker": ("tab:orange", "uniform ranks, kronecker"),
-        "planned, refit, batch norm": ("tab:blue", "planned and refitted"),
+        "planned, refit": ("tab:blue", "planned and refitted"),
         "planned, refit, reconstructed": ("tab:red", "and reconstructed"),
     }
     figure, panels = plt.subplots(1, len(rows), figsize=(4.2 * len(rows), 3.8), squeeze=False)

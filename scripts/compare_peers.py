@@ -134,8 +134,8 @@ def make_own(task: Task, args: argparse.Namespace, path: Path) -> dict[str, obje
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     phases = {name.strip(): float(value) for name, value in OWN_SECONDS.findall(done.stderr.split("time:")[-1])}
-    evaluating = phases.get("evaluate", 0.0) / max(sum(phases.values()), 1e-9)
-    row = {"variant": args.options, "top1_without_bn": "", "seconds": seconds * (1 - evaluating)}
+    measuring = sum(phases.get(name, 0.0) for name in ("evaluate", "latency")) / max(sum(phases.values()), 1e-9)
+    row = {"variant": args.options, "top1_without_bn": "", "seconds": seconds * (1 - measuring)}
     return row | measured(task, cc.load(path))
 
 
@@ -155,6 +155,7 @@ def place(row: dict[str, str]) -> tuple[int, str, float, int]:
 
 def write(rows: Sequence[dict[str, str]], path: Path) -> None:
     """The whole table, in place of the old one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     with path.with_suffix(".part").open("w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()

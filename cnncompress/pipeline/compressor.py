@@ -94,11 +94,14 @@ class Compressor:
             small = decompose_in_order(
                 model, plan, self.images, statistics=statistics, refine=settings.refine, refit=refit
             )
-            small = self._normalised(small)
+            small = small if refit else self._normalised(small)
         return self._reconstructed(small)
 
     def _normalised(self, small: nn.Module) -> nn.Module:
-        """The network with its batch normalisations estimated again, where that brings its answers nearer."""
+        """The network with its batch normalisations estimated again, where that brings its answers nearer.
+
+        Not after a refit, which already gives every layer the outputs of the original: it then makes things worse.
+        """
         other = reestimate(small, self.images)
         if other is None:
             return small

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 import cnncompress as cc
 from cnncompress.factored import layers_of
-from peers.shared import TOLERANCE, BatchNorm, Make, Task, has_batchnorm
+from peers.shared import TOLERANCE, Make, Task, has_batchnorm
 
 STEPS = 100
 LARGEST = 0.97  # share of the channels that the last step would remove
@@ -108,7 +108,7 @@ def fixed_layers(network: nn.Module, task: Task) -> list[nn.Module]:
         tied = []
         for group in graph.get_all_groups(ignored_layers=[last]):
             roots = [d.target.module for d, _ in group if graph.is_out_channel_pruning_fn(d.handler)]
-            layers = [m for m in roots if isinstance(m, nn.Conv2d | nn.Linear) and not isinstance(m, BatchNorm)]
+            layers = [m for m in roots if isinstance(m, nn.Conv2d | nn.Linear)]
             tied += layers if len(layers) > 1 else []
         return [last, *tied]
 

@@ -1,14 +1,20 @@
+"""Label-free gradient steps, block by block."""
+
+from __future__ import annotations
+
 import copy
+import importlib
 
 import pytest
 import torch
 from torch import nn
 
 import cnncompress as cc
-from cnncompress.correction import reconstruct as module
 from cnncompress.correction.blocks import Runner, columns, gradient_moments, split_blocks, weighted
 from cnncompress.correction.reconstruct import clearly_worse, divergences, reconstruct
 from cnncompress.errors import UsageError
+
+module = importlib.import_module("cnncompress.correction.reconstruct")
 
 
 class Residual(nn.Module):

@@ -218,22 +218,18 @@ def test_an_optimum_far_below_the_first_guess(monkeypatch):
     assert found.proven
 
 
-def test_branch_and_bound_sees_small_differences(monkeypatch):
-    """Two limits that bind, and errors of which some are a millionth of the others."""
+@pytest.mark.parametrize("seed", [1, 3, 6])
+def test_branch_and_bound_and_the_dynamic_program_agree_on_real_costs(seed, monkeypatch):
+    """HiGHS's tolerances would let it exceed the limit, or stop early, if the problem were not scaled up."""
+    rng = np.random.default_rng(seed)
+    costs = [rng.uniform(1, 40, (20, 1)) for _ in range(40)]
+    errors = [10 ** (rng.uniform(-6, 0) - 0.1 * c[:, 0] + rng.normal(0, 0.3, 20)) for c in costs]
+    expected = solve(costs, errors, [900])
     monkeypatch.setattr(knapsack, "MAX_STATES", 0)
-    costs = [
-        np.array([[4, 6], [3, 7], [4, 7], [5, 4]]),
-        np.array([[7, 2], [7, 2], [1, 3], [7, 2]]),
-        np.array([[2, 7], [1, 2], [4, 3], [2, 5]]),
-        np.array([[1, 6], [3, 2], [4, 6], [4, 5]]),
-    ]
-    errors = [
-        np.array([2.076e-06, 244.9, 1.251e-04, 2.846e-05]),
-        np.array([6.61e-11, 1.087e-08, 81.72, 2.511e-05]),
-        np.array([176.2, 4.434e-04, 0.1241, 6.373e-08]),
-        np.array([3.021e-06, 5.559e-05, 2.641e-09, 5.583e-10]),
-    ]
-    assert_optimal(solve(costs, errors, [11, 14]), costs, errors, [11, 14], rel=1e-10)
+    found = solve(costs, errors, [900])
+    check(found, costs, errors, [900])
+    assert found.proven
+    assert found.error == pytest.approx(expected.error, rel=1e-9)
 
 
 @pytest.mark.parametrize(
