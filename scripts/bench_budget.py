@@ -34,6 +34,8 @@ from cnncompress.spec import Plan
 UNIFORM = ("frobenius", "data-covariance", "kronecker")
 STEPS = (
     "uniform, frobenius",
+    "uniform, frobenius, bias",
+    "uniform, frobenius, bias, batch norm",
     "uniform, data-covariance",
     "uniform, kronecker",
     "planned",
@@ -48,11 +50,24 @@ COLUMNS = (*KEYS, "macs", "params", "top1", "divergence", "images", "seconds")
 
 def networks(bench: Bench, target: float, statistics: Any, steps: int) -> Iterator[tuple[str, nn.Module, float]]:
     """The network after each step of the ablation, with the seconds from the statistics to it."""
+    images = torch.cat([x for x, _ in bench.calibration])
     for metric in UNIFORM:
         start = time.perf_counter()
-        plan = plan_for(bench, "spatial-svd", metric, target, bench.inner_layers())[2]
+        fraction, _, plan = plan_for(bench, "spatial-svd", metric, target, bench.inner_layers())
         yield f"uniform, {metric}", _fit(bench, plan, statistics, 1), time.perf_counter() - start
-    images = torch.cat([x for x, _ in bench.calibration])
+        if metric == "frobenius":
+            with_bias = {
+                "method": "spatial-svd",
+                "rank": fraction,
+                "layers": bench.inner_layers(),
+                "images": images[:1],
+            }
+            plan = cc.plan(bench.model, bench.example, **with_bias)
+            small = decompose_in_order(bench.model, plan, images, refit=False, refine=1, progress=False)
+            yield "uniform, frobenius, bias", small, time.perf_counter() - start
+            normed = reestimate(small, images)
+            if normed is not None:
+                yield "uniform, frobenius, bias, batch norm", normed, time.perf_counter() - start
     cost = cc.profile(bench.model, bench.example).total_macs
     count = int(min(max(WORK / cost, CHECKED[0]), CHECKED[1], len(images)))
     checked = images[torch.linspace(0, len(images) - 1, count).long().unique()]

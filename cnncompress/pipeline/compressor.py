@@ -149,7 +149,7 @@ class Compressor:
                 self.calls,
                 metric=settings.metric or "frobenius",
                 statistics=self.told.statistics,
-                multiple=settings.multiple or (8 if resolve_device(settings.device).type == "cuda" else 1),
+                multiple=settings.multiple or (8 if resolve_device(settings.device).type == "cuda" else None),
                 answers=self.answers if self.corrected else None,
                 table=self.table,
                 original_ms=self.originals[self.memory_format].median if self.table else None,

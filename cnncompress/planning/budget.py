@@ -52,7 +52,7 @@ class Planner:
         *,
         metric: str = "frobenius",
         statistics: Mapping[str, LayerStatistics] | None = None,
-        multiple: int = 1,
+        multiple: int | None = None,
         answers: Answers | None = None,
         table: LatencyTable | None = None,
         original_ms: float | None = None,

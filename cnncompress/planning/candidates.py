@@ -16,6 +16,7 @@ from cnncompress.spec import Call, ConvSpec, LayerPlan, Rank
 from cnncompress.timing import LatencyTable
 
 AUTO = ("spatial-svd", "spatial-svd:first=horizontal", "channel-svd", "svd")  # whose ranks are slices of one fit
+BLOCK = 16  # channels
 STEPS = 24  # ranks of a geometric grid
 
 
@@ -100,9 +101,12 @@ def make_layer(
     metrics: Sequence[Metric],
     *,
     centred: bool,
-    multiple: int,
+    multiple: int | None,
 ) -> Layer | str:
-    """A layer with its families, or the reason why it can only be kept. Ranks are multiples of `multiple`."""
+    """A layer with its families, or the reason why it can only be kept.
+
+    Ranks are multiples of `multiple`; None leaves it to each layer's full rank (`usual_multiple`).
+    """
     spec, families = call.spec, []
     refused, dear = [], []
     in_nats = metrics[0].name == "kronecker"
@@ -110,8 +114,9 @@ def make_layer(
     for text in methods:
         method, fixed = choose_method(text, spec)
         reason = method.refuse(spec)
+        step = usual_multiple(method.full_rank(spec)) if multiple is None and reason is None else multiple or 1
         every = method.sliced and all(metric.alpha is None for metric in metrics)
-        asked = reason or ranks_asked(method, spec, fixed, multiple, every)
+        asked = reason or ranks_asked(method, spec, fixed, step, every)
         if isinstance(asked, str):
             refused.append(asked)
             continue
@@ -120,7 +125,7 @@ def make_layer(
             errors = scale * method.errors(weight, spec, ranks, metrics)
             families.append(Family(method, ranks, errors, spread(len(ranks))))
         else:
-            where = "this rank" if fixed else f"rank {multiple} or a multiple of it" if multiple > 1 else "any rank"
+            where = "this rank" if fixed else f"rank {step} or a multiple of it" if step > 1 else "any rank"
             dear.append(f"{method.name} would not be cheaper at {where}")
     return Layer(name, call, families, centred) if families else (dear or refused)[0]
 
@@ -138,6 +143,15 @@ def ranks_asked(
 def is_cheaper(call: Call, plan: LayerPlan) -> bool:
     """True where a plan has fewer MACs and fewer parameters than the layer."""
     return plan.macs[1] < call.macs and plan.params[1] < plan.params[0]
+
+
+def usual_multiple(full: Rank) -> int:
+    """`BLOCK` for ranks that are large against it, else 1.
+
+    Processors compute that many channels at once: a rank between two multiples takes as long as the next one or, where
+    no fast path exists for it, far longer. Narrow layers lose more accuracy by it than they gain time.
+    """
+    return BLOCK if min(full) >= 16 * BLOCK else 1
 
 
 def ranks_of(method: Decomposition, spec: ConvSpec, multiple: int, every: bool) -> list[Rank]:

@@ -37,7 +37,7 @@ def plan(
     skip: Sequence[str] = (),
     per_layer: Mapping[str, Choice] | None = None,
     force: bool = False,
-    multiple: int = 1,
+    multiple: int | None = None,
     images: Tensor | None = None,
     table: LatencyTable | None = None,
     original_ms: float | None = None,
@@ -49,7 +49,8 @@ def plan(
     `force` takes a chain even where it costs more than the layer.
 
     With a `budget`, methods and ranks are those of the most accurate network within it, as far as the metric can tell;
-    `rank` then does not count. `statistics` are those of the metric, ranks are multiples of `multiple`, and on
+    `rank` then does not count. `statistics` are those of the metric, ranks are multiples of `multiple` (None: what
+    suits processors, layer by layer), and on
     calibration `images` [n, 3, h, w] the prediction of each layer is checked (they also give every chain a bias, which
     a later correction needs). A budget of latency takes the times of `table`, and the milliseconds of the whole network
     in its setting, `original_ms`.

@@ -18,10 +18,12 @@ from torch import Tensor, nn
 from cnncompress.evaluate import resolve_device
 from cnncompress.factored import MEMORY_FORMATS, FactoredLayer, Permute
 from cnncompress.spec import Chain, ConvSpec, Pair, convolutions
-from cnncompress.timing.clock import cpu_threads, milliseconds
+from cnncompress.timing.clock import cpu_threads, milliseconds, preemptions
 from cnncompress.timing.setting import TimingSetting, last_cache_bytes
 
 ROUNDS = (5, 15)  # at least and at most
+EXTRA = 3  # times as many rounds where other processes keep breaking in
+ENOUGH = 3  # undisturbed times that are as good as all
 SPEND = 25.0  # milliseconds for one chain, within those
 LONG = 8.0  # what runs longer than so many milliseconds needs no twin
 QUANTILE = 0.2  # below the median, as other work on the machine only ever adds to a time
@@ -47,13 +49,23 @@ def measure(jobs: Sequence[Job], size: Pair, setting: TimingSetting) -> list[flo
         pairs = [_pair(job, setting, device, 2 * cache) for job in jobs]
         first = [_once(pair, inputs, device, twin=True) for pair in pairs for _ in range(2)][1::2]
         rounds = min(max(math.ceil(SPEND * len(jobs) / max(sum(first), 1e-3)), ROUNDS[0]), ROUNDS[1])
-        samples: list[list[float]] = [[] for _ in jobs]
-        for i in range(rounds):
+        samples: list[list[tuple[bool, float]]] = [[] for _ in jobs]
+        for i in range(EXTRA * rounds):
+            if i >= rounds and all(_clean(taken) for taken in samples):
+                break
             sweep.sum()
             for j in range(len(jobs)):
                 k = (i + j) % len(jobs)
-                samples[k].append(_once(pairs[k], inputs, device, first[k] < LONG))
-    return [float(np.quantile(times, QUANTILE)) for times in samples]
+                before = preemptions()
+                spent = _once(pairs[k], inputs, device, first[k] < LONG)
+                samples[k].append((preemptions() == before, spent))
+    return [float(np.quantile(_clean(taken) or [ms for _, ms in taken], QUANTILE)) for taken in samples]
+
+
+def _clean(samples: Sequence[tuple[bool, float]]) -> list[float]:
+    """The times during which nothing else took the processor, where there are enough of them."""
+    times = [ms for clean, ms in samples if clean]
+    return times if len(times) >= ENOUGH else []
 
 
 def _once(pair: tuple[nn.Module, nn.Module], inputs: Tensor, device: torch.device, twin: bool) -> float:

@@ -7,7 +7,7 @@ import torch
 
 from cnncompress.decompositions import compose, extract_groups, get_method
 from cnncompress.metrics import METRICS, layer_metrics, squared_error
-from cnncompress.planning.candidates import AUTO, STEPS, Family, make_layer, ranks_of, spread
+from cnncompress.planning.candidates import AUTO, STEPS, Family, make_layer, ranks_of, spread, usual_multiple
 from cnncompress.spec import Call, ConvSpec
 from tests.decompositions.helpers import made_up_statistics, randn
 
@@ -177,3 +177,15 @@ def test_near_looks_between_the_neighbours():
     family.near(199)
     assert family.chosen[0] == 3
     assert family.chosen[-1] == 199
+
+
+@pytest.mark.parametrize(("full", "multiple"), [((255,), 1), ((256,), 16), ((512, 128), 1), ((512, 256), 16)])
+def test_wide_layers_have_ranks_that_processors_like(full, multiple):
+    assert usual_multiple(full) == multiple
+
+
+def test_without_a_multiple_wide_layers_take_theirs():
+    wide = ConvSpec(96, 96, (3, 3), padding=(1, 1))
+    spatial, channel = layer(wide, ["spatial-svd", "channel-svd"], multiple=None).families
+    assert [k for (k,) in spatial.ranks] == list(range(16, 144, 16))  # full rank 288; 144 has the layer's MACs
+    assert [k for (k,) in channel.ranks] == list(range(1, 87))  # full rank 96; 86.4 has the layer's MACs

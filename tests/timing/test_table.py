@@ -136,6 +136,24 @@ def test_a_network_is_what_it_was_less_layers_plus_chains(machine):
     assert found == pytest.approx(5000 + (4 * 96 - 256 * 9) * (144 + 64) / 1000)
 
 
+def test_times_within_the_network_scale_all_others(machine):
+    other = Call(1, ConvSpec(16, 8, (3, 3), padding=(1, 1)), ((8, 8),))
+    calls = {"a": CALL, "b": other, "never timed": CALL}
+    found = LatencyTable(TimingSetting(), None)
+    alone = found.dense(CALL), found.dense(other)
+    plain = found.chains(CALL, SPATIAL, RANKS, centred=False)
+    for _ in range(2):  # settling anew starts afresh
+        found.settle(calls, {"a": 1.5 * alone[0], "b": 1.5 * alone[1], "unknown": 7.0})
+        assert found.dense(other) == pytest.approx(1.5 * alone[1])
+        settled = found.chains(CALL, SPATIAL, RANKS, centred=False)
+        assert [t.milliseconds for t in settled] == pytest.approx([1.5 * t.milliseconds for t in plain])
+        assert found.chain(CALL, SPATIAL.stages(SPEC, (8,))) == pytest.approx(1.5 * 8 * 96 * 144 / 1000)
+    found.settle(calls, {"a": 2 * alone[0], "b": 0.0})
+    assert found.dense(CALL) == pytest.approx(alone[0] * 2 * alone[0] / sum(alone))
+    found.settle(calls, {})
+    assert found.dense(CALL) == alone[0]
+
+
 def test_large_chains_are_not_in_memory_together():
     half = Job((ConvSpec(2**14, 2**12, linear=True),))
     assert chain_params(half.chain) == TOGETHER // 2
