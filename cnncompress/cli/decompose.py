@@ -24,7 +24,12 @@ from cnncompress.cli import options
     help="Keep this share: macs=0.5, params=0.3, latency=0.6 (measured); several hold together.",
 )
 @click.option("--max-drop", type=float, metavar="POINTS", help="The fewest MACs that lose at most so much top-1.")
-@click.option("--multiple", type=int, metavar="N", help="Ranks in multiples of N [default: 16 in wide layers, 1 in others; on a GPU 8].")
+@click.option(
+    "--multiple",
+    type=int,
+    metavar="N",
+    help="Ranks in multiples of N [default: 16 in wide layers, else 1; on a GPU 8].",
+)
 @click.option("--plan", type=options.PATH, metavar="FILE", help="Take the plan of a run's plan.json, edited or not.")
 @click.option(
     "--metric",

@@ -15,7 +15,7 @@ import torch
 
 import cnncompress as cc
 from cnncompress.pipeline import measure
-from cnncompress.spec import Budget, Latency
+from cnncompress.spec import Latency
 from tests.cli.conftest import listing
 
 
