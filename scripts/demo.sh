@@ -3,6 +3,6 @@
 source "$(dirname "$0")/setup.sh"
 out="${1:-build/demo}"
 set -x
-cnncompress decompose digits_vgg --data digits --rank 0.25 --skip classifier.6 --out "$out" --force
-cnncompress finetune "$out" --data digits --epochs 8
+cnncompress decompose digits_vgg --data digits --budget macs=0.15 --out "$out" --force
+cnncompress finetune "$out" --data digits --epochs 4 --lr 0.001
 cnncompress report "$out" --latency

@@ -116,9 +116,11 @@ def add_tuned(report: Report, opened: Opened, result: FinetuneResult, data: Data
     rows = [row for row in report.rows if row.kind != "finetuned"]
     again = len(rows) < len(report.rows)
     if rows and not again:
-        rows[-1] = make_row(rows[-1].name, rows[-1].kind, cost, result.start, data)
+        before = make_row(rows[-1].name, rows[-1].kind, cost, result.start, data)
+        rows[-1] = dataclasses.replace(before, latency=rows[-1].latency)
     name = rows[-1].name if rows else opened.name
-    report.rows = [*rows, make_row(f"{name}, fine-tuned", "finetuned", cost, result.best, data)]
+    tuned = make_row(f"{name}, fine-tuned", "finetuned", cost, result.best, data)
+    report.rows = [*rows, dataclasses.replace(tuned, latency=rows[-1].latency if rows else None)]
 
 
 def summary(result: FinetuneResult) -> str:

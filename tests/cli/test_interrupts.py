@@ -60,7 +60,7 @@ def interrupted(processes, tmp_path):
         ("cnncompress.decompositions.spatial_svd:SpatialSVD.group_factorize", 3, DECOMPOSE),
         ("cnncompress.runs:save_tensors", 1, DECOMPOSE),
         ("cnncompress.publish:_move", 1, DECOMPOSE),
-        ("cnncompress.profiling:_milliseconds", 5, ["report", "run", "--latency", "--output", "report.md"]),
+        ("cnncompress.profiling:milliseconds", 5, ["report", "run", "--latency", "--output", "report.md"]),
         ("cnncompress.pipeline.measure:trace", 1, ["inspect", "run"]),
         ("torch.onnx:export", 1, ["export", "run", "--format", "onnx", "--output", "run.onnx"]),
         ("torch.export:save", 1, ["export", "run", "--format", "pt2"]),
