@@ -21,7 +21,7 @@ from benchlib import RESULTS, Table, markdown
 import cnncompress as cc
 from cnncompress.factored import trace
 from cnncompress.planning import Choice, Planner, choices_of
-from cnncompress.profiling import latency
+from cnncompress.profiling import latency, layer_latency
 from cnncompress.spec import Budget, Plan
 from cnncompress.timing import LatencyTable, TimingSetting
 
@@ -60,7 +60,10 @@ def run(table: Table, name: str, batch: int, threads: int, budget: float) -> Non
     before = latency({"original": model}, example, batch=batch, threads=threads)["original"].median
     calls = trace(model, example)
     choices, _ = choices_of(model, calls, Choice(), {})
-    planner = Planner(model, example, choices, calls, table=LatencyTable(setting), original_ms=before)
+    table_of_times = LatencyTable(setting)
+    within = layer_latency(model, example, batch=batch, threads=threads)
+    table_of_times.settle(calls, {layer: found.median for layer, found in within.items()})
+    planner = Planner(model, example, choices, calls, table=table_of_times, original_ms=before)
     try:
         plan = planner.plan(Budget(latency=budget))
     except cc.UsageError as error:

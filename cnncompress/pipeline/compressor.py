@@ -21,7 +21,7 @@ from cnncompress.metrics import CENTRED, check_metric
 from cnncompress.pipeline.calibration import Calibration, calibrate, calibration_set
 from cnncompress.pipeline.opening import Opened, Phases, evaluate_on
 from cnncompress.planning import Choice, Planner, choices_of, plan_by_rank, read_plan, with_reasons
-from cnncompress.profiling import latency
+from cnncompress.profiling import latency, layer_latency
 from cnncompress.spec import Budget, Call, Latency, Plan, Profile
 from cnncompress.timing import LatencyTable, TimingSetting
 
@@ -190,7 +190,12 @@ class Compressor:
             return None
         dtype, device = str(self.opened.example().dtype).removeprefix("torch."), resolve_device(self.settings.device)
         setting = TimingSetting(**self._timing, device=str(device), dtype=dtype, memory_format=self.memory_format)
-        return LatencyTable(setting)
+        table = LatencyTable(setting)
+        model = to_memory_format(clone(self.opened.model), self.memory_format)
+        with self.phases("latency"):
+            within = layer_latency(model, self.opened.example(), **self._timing, device=str(device))
+            table.settle(self.calls, {name: found.median for name, found in within.items()})
+        return table
 
     def compare(self, small: nn.Module) -> dict[str, Latency]:
         """Latency of the original and of the compressed network, in turns, each in its own memory format."""

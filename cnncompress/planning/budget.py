@@ -124,12 +124,13 @@ class Planner:
         return {cost: total - sum(c[cost] for c in own) for cost, total in self.totals.items()}
 
     def _solve(self, budget: Budget) -> dict[str, Candidate]:
-        fixed = self._fixed()
         names = list(budget.shares)
         if "latency" in names and "latency" not in self.totals:
             raise UsageError("a budget of latency needs a table of measured times and the network's own time")
+        for layer in self.layers if self.table is not None else []:
+            layer.candidates(self.table)  # all times are measured before any of them counts
+        options, fixed = [layer.candidates(self.table) for layer in self.layers], self._fixed()
         limits = [share * self.references[n] - fixed[n] for n, share in budget.shares.items()]
-        options = [layer.candidates(self.table) for layer in self.layers]
         costs = [np.array([[c.costs[n] for n in names] for c in found]) for found in options]
         errors = [np.array([c.error for c in found]) for found in options]
         selection = solve(costs, errors, limits, TIME_LIMIT) if min(limits) >= 0 else None

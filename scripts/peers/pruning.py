@@ -123,7 +123,7 @@ def fill_gradients(network: nn.Module, batches: Batches, squared: bool) -> None:
     network.eval()
     network.zero_grad()
     sums = {p: torch.zeros_like(p) for p in network.parameters()}
-    for part in picked.split(1 if squared else 50):
+    for part in picked.split(1 if squared else len(batches[0][0])):
         network.zero_grad()
         F.cross_entropy(network(x[part]), y[part], reduction="sum").backward()
         for p, total in sums.items():
