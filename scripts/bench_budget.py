@@ -4,9 +4,9 @@
     python scripts/bench_budget.py --show
 
 From one line of the ablation to the next, one thing changes: the metric, with one share of the rank for all inner 3×3
-layers; ranks and methods from a plan; biases fitted to the real inputs in network order; whole chains fitted so; batch
-normalisation estimated again; gradient steps without labels (`--steps` a block). Calibration images are never evaluated
-on. Rows go to `results/budget_NAME.csv`; a sweep that was interrupted goes on where it was. `--show` draws the plot and
+layers; ranks and methods from a plan; biases fitted to the real inputs in network order; whole chains fitted so; what
+rectifications hide taken into account; convolutions that stay fitted too; batch normalisation estimated again; gradient
+steps without labels instead (`--steps` a block). Calibration images are never evaluated on. Rows go to `results/budget_NAME.csv`; a sweep that was interrupted goes on where it was. `--show` draws the plot and
 prints the tables of all networks that have such a file.
 """
 
@@ -41,8 +41,10 @@ STEPS = (
     "planned",
     "planned, bias",
     "planned, refit",
-    "planned, refit, batch norm",
-    "planned, refit, reconstructed",
+    "planned, refit, rectified",
+    "planned, refit, rectified, all",
+    "planned, refit, rectified, all, batch norm",
+    "planned, refit, rectified, all, reconstructed",
 )
 KEYS = ("network", "step", "target")
 COLUMNS = (*KEYS, "macs", "params", "top1", "divergence", "images", "seconds")
@@ -76,22 +78,28 @@ def networks(bench: Bench, target: float, statistics: Any, steps: int) -> Iterat
     plan = cc.plan(bench.model, bench.example, budget=budget, metric="kronecker", statistics=statistics, images=checked)
     planned = time.perf_counter() - start
     yield "planned", _fit(bench, plan, statistics, 4), planned + time.perf_counter() - start
-    for refit in (False, True):
+    corrections: dict[str, dict[str, Any]] = {
+        "bias": {"refit": False},
+        "refit": {"rounds": 1},
+        "refit, rectified": {},
+        "refit, rectified, all": {"adjust": list(plan.kept)},
+    }
+    for name, options in corrections.items():
         start = time.perf_counter()
-        small = decompose_in_order(bench.model, plan, images, statistics=statistics, refit=refit, progress=False)
+        small = decompose_in_order(bench.model, plan, images, statistics=statistics, progress=False, **options)
         seconds = planned + time.perf_counter() - start
-        yield f"planned, {'refit' if refit else 'bias'}", small, seconds
+        yield f"planned, {name}", small, seconds
     start = time.perf_counter()
     other, answers = reestimate(small, images), Answers(bench.model, checked)
     better = other is not None and answers.divergence(other) < answers.divergence(small)
     normed = other if better and other is not None else small
-    yield "planned, refit, batch norm", normed, seconds + time.perf_counter() - start
+    yield "planned, refit, rectified, all, batch norm", normed, seconds + time.perf_counter() - start
     if not steps:
         return
     start = time.perf_counter()
     small, notes = reconstruct(bench.model, small, images, steps, progress=False)
     print(*notes, sep="\n")
-    yield "planned, refit, reconstructed", small, seconds + time.perf_counter() - start
+    yield "planned, refit, rectified, all, reconstructed", small, seconds + time.perf_counter() - start
 
 
 def _fit(bench: Bench, plan: Plan, statistics: Any, refine: int) -> nn.Module:
@@ -138,8 +146,8 @@ def draw(rows: dict[str, list[dict[str, str]]], path: Path) -> None:
     chosen = {
         "uniform, frobenius": ("tab:gray", "uniform ranks, Frobenius"),
         "uniform, kronecker": ("tab:orange", "uniform ranks, kronecker"),
-        "planned, refit": ("tab:blue", "planned and refitted"),
-        "planned, refit, reconstructed": ("tab:red", "and reconstructed"),
+        "planned, refit, rectified, all": ("tab:blue", "planned and refitted"),
+        "planned, refit, rectified, all, reconstructed": ("tab:red", "and reconstructed"),
     }
     figure, panels = plt.subplots(1, len(rows), figsize=(4.2 * len(rows), 3.8), squeeze=False)
     for panel, (name, found) in zip(panels[0], rows.items(), strict=True):

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn import functional
 
 from cnncompress.factored import FactoredLayer, inference
 
 ADDITIONS = {operator.add, operator.iadd, torch.add, "add", "add_"}
+RELU = {torch.relu, torch.relu_, functional.relu, functional.relu_, "relu", "relu_"}
 Values = dict[fx.Node, Any]
 Visit = Callable[[fx.Node, Values, Values], None]
 
@@ -56,9 +59,9 @@ def walk(graph: fx.Graph, first: nn.Module, second: nn.Module, images: Tensor, v
         if node in done:
             return
         begun.append(node)
-        partner = summand(node, modules)
-        ready = partner is not None and not any(_depends(partner[0], on) for on in begun)
-        for needed in (*node.all_input_nodes, *([partner[0]] if partner and ready else [])):
+        partner = following(node, modules).partner
+        ready = partner is not None and not any(_depends(partner, on) for on in begun)
+        for needed in (*node.all_input_nodes, *([partner] if partner and ready else [])):
             step(needed)
         begun.pop()
         done.add(node)
@@ -87,26 +90,40 @@ def input_of(node: fx.Node) -> fx.Node:
     return found
 
 
-def summand(node: fx.Node, modules: Mapping[str, nn.Module]) -> tuple[fx.Node, nn.BatchNorm2d | None] | None:
-    """What is added to the output of a convolution, itself or batch-normalised, and that normalisation.
+@dataclass(frozen=True)
+class Following:
+    """What becomes of a layer's output: batch normalisation, an addition of `partner`, a rectification, in this order.
 
-    None where it is not a convolution, where its output goes elsewhere, or where the summand depends on it.
+    Each is missing where it does not come next or where its input goes elsewhere too.
     """
-    if node.op != "call_module" or not isinstance(modules[str(node.target)], nn.Conv2d):
-        return None
-    start, norm = node, None
-    following = _only_user(node)
-    if following is not None and following.op == "call_module":
-        module = modules[str(following.target)]
+
+    norm: nn.BatchNorm2d | None = None
+    partner: fx.Node | None = None
+    rectified: bool = False
+
+
+def following(node: fx.Node, modules: Mapping[str, nn.Module]) -> Following:
+    """What follows a convolution or Linear; nothing for another node. A partner does not depend on the layer."""
+    if node.op != "call_module" or not isinstance(modules[str(node.target)], nn.Conv2d | nn.Linear):
+        return Following()
+    start, norm, partner = node, None, None
+    after = _only_user(node)
+    if after is not None and after.op == "call_module":
+        module = modules[str(after.target)]
         if isinstance(module, nn.BatchNorm2d):
-            norm, node = module, following
-            following = _only_user(node)
-    if following is None or following.target not in ADDITIONS or following.kwargs:
-        return None
-    others = [a for a in following.args if isinstance(a, fx.Node) and a is not node]
-    if len(others) != 1 or _depends(others[0], start):
-        return None
-    return others[0], norm
+            norm, node, after = module, after, _only_user(after)
+    if after is not None and after.target in ADDITIONS and not after.kwargs:
+        others = [a for a in after.args if isinstance(a, fx.Node) and a is not node]
+        if len(others) != 1 or _depends(others[0], start):
+            return Following(norm)
+        partner, after = others[0], _only_user(after)
+    return Following(norm, partner, after is not None and _is_relu(after, modules))
+
+
+def _is_relu(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
+    if node.op == "call_module":
+        return isinstance(modules[str(node.target)], nn.ReLU)
+    return node.target in RELU
 
 
 def _only_user(node: fx.Node) -> fx.Node | None:

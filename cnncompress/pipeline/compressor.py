@@ -92,7 +92,13 @@ class Compressor:
                 )
             refit = settings.correct == "refit"
             small = decompose_in_order(
-                model, plan, self.images, statistics=statistics, refine=settings.refine, refit=refit
+                model,
+                plan,
+                self.images,
+                statistics=statistics,
+                refine=settings.refine,
+                refit=refit,
+                adjust=list(self.choices),
             )
             small = small if refit else self._normalised(small)
         return self._reconstructed(small)

@@ -12,7 +12,7 @@ from torch import nn
 from torchvision.models import resnet18, resnet50
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
-from cnncompress.correction.graph import input_of, summand, trace_graph, walk
+from cnncompress.correction.graph import following, input_of, trace_graph, walk
 from cnncompress.factored import clone, layers_of
 from cnncompress.fitting import decompose
 from cnncompress.planning import plan
@@ -142,9 +142,9 @@ def summands(model: nn.Module) -> dict[str, tuple[str, str | None]]:
     modules, found = dict(model.named_modules()), {}
     names = {id(module): name for name, module in modules.items()}
     for node in trace_graph(model).nodes:
-        pair = summand(node, modules)
-        if pair is not None:
-            found[str(node.target)] = (str(pair[0].target), names.get(id(pair[1])))
+        after = following(node, modules)
+        if after.partner is not None:
+            found[str(node.target)] = (str(after.partner.target), names.get(id(after.norm)))
     return found
 
 
@@ -243,10 +243,10 @@ def test_both_summands_are_computed_before_the_convolution():
 
     def visit(node, values, others):
         order.append(str(node.target))
-        pair = summand(node, dict(model.named_modules()))
-        if pair is not None and node.target != "short.0":
-            assert pair[0] in values
-            assert pair[0] in others
+        partner = following(node, dict(model.named_modules())).partner
+        if partner is not None and node.target != "short.0":
+            assert partner in values
+            assert partner in others
 
     walk(trace_graph(model), model, model, x, visit)
     assert order.index("short.1") < order.index("conv4")

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from cnncompress.correction import sequential
+from cnncompress.correction.after import After, after_of
 from cnncompress.correction.graph import trace_graph, walk
-from cnncompress.correction.sequential import lacking
 from cnncompress.factored import clone, provenance
 from cnncompress.planning import Choice
 from tests.correction.fits import in_order, planned
@@ -40,7 +40,7 @@ def test_a_branch_makes_up_for_the_other_one(norm, monkeypatch):
     rules = {"second": Choice("channel-svd", 6), "short": Choice("channel-svd", 2)}
     found, statistics = planned(model, x, per_layer=rules, layers=["second", "short"])
     with_it = in_order(model, found, x, statistics)
-    monkeypatch.setattr(sequential, "lacking", lambda *args: None)
+    monkeypatch.setattr(sequential, "after_of", lambda *args: After())
     without = in_order(model, found, x, statistics)
     others = natural(40, seed=5)
     for images in (x, others):
@@ -57,7 +57,7 @@ def test_what_is_lacking_restores_the_sum(norm):
     modules, seen = dict(model.named_modules()), {}
 
     def visit(node, values, others):
-        seen[node.target] = lacking(node, modules, values, others)
+        seen[node.target] = after_of(node, modules, values, others).missing
 
     walk(trace_graph(model), model, other, x, visit)
     with torch.no_grad():
@@ -79,7 +79,7 @@ def test_a_channel_that_the_normalisation_makes_small_is_left_alone():
         other.short.weight.mul_(0.5)
 
     def visit(node, values, others):
-        seen[node.target] = lacking(node, modules, values, others)
+        seen[node.target] = after_of(node, modules, values, others).missing
 
     walk(trace_graph(model), model, other, x, visit)
     size = seen["second"].abs().amax((0, 2, 3))

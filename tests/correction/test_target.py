@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from cnncompress.correction.sequential import outputs_at, target_of
+from cnncompress.correction.target import Samples, outputs_at
 from cnncompress.linalg import oas_shrinkage
 from cnncompress.spec import ConvSpec
 from cnncompress.statistics.patches import gather_patches
@@ -22,7 +22,8 @@ def test_the_target_is_a_least_squares_solution(groups, rows):
     weight, n = randn(*spec.weight_shape), 12
     x = randn(rows, groups, n, seed=1) * torch.exp(randn(groups, n, seed=2)) + randn(groups, n, seed=3)
     y = randn(rows, 4 * groups, seed=4) + 2
-    found = target_of(weight, spec, x, y, 7)
+    samples = Samples.of(x, 7)
+    found, statistics = samples.target(weight, spec, y), samples.statistics
     for g in range(groups):
         X, Y = x[:, g].numpy(), y[:, 4 * g : 4 * g + 4].numpy()
         X, Y = X - X.mean(0), Y - Y.mean(0)
@@ -33,12 +34,11 @@ def test_the_target_is_a_least_squares_solution(groups, rows):
         stacked = np.vstack([np.sqrt((1 - share) / rows) * X, np.sqrt(share * level) * np.eye(n)])
         wanted = np.vstack([np.sqrt((1 - share) / rows) * Y, np.sqrt(share * level) * W.T])
         expected = np.linalg.lstsq(stacked, wanted, rcond=None)[0].T
-        assert relative(found.weight[4 * g : 4 * g + 4].flatten(1), torch.from_numpy(expected)) < 1e-8
-        torch.testing.assert_close(found.statistics.moment[g], torch.from_numpy(moment).float(), rtol=1e-5, atol=1e-6)
-        torch.testing.assert_close(found.statistics.mean[g], x[:, g].mean(0).float())
-    assert found.weight.shape == weight.shape
-    torch.testing.assert_close(found.output, y.mean(0))
-    assert (found.statistics.images, found.statistics.rows) == (7, rows)
+        assert relative(found[4 * g : 4 * g + 4].flatten(1), torch.from_numpy(expected)) < 1e-8
+        torch.testing.assert_close(statistics.moment[g], torch.from_numpy(moment).float(), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(statistics.mean[g], x[:, g].mean(0).float())
+    assert found.shape == weight.shape
+    assert (statistics.images, statistics.rows) == (7, rows)
 
 
 def test_the_target_of_many_samples_is_plain_regression():
@@ -46,8 +46,17 @@ def test_the_target_of_many_samples_is_plain_regression():
     spec, x = ConvSpec(5, 3), randn(20000, 1, 5, seed=1) * torch.tensor([4.0, 2.0, 1.0, 1.0, 0.5]) + 1
     y = x[:, 0] @ randn(5, 3, seed=2) + 0.1 * randn(20000, 3, seed=3) + 4
     expected = np.linalg.lstsq(np.hstack([x[:, 0].numpy(), np.ones((20000, 1))]), y.numpy(), rcond=None)[0][:5].T
-    found = target_of(randn(*spec.weight_shape, seed=5), spec, x, y, 100)
-    assert relative(found.weight.flatten(1), torch.from_numpy(expected)) < 0.01
+    found = Samples.of(x, 100).target(randn(*spec.weight_shape, seed=5), spec, y)
+    assert relative(found.flatten(1), torch.from_numpy(expected)) < 0.01
+
+
+def test_without_a_bias_the_mean_counts():
+    """Plain regression through the origin, from inputs and outputs that are far from it."""
+    spec, x = ConvSpec(4, 3), randn(20000, 1, 4, seed=1) + 2
+    y = x[:, 0] @ randn(4, 3, seed=2) + 0.1 * randn(20000, 3, seed=3) + 1
+    expected = np.linalg.lstsq(x[:, 0].numpy(), y.numpy(), rcond=None)[0].T
+    found = Samples.of(x, 100, free=False).target(randn(*spec.weight_shape, seed=5), spec, y)
+    assert relative(found.flatten(1), torch.from_numpy(expected)) < 0.01
 
 
 @pytest.mark.parametrize("rows", [2, 9, 200])
@@ -57,14 +66,14 @@ def test_with_unchanged_inputs_the_target_is_the_weight(rows, groups):
     spec = ConvSpec(4, 6, (3, 3), groups=groups, bias=True)
     x = randn(rows, 4, 3, 3)
     patches = gather_patches(x, spec, torch.arange(rows))
-    found = target_of(layer.weight.detach(), spec, patches, layer(x).detach().flatten(1), rows)
-    assert relative(found.weight, layer.weight) < 1e-9
+    found = Samples.of(patches, rows).target(layer.weight.detach(), spec, layer(x).detach().flatten(1))
+    assert relative(found, layer.weight) < 1e-9
 
 
 def test_inputs_that_do_not_vary_leave_the_weight():
     spec, weight = ConvSpec(3, 2), randn(2, 3, 1, 1)
-    found = target_of(weight, spec, torch.ones(5, 1, 3), torch.ones(5, 2), 5)
-    assert relative(found.weight, weight) < 1e-9
+    found = Samples.of(torch.ones(5, 1, 3), 5).target(weight, spec, torch.ones(5, 2))
+    assert relative(found, weight) < 1e-9
 
 
 @pytest.mark.parametrize("shape", [(3, 6, 4, 5), (3, 7, 6), (5, 6)])

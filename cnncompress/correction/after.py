@@ -1,0 +1,81 @@
+"""What comes after a layer, as far as a fit of its output should know: a branch to make up for, a rectification."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, fx, nn
+
+from cnncompress.correction.graph import Values, following
+
+SMALL = 0.1  # of the median scale: a normalisation below it is not undone
+
+
+@dataclasses.dataclass
+class After:
+    """`missing`: what to add to the layer's output for the sum it goes into to be that of the original.
+
+    `level`: where the rectification of the compressed network begins, in outputs of the layer; `sign` [F] is -1 where
+    what lies below is let through. Both have the shape of the output, or one that broadcasts to it.
+    """
+
+    missing: Tensor | None = None
+    level: Tensor | None = None
+    sign: Tensor | None = None
+
+    def aim(self, wanted: Tensor, given: Tensor, level: Tensor) -> Tensor:
+        """What to fit next, all [R, F]: `wanted`, but what is `given` where both are rectified to nothing.
+
+        Least squares toward it never raises the sum of (y − ŷ)² where y is let through and of max(0, ŷ − level)² where
+        it is not: the relaxation of Zhang et al. 2015, section 3.2, in a form that is convex.
+        """
+        assert self.sign is not None
+        wanted, given, level = (t * self.sign for t in (wanted, given, level))
+        return self.sign * torch.where(wanted > level, wanted, torch.minimum(given, level))
+
+
+def after_of(node: fx.Node, modules: Mapping[str, nn.Module], values: Values, others: Values) -> After:
+    """What follows a layer, from the values of the original and of the compressed network so far.
+
+    Nothing where it goes into a sum whose rest comes later or has another shape. Channels that a normalisation makes
+    very small are left nearly as they are.
+    """
+    found, y = following(node, modules), values[node]
+    form = (-1, 1, 1) if y.dim() == 4 else (-1,)
+    lacking: Tensor | None = None
+    ours: Tensor | float = 0.0
+    if found.partner is not None:
+        theirs = values.get(found.partner)
+        if found.partner not in others or not isinstance(theirs, Tensor) or theirs.shape != y.shape:
+            return After()
+        ours = others[found.partner]
+        lacking = theirs - ours
+    scaling = _scaling(found.norm, y.shape[-len(form)])
+    if scaling is None:
+        return After()
+    scale, shift, floor = scaling
+    inverse = (scale / (scale.square() + floor**2).clamp_min(1e-30)).reshape(form)
+    missing = None if lacking is None else lacking * inverse
+    if not found.rectified:
+        return After(missing)
+    sign = torch.where(scale < 0, -1.0, 1.0)
+    added = shift.reshape(form) + ours
+    unknown = (scale.abs() < floor).reshape(form)
+    return After(missing, torch.where(unknown, -sign.reshape(form) * torch.inf, -added * inverse), sign)
+
+
+def _scaling(norm: nn.BatchNorm2d | None, width: int) -> tuple[Tensor, Tensor, float] | None:
+    """What a normalisation multiplies with and adds, [F], and the scale below which it is not undone.
+
+    None where what it divides by is not known before.
+    """
+    if norm is None:
+        return torch.ones(width), torch.zeros(width), 0.0
+    if norm.running_var is None or norm.running_mean is None:
+        return None
+    scale = (norm.running_var + norm.eps).rsqrt()
+    scale = scale * (1 if norm.weight is None else norm.weight.detach())
+    shift = (0 if norm.bias is None else norm.bias.detach()) - norm.running_mean * scale
+    return scale, shift, SMALL * float(scale.abs().median())

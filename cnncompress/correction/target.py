@@ -1,0 +1,62 @@
+"""What a layer should do, given the inputs that it really gets in the compressed network."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import Tensor
+
+from cnncompress.linalg import oas_shrinkage, solve_psd
+from cnncompress.spec import ConvSpec, LayerStatistics
+
+
+@dataclasses.dataclass
+class Samples:
+    """Real inputs x̃ of a layer less their `mean` [g, n]: `centred` [g, R, n], of `images`, and their second moment."""
+
+    mean: Tensor
+    centred: Tensor
+    moment: Tensor  # float64 [g, n, n]
+    images: int
+    free: bool = True  # a bias takes the mean
+
+    @classmethod
+    def of(cls, patches: Tensor, images: int, free: bool = True) -> Samples:
+        """From patches [R, g, n]; where no bias is free to take the mean, it stays."""
+        patches, count = patches.movedim(1, 0), len(patches)
+        mean = patches.mean(1, dtype=torch.float64) * free
+        centred = patches - mean[:, None].to(patches.dtype) if free else patches
+        return cls(mean, centred, (centred.mT @ centred).double() / count, images, free)
+
+    @property
+    def statistics(self) -> LayerStatistics:
+        """As the metrics take them."""
+        return LayerStatistics(self.images, self.centred.shape[1], self.mean.float(), self.moment.float())
+
+    def target(self, weight: Tensor, spec: ConvSpec, outputs: Tensor) -> Tensor:
+        """W' [F, C/g, kh, kw], whose outputs from these inputs are nearest to `outputs` [R, F] but for a bias.
+
+        W' is drawn to W as the second moment is to a multiple of the identity: as if there were further samples whose
+        inputs are those of the original network, so that few images change little.
+        """
+        count = self.centred.shape[1]
+        wanted = outputs.unflatten(1, (spec.groups, -1)).movedim(1, 0)  # [g, R, F/g]
+        if self.free:
+            wanted = wanted - wanted.mean(1, keepdim=True, dtype=torch.float64).to(outputs.dtype)
+        cross = (wanted.mT @ self.centred).double() / count
+        found = []
+        parts = weight.double().flatten(1).chunk(spec.groups)
+        for part, m, c in zip(parts, self.moment, cross, strict=True):
+            share, level = oas_shrinkage(m, count), float(m.diagonal().mean()) or 1.0
+            ridge = share * level * torch.eye(len(m), dtype=torch.float64)
+            found.append(solve_psd((1 - share) * m + ridge, (1 - share) * c + share * level * part))
+        return torch.cat(found).reshape(spec.weight_shape)
+
+
+def outputs_at(y: Tensor, spec: ConvSpec, index: Tensor) -> Tensor:
+    """The outputs [R, F] of a layer at the positions `index` [R], counted as in `gather_patches`."""
+    if spec.linear:
+        return y.reshape(-1, spec.out_channels)[index].float()
+    width = y.shape[-2] * y.shape[-1]
+    return y.flatten(2)[index // width, :, index % width].float()
