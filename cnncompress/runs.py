@@ -24,7 +24,8 @@ from cnncompress.models import ModelSource
 from cnncompress.models.sources import find_source
 from cnncompress.publish import check_parent, os_errors, recover, replacing
 from cnncompress.rebuild import check_rebuild, fill, skeleton
-from cnncompress.spec import Plan, Preprocessing, plan_from_json, plan_to_json
+from cnncompress.spec import Plan, Preprocessing
+from cnncompress.specjson import plan_from_json, plan_to_json
 from cnncompress.tensorfile import load_tensors, save_tensors
 
 FORMAT = 1

@@ -6,8 +6,9 @@
 From one line of the ablation to the next, one thing changes: the metric, with one share of the rank for all inner 3×3
 layers; ranks and methods from a plan; biases fitted to the real inputs in network order; whole chains fitted so; what
 rectifications hide taken into account; convolutions that stay fitted too; batch normalisation estimated again; gradient
-steps without labels instead (`--steps` a block). Calibration images are never evaluated on. Rows go to `results/budget_NAME.csv`; a sweep that was interrupted goes on where it was. `--show` draws the plot and
-prints the tables of all networks that have such a file.
+steps without labels instead (`--steps` a block). Calibration images are never evaluated on. Rows go to
+`results/budget_NAME.csv`; a sweep that was interrupted goes on where it was. `--show` draws the plot and prints the
+tables of all networks that have such a file.
 """
 
 from __future__ import annotations

@@ -14,16 +14,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from cnncompress.decompositions import REGISTRY, compose, extract_groups, get_method
 from cnncompress.factored import apply_plan, clone, spec_of
 from cnncompress.metrics import FROBENIUS, layer_metrics, relative_error
-from cnncompress.spec import (
-    Call,
-    ConvSpec,
-    Permutation,
-    chain_macs,
-    chain_params,
-    convolutions,
-    plan_from_json,
-    plan_to_json,
-)
+from cnncompress.spec import Call, ConvSpec, Permutation, chain_macs, chain_params, convolutions
+from cnncompress.specjson import plan_from_json, plan_to_json
 from tests.decompositions import helpers
 from tests.decompositions.helpers import (
     METRIC_NAMES,

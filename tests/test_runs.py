@@ -15,7 +15,8 @@ from cnncompress.lowering import lower
 from cnncompress.models import ModelSource
 from cnncompress.modules import SplitConv2d, spec_of
 from cnncompress.runs import load, load_run, save, save_run, update_run
-from cnncompress.spec import ConvSpec, LayerPlan, Plan, Preprocessing, plan_to_json
+from cnncompress.spec import ConvSpec, LayerPlan, Plan, Preprocessing
+from cnncompress.specjson import plan_to_json
 from cnncompress.tensorfile import load_tensors
 from tests.run_networks import EMPTY, FACTORY, env, network, plan, randomise
 

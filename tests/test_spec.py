@@ -20,11 +20,8 @@ from cnncompress.spec import (
     chain_macs,
     chain_params,
     convolutions,
-    plan_from_json,
-    plan_to_json,
-    stage_from_json,
-    stage_to_json,
 )
+from cnncompress.specjson import plan_from_json, plan_to_json, stage_from_json, stage_to_json
 from tests.decompositions.helpers import SIZE, images
 from tests.decompositions.helpers import convolutions as any_convolution
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from cnncompress.decompositions.base import Decomposition, register
-from cnncompress.linalg import leading_eigenvectors, rank_one_scaling, truncated_svd
+from cnncompress.linalg import KRYLOV_MIN_SIDE, leading_eigenvectors, rank_one_scaling, truncated_svd
 from cnncompress.metrics import Metric
 from cnncompress.spec import Chain, ConvSpec, Rank
 
@@ -58,11 +58,14 @@ class MatrixSVD(Decomposition):
         return [first.reshape(rank[0], C, kh, kw), second.reshape(F, rank[0], 1, 1)]
 
     def _group_errors(self, weight: Tensor, spec: ConvSpec, ranks: Sequence[Rank], metric: Metric) -> Tensor:
-        """The energy of the eigenvalues that a rank leaves out."""
+        """The energy of the eigenvalues that a rank leaves out; products for many filters in single precision."""
         if metric.alpha is not None:
             return super()._group_errors(weight, spec, ranks, metric)
-        root, moment = metric.left_root, metric.gram(self.matricization(weight))
-        values = torch.linalg.eigvalsh(moment if root is None else root.mT @ moment @ root).clamp_min(0)
+        root, matrix = metric.left_root, self.matricization(weight)
+        matrix = matrix.float() if len(matrix) > KRYLOV_MIN_SIDE else matrix
+        moment = metric.gram(matrix).to(matrix.dtype)
+        moment = moment if root is None else root.mT.to(moment) @ moment @ root.to(moment)
+        values = torch.linalg.eigvalsh(moment.double()).clamp_min(0)
         kept = torch.cat([values.new_zeros(1), values.cumsum(0)])  # ascending: what the first ones hold
         return torch.stack([kept[max(0, len(values) - rank[0])] for rank in ranks])
 

@@ -13,7 +13,8 @@ from cnncompress.errors import CompressError, UsageError, nearest
 from cnncompress.lowering import check_lowering, lower
 from cnncompress.metrics import CENTRED, check_metric
 from cnncompress.planning.rules import Choice, plan_layer
-from cnncompress.spec import Call, LayerPlan, Plan, stage_from_json
+from cnncompress.spec import Call, LayerPlan, Plan
+from cnncompress.specjson import stage_from_json
 
 
 def read_plan(path: Path, calls: Mapping[str, Call], reasons: Mapping[str, str], corrected: bool) -> Plan:

@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cnncompress.decompositions import Decomposition
-from cnncompress.spec import Call, Chain, ConvSpec, Pair, Plan, Rank, chain_params, stage_to_json
+from cnncompress.spec import Call, Chain, ConvSpec, Pair, Plan, Rank, chain_params
+from cnncompress.specjson import stage_to_json
 from cnncompress.timing.curves import Curves, Timed, anchor_ranks, choose_probe, padded_jobs, regrouped_jobs, structure
 from cnncompress.timing.measure import Job, measure
 from cnncompress.timing.setting import TimingSetting, cache_folder
