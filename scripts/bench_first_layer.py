@@ -104,7 +104,8 @@ def draw(rows: list[dict[str, str]], original: float, title: str, path: Path) ->
             label = metric + (" (no refit)" if refine == 0 else "")
             panel.plot(x, y, style, color=COLOURS[metric], marker="o", markersize=3, linewidth=1.3, label=label)
     panel.set_xscale("log", base=2)
-    panel.set_xticks(COUNTS, labels=[str(c) for c in COUNTS])
+    counts = sorted({int(r["colours"]) for r in rows})
+    panel.set_xticks(counts, labels=[str(c) for c in counts])
     panel.minorticks_off()
     panel.set(xlabel="colours C'", ylabel="top-1 (%)", title=title)
     panel.legend(fontsize=8)
@@ -115,6 +116,7 @@ def draw(rows: list[dict[str, str]], original: float, title: str, path: Path) ->
 
 def tables(rows: list[dict[str, str]]) -> str:
     """For each quantity a table of colours by metric and refinement."""
+    counts = sorted({int(r["colours"]) for r in rows})
     found = {(r["metric"], int(r["refine"]), int(r["colours"])): r for r in rows}
     parts = []
     for key, title, scale in (
@@ -126,11 +128,11 @@ def tables(rows: list[dict[str, str]]) -> str:
         ("kernel_error", "relative error of the kernel (%)", 100),
     ):
         lines = [
-            [f"{metric}, refine {refine}", *(scale * float(found[metric, refine, c][key]) for c in COUNTS)]
+            [f"{metric}, refine {refine}", *(scale * float(found[metric, refine, c][key]) for c in counts)]
             for metric in METRICS
             for refine in REFINES
         ]
-        parts.append(markdown(lines, [f"{title}; colours", *map(str, COUNTS)]))
+        parts.append(markdown(lines, [f"{title}; colours", *map(str, counts)]))
     return "\n\n".join(parts)
 
 
@@ -150,7 +152,7 @@ def main() -> None:
     original = 100 * float(right.double().mean())
     print(f"original: {original:.1f} % of {len(right)} images")
     sweep(benches, table, layer, args.cache, args.refine, args.colours)
-    if len(table.rows) == len(METRICS) * len(REFINES) * len(COUNTS):
+    if len(table.rows) == len(METRICS) * len(REFINES) * len({r["colours"] for r in table.rows}):
         draw(table.rows, original, f"{bench.name} {layer}: monochromatic", table.path.with_suffix(".png"))
         print(tables(table.rows))
 

@@ -20,7 +20,7 @@ from benchlib import RESULTS, Table, markdown
 
 import cnncompress as cc
 from cnncompress.factored import trace
-from cnncompress.planning import Choice, Planner, choices_of
+from cnncompress.planning import Choice, Planner, choices_of, network_clock
 from cnncompress.profiling import latency, layer_latency
 from cnncompress.spec import Budget, Plan
 from cnncompress.timing import LatencyTable, TimingSetting
@@ -63,7 +63,8 @@ def run(table: Table, name: str, batch: int, threads: int, budget: float) -> Non
     table_of_times = LatencyTable(setting)
     within = layer_latency(model, example, batch=batch, threads=threads)
     table_of_times.settle(calls, {layer: found.median for layer, found in within.items()})
-    planner = Planner(model, example, choices, calls, table=table_of_times, original_ms=before)
+    clock = network_clock(model, example, before, batch=batch, threads=threads)
+    planner = Planner(model, example, choices, calls, table=table_of_times, original_ms=before, clock=clock)
     try:
         plan = planner.plan(Budget(latency=budget))
     except cc.UsageError as error:

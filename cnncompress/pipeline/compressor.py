@@ -20,7 +20,7 @@ from cnncompress.fitting import decompose
 from cnncompress.metrics import CENTRED, check_metric
 from cnncompress.pipeline.calibration import Calibration, calibrate, calibration_set
 from cnncompress.pipeline.opening import Opened, Phases, evaluate_on
-from cnncompress.planning import Choice, Planner, choices_of, plan_by_rank, read_plan, with_reasons
+from cnncompress.planning import Choice, Planner, choices_of, network_clock, plan_by_rank, read_plan, with_reasons
 from cnncompress.profiling import latency, layer_latency
 from cnncompress.spec import Budget, Call, Latency, Plan, Profile
 from cnncompress.timing import LatencyTable, TimingSetting
@@ -160,7 +160,14 @@ class Compressor:
                 table=self.table,
                 original_ms=self.originals[self.memory_format].median if self.table else None,
                 reference_ms=next(iter(self.originals.values())).median if self.table else None,
+                clock=self._clock if self.table else None,
             )
+
+    def _clock(self, plan: Plan) -> float:
+        """Milliseconds of the whole network after a plan, in the memory format that the run is to have."""
+        model = to_memory_format(clone(self.opened.model), self.memory_format)
+        own, device = self.originals[self.memory_format], resolve_device(self.settings.device)
+        return network_clock(model, self.opened.example(), own.median, **self._timing, device=str(device))(plan)
 
     @cached_property
     def originals(self) -> dict[str, Latency]:

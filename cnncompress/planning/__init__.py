@@ -11,6 +11,7 @@ from cnncompress.planning.rules import (
     describe_methods,
     plan_layer,
 )
+from cnncompress.planning.whole import network_clock
 
 __all__ = [
     "Choice",
@@ -20,6 +21,7 @@ __all__ = [
     "choices_of",
     "choose_method",
     "describe_methods",
+    "network_clock",
     "plan",
     "plan_by_rank",
     "plan_layer",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TypeVar
 
 import numpy as np
@@ -31,6 +31,10 @@ CALIBRATIONS = 2  # comparisons of the predictions with the answers, at most
 TIME_LIMIT = 20.0  # seconds for one solution
 FINE_ROUNDS = 2  # further solutions among the ranks near those of the last one
 
+CLOCKINGS = 3  # measurements of the whole network, at most
+CLOSE = 0.02  # of its time: a smaller difference is noise
+LIMIT = 2.0  # what one measurement may change the times of chains by
+
 T = TypeVar("T")
 
 
@@ -40,7 +44,8 @@ class Planner:
     `choices` are those of the layers that may change, in the order of the network; their ranks do not count. With
     `answers`, what the metric predicts is corrected where it turns out to be far off for a layer alone. `table` and
     `original_ms`, the milliseconds of the network in the table's setting, are for budgets of latency; these are shares
-    of `reference_ms` (by default the same), what it takes in a setting of its own.
+    of `reference_ms` (by default the same), what it takes in a setting of its own. `clock` measures the milliseconds of
+    the whole network after a plan, and the times of chains are corrected by it.
     """
 
     def __init__(
@@ -57,10 +62,11 @@ class Planner:
         table: LatencyTable | None = None,
         original_ms: float | None = None,
         reference_ms: float | None = None,
+        clock: Callable[[Plan], float] | None = None,
         progress: bool = True,
     ) -> None:
         self.model, self.metric, self.statistics = model, metric, statistics or {}
-        self.answers, self.table, self.progress = answers, table, progress
+        self.answers, self.table, self.clock, self.progress = answers, table, clock, progress
         self.kept: dict[str, str] = {}
         self.layers: list[Layer] = []
         self.seen: dict[str, tuple[int, float, float]] = {}  # by layer: family, its error, the divergence measured
@@ -89,21 +95,48 @@ class Planner:
 
     def plan(self, budget: Budget) -> Plan:
         """The most accurate plan within a budget; UsageError where no plan meets it."""
-        for layer in self.layers:
-            for family in layer.families:
-                family.chosen = spread(len(family.ranks))
-        solution = self._solve(budget)
+        solution = self._rough(budget)
         for _ in range(CALIBRATIONS if self.answers is not None else 0):
             if not self._calibrate(solution):
                 break
             solution = self._solve(budget)
+        solution = self._fine(budget, solution)
+        for _ in range(CLOCKINGS if budget.latency is not None and self.clock is not None else 0):
+            if not self._clocked(solution):
+                break
+            solution = self._fine(budget, self._rough(budget))
+        return self._told(solution)
+
+    def _rough(self, budget: Budget) -> dict[str, Candidate]:
+        """The solution among ranks that are spread over all."""
+        for layer in self.layers:
+            for family in layer.families:
+                family.chosen = spread(len(family.ranks))
+        return self._solve(budget)
+
+    def _fine(self, budget: Budget, solution: dict[str, Candidate]) -> dict[str, Candidate]:
+        """A better one among the ranks around a solution."""
         for _ in range(FINE_ROUNDS):
             for layer in self.layers:
                 candidate = solution[layer.name]
                 if candidate.plan is not None:
                     layer.families[candidate.family].near(candidate.index)
             solution = self._solve(budget)
-        return self._told(solution)
+        return solution
+
+    def _clocked(self, solution: Mapping[str, Candidate]) -> bool:
+        """Correct the times of chains by what the whole network takes; True where that was worth it."""
+        assert self.clock is not None
+        assert self.table is not None
+        plan = self._told(solution)
+        chains = sum(c.costs["latency"] for c in solution.values() if c.plan is not None)
+        predicted = plan.achieved["latency"] * self.references["latency"]
+        measured = self.clock(plan)
+        if not chains or abs(measured / predicted - 1) <= CLOSE:
+            return False
+        share = 1 + (measured - predicted) / chains
+        self.table.rescale_chains(min(max(share, 1 / LIMIT), LIMIT))
+        return True
 
     def _told(self, solution: Mapping[str, Candidate]) -> Plan:
         plan = Plan(kept=dict(self.kept), metric=self.metric)

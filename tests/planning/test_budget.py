@@ -11,8 +11,10 @@ from torch import nn
 from cnncompress.decompositions import get_method
 from cnncompress.divergence import Answers
 from cnncompress.errors import UsageError
+from cnncompress.factored import clone, memory_format_of, to_memory_format, trace
 from cnncompress.fitting import decompose
-from cnncompress.planning import Choice, plan
+from cnncompress.planning import Choice, Planner, choices_of, network_clock, plan
+from cnncompress.planning.whole import with_random_chains
 from cnncompress.profiling import profile
 from cnncompress.spec import Budget, chain_macs
 from cnncompress.statistics import collect_statistics
@@ -239,6 +241,43 @@ def test_a_budget_of_latency(model, monkeypatch):
     both = plan(model, X, budget=Budget(latency=0.5, params=0.3), table=times, original_ms=original)
     assert both.achieved["latency"] <= 0.5
     assert both.achieved["params"] <= 0.3
+
+
+def test_chains_that_take_longer_in_the_network_get_less(model, monkeypatch):
+    """As above, but within the network every chain needs half as long again as alone."""
+    monkeypatch.setattr(
+        table, "measure", lambda jobs, size, setting: [chain_macs(job.chain, size) / 1000 for job in jobs]
+    )
+    original, asked = profile(model, X).macs / 1000 + 20, []
+
+    def clock(found):
+        rest = profile(model, X).macs - sum(p.macs[0] for p in found.layers.values())
+        asked.append((rest + 1.5 * sum(p.macs[1] for p in found.layers.values())) / 1000 + 20)
+        return asked[-1]
+
+    calls = trace(model, X)
+    choices, _ = choices_of(model, calls, Choice(), {})
+    times = LatencyTable(TimingSetting(), None)
+    planner = Planner(model, X, choices, calls, table=times, original_ms=original, clock=clock, progress=False)
+    found = planner.plan(Budget(latency=0.6))
+    assert len(asked) == 2  # the second one agrees
+    assert asked[0] > 0.62 * original
+    assert clock(found) == pytest.approx(found.achieved["latency"] * original)
+    assert 0.58 < found.achieved["latency"] <= 0.6
+
+
+@pytest.mark.parametrize("memory_format", ["contiguous", "channels_last"])
+def test_random_chains_stand_for_the_plan(model, memory_format):
+    model = to_memory_format(clone(model), memory_format)
+    found = plan(model, X, budget=Budget(macs=0.5))
+    small = with_random_chains(model, found)
+    assert profile(small, X).total_macs == profile(decompose(model, found, progress=False), X).total_macs
+    assert memory_format_of(small) == memory_format
+    with torch.no_grad():
+        y = small(X)
+    assert torch.isfinite(y).all()
+    assert float(y.abs().max()) > 1e-6  # no denormal numbers, which take longer
+    assert network_clock(model, X, 100.0)(found) > 0
 
 
 def test_a_calibrated_plan_predicts_nats(model):

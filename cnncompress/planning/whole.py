@@ -1,0 +1,49 @@
+"""What a whole network takes after a plan: measured, before anything is fitted."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cnncompress.factored import Permute, build_chain, clone, memory_format_of, swap, to_memory_format
+from cnncompress.profiling import latency
+from cnncompress.spec import Plan
+
+REPEATS, SECONDS = 10, 0.5  # at least, of each network
+
+
+def network_clock(model: nn.Module, example: Tensor, original_ms: float, **settings: Any) -> Callable[[Plan], float]:
+    """A function that measures the milliseconds of the network after a plan, with random numbers for kernels.
+
+    It runs in turns with `model`, which is taken to need `original_ms`. `settings` are those of `profiling.latency`;
+    each network is in its own memory format.
+    """
+
+    def clock(plan: Plan) -> float:
+        models = {"original": model, "planned": with_random_chains(model, plan)}
+        found = latency(models, example, repeats=REPEATS, min_seconds=SECONDS, **settings)
+        return original_ms * found["planned"].median / found["original"].median
+
+    return clock
+
+
+def with_random_chains(model: nn.Module, plan: Plan) -> nn.Module:
+    """A copy of a network with the chains of a plan, whose kernels are random but keep the scale of what they see."""
+    small, generator = clone(model), torch.Generator().manual_seed(0)
+    for name, layer_plan in plan.layers.items():
+        module: Any = small.get_submodule(name)
+        chain = build_chain(layer_plan, None, module).to_empty(device=module.weight.device)
+        for stage in chain:
+            if isinstance(stage, Permute):
+                stage.index.copy_(torch.arange(len(stage.index)))
+                continue
+            for parameter in stage.parameters():
+                width = max(1, parameter[0].numel())
+                numbers = torch.randn(parameter.shape, generator=generator) / math.sqrt(width)
+                parameter.data.copy_(numbers if parameter.dim() > 1 else torch.zeros(()))
+        swap(small, name, chain)
+    return to_memory_format(small, plan.memory_format or memory_format_of(model))
