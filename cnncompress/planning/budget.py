@@ -31,7 +31,7 @@ CALIBRATIONS = 2  # comparisons of the predictions with the answers, at most
 TIME_LIMIT = 20.0  # seconds for one solution
 FINE_ROUNDS = 2  # further solutions among the ranks near those of the last one
 
-CLOCKINGS = 3  # measurements of the whole network, at most
+CLOCKINGS = 4  # measurements of the whole network, at most
 CLOSE = 0.02  # of its time: a smaller difference is noise
 LIMIT = 2.0  # what one measurement may change the times of chains by
 
