@@ -32,7 +32,7 @@ from cnncompress.statistics.patches import gather_patches, image_seeds, position
 
 POSITIONS = 64  # of an image and layer
 WIDE = 8192  # inputs a position; a wider layer is fitted to the statistics of the original
-SWEEPS, ROUNDS, NARROW = 8, 2, 1152  # at most; layers of more inputs are fitted once, and refined once
+SWEEPS, ROUNDS, NARROW = 8, 2, 640  # at most; layers of more inputs are fitted once, and refined once
 ADJUSTED = "; its kernel is fitted to what the layers before it now give"
 
 
