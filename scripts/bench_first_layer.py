@@ -94,7 +94,7 @@ def sweep(benches: list[Bench], table: Table, layer: str, cache: Path, refines: 
 
 
 def draw(rows: list[dict[str, str]], original: float, title: str, path: Path) -> None:
-    figure, panel = plt.subplots(figsize=(6, 4.2))
+    figure, panel = plt.subplots(figsize=(8, 4.2))
     panel.axhline(original, color="black", linestyle=":", linewidth=1, label="original")
     for metric in METRICS:
         for refine, style in ((0, "--"), (1, "-")):
@@ -108,7 +108,7 @@ def draw(rows: list[dict[str, str]], original: float, title: str, path: Path) ->
     panel.set_xticks(counts, labels=[str(c) for c in counts])
     panel.minorticks_off()
     panel.set(xlabel="colours C'", ylabel="top-1 (%)", title=title)
-    panel.legend(fontsize=8)
+    panel.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
     panel.grid(alpha=0.3)
     figure.tight_layout()
     figure.savefig(path, dpi=110)
