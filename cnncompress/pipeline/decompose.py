@@ -150,6 +150,11 @@ def nothing_to_do(name: str, chosen: Plan) -> str:
     """The one line that says why no layer was replaced."""
     if not chosen.kept:
         return f"{name} has no Conv2d or Linear layer to replace; nothing was written"
+    if chosen.memory_format and chosen.achieved.get("latency", 1.0) < 1:
+        return (
+            f"no layer of {name} has to be replaced and nothing was written: in the memory format "
+            f"{chosen.memory_format} alone it takes {chosen.achieved['latency']:.2f} of its time; ask for less"
+        )
     reasons: dict[str, list[str]] = {}
     for layer, reason in chosen.kept.items():
         reasons.setdefault(reason, []).append(layer)
