@@ -113,7 +113,8 @@ def decompose_in_order(
 ) -> nn.Module:
     """As `fitting.decompose`, every chain fitted to what the compressed layers before it make of `images` [n, 3, h, w].
 
-    Those of the convolutions `adjust` that stay and come after a chain get new kernels, which fit the real inputs.
+    Those of the convolutions `adjust` that stay and come after a chain get new kernels, which fit the real inputs; not
+    the network's last layer, whose outputs count together rather than position by position.
     Without `refit` only the biases of chains follow the real inputs, so that each chain's mean output is that of the
     layer. The network is on the CPU. `refine` None is `SWEEPS` for layers of at most `NARROW` inputs a position, and 1
     for others, whose sweeps take long; the same goes for `rounds`, of which each but the first takes into account what
@@ -125,7 +126,8 @@ def decompose_in_order(
     order = _Order(model, small, plan, images, statistics or {}, rounds)
     modules, layers = dict(model.named_modules()), layers_of(model)
     free = {n for n in adjust if refit and n not in plan.layers and isinstance(modules[n], nn.Conv2d)}
-    free = {n for n in free if refuse_in_network(n, layers, order.calls) is None}
+    last = max(order.calls, key=lambda n: order.calls[n].order, default=None)
+    free = {n for n in free if n != last and refuse_in_network(n, layers, order.calls) is None}
     graph = trace_graph(model)
     with tqdm(total=len(plan.layers), desc="fit", unit="layer", disable=None if progress else True) as bar:
 

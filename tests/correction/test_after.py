@@ -94,13 +94,13 @@ class Branches(nn.Module):
         super().__init__()
         self.first, self.second = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 8, 3, padding=1, bias=False)
         self.norm, self.short = nn.BatchNorm2d(8), nn.Conv2d(3, 8, 1)
-        self.last = nn.Conv2d(8, 6, 3, padding=1, bias=False)
+        self.last, self.head = nn.Conv2d(8, 6, 3, padding=1, bias=False), nn.Conv2d(6, 5, 1)
 
     def summed(self, x):
         return self.norm(self.second(self.first(x).relu())) + self.short(x)
 
     def forward(self, x):
-        return self.last(self.summed(x).relu()).mean((2, 3))
+        return self.head(self.last(self.summed(x).relu())).mean((2, 3))
 
 
 def branches() -> nn.Module:
@@ -148,7 +148,7 @@ def test_convolutions_that_stay_are_fitted_too():
     model, x = branches(), natural(60)
     found, statistics = planned(model, x, per_layer={"first": Choice("channel-svd", 3)}, layers=["first"])
     plainly = in_order(model, found, x, statistics)
-    small = in_order(model, found, x, statistics, adjust=["second", "short", "last"])
+    small = in_order(model, found, x, statistics, adjust=["second", "short", "last", "head"])
     assert torch.equal(plainly.second.weight, model.second.weight)
     assert not torch.equal(small.second.weight, model.second.weight)
     assert small.second.bias is None
@@ -162,15 +162,16 @@ def test_convolutions_that_stay_are_fitted_too():
 
 
 def test_what_is_not_to_be_adjusted_stays():
-    """Layers before all chains, those of other kinds, shared weights, and those that nobody named."""
+    """Layers before all chains, the last one, shared weights, and those that nobody named."""
     model, x = branches(), natural(20)
     model.other = nn.Conv2d(8, 6, 3)
     model.other.weight = model.last.weight
     found, statistics = planned(model, x, per_layer={"second": Choice("channel-svd", 3)}, layers=["second"])
-    small = in_order(model, found, x, statistics, adjust=["first", "last", "second"])
+    small = in_order(model, found, x, statistics, adjust=["first", "last", "second", "head"])
     assert isinstance(small.second, FactoredLayer)
     assert torch.equal(small.first.weight, model.first.weight)
     assert torch.equal(small.last.weight, model.last.weight)
     assert torch.equal(small.short.weight, model.short.weight)
+    assert torch.equal(small.head.weight, model.head.weight)
     unfitted = in_order(model, found, x, statistics, refit=False, adjust=["last", "short"])
     assert torch.equal(unfitted.short.weight, model.short.weight)
