@@ -206,7 +206,7 @@ def time_all(bench: Bench, args: argparse.Namespace) -> None:
         else:
             networks[name] = kept(bench.model, folder / f"{name}.pt")
     for batch in BATCHES:
-        found = latency(networks, bench.example, batch=batch, threads=THREADS)
+        found = latency(networks, bench.example, batch=batch, threads=THREADS, memory_format="contiguous")
         for row in mine:
             name = "original" if row["tool"] == "original" else f"{row['budget']}-{row['tool']}"
             row[f"ms_batch{batch}"] = f"{found[name].median:.4g}"
