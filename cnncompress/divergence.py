@@ -12,6 +12,8 @@ from cnncompress.errors import CompressError
 from cnncompress.factored import forward, inference
 
 PIXELS = 2**21  # go through a network at once
+WORK = 5e10  # multiply-accumulates of one check of the answers
+CHECKED = (4, 256)  # images for such a check, at least and at most
 
 
 class Answers:
@@ -36,6 +38,12 @@ class Answers:
         if value != value:
             raise CompressError("the network's outputs are not finite; check the images and the weights")
         return value
+
+
+def to_check(images: Tensor, macs: int) -> Tensor:
+    """Those of the images [n, 3, H, W], spread evenly, on which a network of `macs` an image is checked."""
+    count = int(min(max(WORK / max(1, macs), CHECKED[0]), CHECKED[1], len(images)))
+    return images[torch.linspace(0, len(images) - 1, count).long().unique()]
 
 
 def batches(images: Tensor) -> Iterator[Tensor]:

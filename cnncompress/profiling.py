@@ -16,16 +16,7 @@ from tqdm import tqdm
 
 from cnncompress.errors import CompressError, UsageError, nearest
 from cnncompress.evaluate import resolve_device
-from cnncompress.factored import (
-    MEMORY_FORMATS,
-    FactoredLayer,
-    forward,
-    layers_of,
-    memory_format_of,
-    spec_of,
-    to_memory_format,
-    trace,
-)
+from cnncompress.factored import MEMORY_FORMATS, FactoredLayer, forward, layers_of, memory_format_of, spec_of, trace
 from cnncompress.spec import Call, Latency, LayerProfile, Profile
 from cnncompress.timing.clock import cpu_threads, milliseconds, synchronize
 
@@ -126,14 +117,6 @@ def latency(
         )
         for name, m in models.items()
     }
-
-
-def fastest_memory_format(model: nn.Module, example: Tensor, **settings: Any) -> tuple[str, dict[str, Latency]]:
-    """The memory format in which a network runs fastest, and its latency in each; settings are those of `latency`."""
-    copies: dict[str, Any] = {name: copy.deepcopy(model) for name in MEMORY_FORMATS}
-    models = {name: to_memory_format(one, name) for name, one in copies.items()}
-    found = latency(models, example, **settings)
-    return min(found, key=lambda name: found[name].median), found
 
 
 def layer_latency(model: nn.Module, example: Tensor, **settings: Any) -> dict[str, Latency]:

@@ -27,9 +27,8 @@ from torch import nn
 
 import cnncompress as cc
 from cnncompress.correction import decompose_in_order, reconstruct, reestimate
-from cnncompress.divergence import Answers
+from cnncompress.divergence import Answers, to_check
 from cnncompress.factored import layers_of
-from cnncompress.pipeline.compressor import CHECKED, WORK
 from cnncompress.spec import Plan
 
 UNIFORM = ("frobenius", "data-covariance", "kronecker")
@@ -59,21 +58,14 @@ def networks(bench: Bench, target: float, statistics: Any, steps: int) -> Iterat
         fraction, _, plan = plan_for(bench, "spatial-svd", metric, target, bench.inner_layers())
         yield f"uniform, {metric}", _fit(bench, plan, statistics, 1), time.perf_counter() - start
         if metric == "frobenius":
-            with_bias = {
-                "method": "spatial-svd",
-                "rank": fraction,
-                "layers": bench.inner_layers(),
-                "images": images[:1],
-            }
-            plan = cc.plan(bench.model, bench.example, **with_bias)
+            same = {"method": "spatial-svd", "rank": fraction, "layers": bench.inner_layers()}
+            plan = cc.plan(bench.model, bench.example, **same, images=images[:1])  # chains with a bias
             small = decompose_in_order(bench.model, plan, images, refit=False, refine=1, progress=False)
             yield "uniform, frobenius, bias", small, time.perf_counter() - start
             normed = reestimate(small, images)
             if normed is not None:
                 yield "uniform, frobenius, bias, batch norm", normed, time.perf_counter() - start
-    cost = cc.profile(bench.model, bench.example).total_macs
-    count = int(min(max(WORK / cost, CHECKED[0]), CHECKED[1], len(images)))
-    checked = images[torch.linspace(0, len(images) - 1, count).long().unique()]
+    checked = to_check(images, cc.profile(bench.model, bench.example).total_macs)
     start = time.perf_counter()
     budget = cc.Budget(macs=target)
     plan = cc.plan(bench.model, bench.example, budget=budget, metric="kronecker", statistics=statistics, images=checked)

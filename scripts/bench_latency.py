@@ -20,10 +20,10 @@ from benchlib import RESULTS, Table, markdown
 
 import cnncompress as cc
 from cnncompress.factored import trace
-from cnncompress.planning import Choice, Planner, choices_of, network_clock
-from cnncompress.profiling import latency, layer_latency
+from cnncompress.planning import Choice, Planner, choices_of, network_clock, settled_table
+from cnncompress.profiling import latency
 from cnncompress.spec import Budget, Plan
-from cnncompress.timing import LatencyTable, TimingSetting
+from cnncompress.timing import TimingSetting
 
 NETWORKS = ("resnet18", "resnet50", "vgg16", "mobilenet_v2", "squeezenet1_0")
 KEYS = ("network", "batch", "threads", "budget")
@@ -60,11 +60,9 @@ def run(table: Table, name: str, batch: int, threads: int, budget: float) -> Non
     before = latency({"original": model}, example, batch=batch, threads=threads)["original"].median
     calls = trace(model, example)
     choices, _ = choices_of(model, calls, Choice(), {})
-    table_of_times = LatencyTable(setting)
-    within = layer_latency(model, example, batch=batch, threads=threads)
-    table_of_times.settle(calls, {layer: found.median for layer, found in within.items()})
+    times = settled_table(model, example, calls, setting)
     clock = network_clock(model, example, before, batch=batch, threads=threads)
-    planner = Planner(model, example, choices, calls, table=table_of_times, original_ms=before, clock=clock)
+    planner = Planner(model, example, choices, calls, table=times, original_ms=before, clock=clock)
     try:
         plan = planner.plan(Budget(latency=budget))
     except cc.UsageError as error:

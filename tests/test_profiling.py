@@ -12,8 +12,8 @@ from cnncompress.decompositions import get_method
 from cnncompress.errors import CompressError, UsageError
 from cnncompress.factored import apply_plan, inference, trace
 from cnncompress.planning import Choice, plan
-from cnncompress.profiling import fastest_memory_format, latency, layer_latencies, layer_latency, profile, size_bytes
-from cnncompress.spec import ConvSpec, Latency, chain_macs, chain_params, convolutions
+from cnncompress.profiling import latency, layer_latencies, layer_latency, profile, size_bytes
+from cnncompress.spec import ConvSpec, chain_macs, chain_params, convolutions
 
 TAI_VGG16 = (5, 24, 48, 48, 64, 128, 160, 192, 192, 256, 320, 320, 320)
 ALL = torchvision.models.list_models(module=torchvision.models)
@@ -248,21 +248,6 @@ def test_latency_by_layer():
     assert list(found) == ["0", "2", "4"]
     assert all(0 < value.p10 <= value.median <= value.p90 for value in found.values())
     assert not any(m._forward_hooks for m in model.modules())
-
-
-@pytest.mark.parametrize("faster", ["contiguous", "channels_last"])
-def test_the_fastest_memory_format(monkeypatch, faster):
-    def times(models, example, **settings):
-        assert settings == {"batch": 2}
-        layouts = {name: next(net.parameters()).stride() for name, net in models.items()}
-        assert layouts == {"contiguous": (27, 9, 3, 1), "channels_last": (27, 1, 9, 3)}
-        return {name: Latency(1.0 if name == faster else 2.0, 1, 2, 2, 1, "cpu", "float32") for name in models}
-
-    monkeypatch.setattr(profiling, "latency", times)
-    model = nn.Conv2d(3, 4, 3)
-    name, found = fastest_memory_format(model, torch.ones(1, 3, 8, 8), batch=2)
-    assert (name, found[name].median) == (faster, 1.0)
-    assert model.weight.is_contiguous()
 
 
 def test_layers_of_networks_in_turns(monkeypatch):

@@ -18,7 +18,7 @@ class After:
     """`missing`: what to add to the layer's output for the sum it goes into to be that of the original.
 
     `level`: where the rectification of the compressed network begins, in outputs of the layer; `sign` [F] is -1 where
-    what lies below is let through. Both have the shape of the output, or one that broadcasts to it.
+    what lies below is let through. The first two have the shape of the output, or one that broadcasts to it.
     """
 
     missing: Tensor | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,21 +13,28 @@ from torch import Tensor, nn
 from cnncompress.config import DecomposeSettings
 from cnncompress.correction import decompose_in_order, reconstruct, reestimate
 from cnncompress.data import Data, make_loader
-from cnncompress.divergence import Answers
+from cnncompress.divergence import Answers, to_check
 from cnncompress.evaluate import Evaluation, resolve_device
 from cnncompress.factored import clone, memory_format_of, to_memory_format, trace
 from cnncompress.fitting import decompose
 from cnncompress.metrics import CENTRED, check_metric
 from cnncompress.pipeline.calibration import Calibration, calibrate, calibration_set
 from cnncompress.pipeline.opening import Opened, Phases, evaluate_on
-from cnncompress.planning import Choice, Planner, choices_of, network_clock, plan_by_rank, read_plan, with_reasons
-from cnncompress.profiling import latency, layer_latency
+from cnncompress.planning import (
+    Choice,
+    Planner,
+    choices_of,
+    network_clock,
+    plan_by_rank,
+    read_plan,
+    settled_table,
+    with_reasons,
+)
+from cnncompress.profiling import latency
 from cnncompress.spec import Budget, Call, Latency, Plan, Profile
 from cnncompress.timing import LatencyTable, TimingSetting
 
 VALUES = 2**28  # numbers in the largest activation of the images that a correction looks at: 1 GiB in float32
-WORK = 5e10  # multiply-accumulates of one check of the answers
-CHECKED = (4, 256)  # images for such a check, at least and at most
 FORMATS = ("contiguous", "channels_last")
 WORTH = 0.97  # of the latency: a smaller gain is no reason to change the memory format
 
@@ -163,11 +170,16 @@ class Compressor:
                 clock=self._clock if self.table else None,
             )
 
-    def _clock(self, plan: Plan) -> float:
-        """Milliseconds of the whole network after a plan, in the memory format that the run is to have."""
-        model = to_memory_format(clone(self.opened.model), self.memory_format)
-        own, device = self.originals[self.memory_format], resolve_device(self.settings.device)
-        return network_clock(model, self.opened.example(), own.median, **self._timing, device=str(device))(plan)
+    @cached_property
+    def _clock(self) -> Callable[[Plan], float]:
+        """Tells the milliseconds of the whole network after a plan, in the memory format that the run is to have."""
+        ms, device = self.originals[self.memory_format].median, str(resolve_device(self.settings.device))
+        return network_clock(self._formatted, self.opened.example(), ms, **self._timing, device=device)
+
+    @cached_property
+    def _formatted(self) -> nn.Module:
+        """The original in the memory format that the run is to have."""
+        return to_memory_format(clone(self.opened.model), self.memory_format)
 
     @cached_property
     def originals(self) -> dict[str, Latency]:
@@ -203,12 +215,8 @@ class Compressor:
             return None
         dtype, device = str(self.opened.example().dtype).removeprefix("torch."), resolve_device(self.settings.device)
         setting = TimingSetting(**self._timing, device=str(device), dtype=dtype, memory_format=self.memory_format)
-        table = LatencyTable(setting)
-        model = to_memory_format(clone(self.opened.model), self.memory_format)
         with self.phases("latency"):
-            within = layer_latency(model, self.opened.example(), **self._timing, device=str(device))
-            table.settle(self.calls, {name: found.median for name, found in within.items()})
-        return table
+            return settled_table(self._formatted, self.opened.example(), self.calls, setting)
 
     def compare(self, small: nn.Module) -> dict[str, Latency]:
         """Latency of the original and of the compressed network, in turns, each in its own memory format."""
@@ -238,9 +246,7 @@ class Compressor:
     @cached_property
     def answers(self) -> Answers:
         """The original's answers to some of the images."""
-        count = int(min(max(WORK / max(1, self.cost.total_macs), CHECKED[0]), CHECKED[1], len(self.images)))
-        chosen = torch.linspace(0, len(self.images) - 1, count).long().unique()
-        return Answers(self.opened.model, self.images[chosen])
+        return Answers(self.opened.model, to_check(self.images, self.cost.total_macs))
 
 
 def _values(call: Call) -> tuple[int, int]:

@@ -11,7 +11,7 @@ from cnncompress.planning.rules import (
     describe_methods,
     plan_layer,
 )
-from cnncompress.planning.whole import network_clock
+from cnncompress.planning.whole import network_clock, settled_table
 
 __all__ = [
     "Choice",
@@ -27,5 +27,6 @@ __all__ = [
     "plan_layer",
     "read_plan",
     "refuse_in_network",
+    "settled_table",
     "with_reasons",
 ]

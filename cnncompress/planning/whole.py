@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from cnncompress.factored import Permute, build_chain, clone, memory_format_of, swap, to_memory_format
-from cnncompress.profiling import latency
-from cnncompress.spec import Plan
+from cnncompress.factored import build_chain, clone, memory_format_of, swap, to_memory_format
+from cnncompress.profiling import latency, layer_latency
+from cnncompress.spec import Call, Plan
+from cnncompress.timing import LatencyTable, TimingSetting
+from cnncompress.timing.measure import fill_randomly
 
 REPEATS, SECONDS = 12, 0.5  # at least, of each network
 
@@ -20,8 +20,8 @@ def network_clock(model: nn.Module, example: Tensor, original_ms: float, **setti
     """A function that measures the milliseconds of the network after a plan, with random numbers for kernels.
 
     It runs in turns with `model`, which is taken to need `original_ms`; what counts are the tenth percentiles, as other
-    work on the machine only ever adds to a time. `settings` are those of `profiling.latency`;
-    each network is in its own memory format.
+    work on the machine only ever adds to a time. `settings` are those of `profiling.latency`; each network is in its
+    own memory format.
     """
 
     def clock(plan: Plan) -> float:
@@ -32,19 +32,20 @@ def network_clock(model: nn.Module, example: Tensor, original_ms: float, **setti
     return clock
 
 
+def settled_table(model: nn.Module, example: Tensor, calls: Mapping[str, Call], setting: TimingSetting) -> LatencyTable:
+    """Times of layers and chains, scaled to what layers take within `model`, which is in the setting's format."""
+    table = LatencyTable(setting)
+    within = layer_latency(model, example, batch=setting.batch, threads=setting.threads, device=setting.device)
+    table.settle(calls, {name: found.median for name, found in within.items()})
+    return table
+
+
 def with_random_chains(model: nn.Module, plan: Plan) -> nn.Module:
     """A copy of a network with the chains of a plan, whose kernels are random but keep the scale of what they see."""
-    small, generator = clone(model), torch.Generator().manual_seed(0)
+    small = clone(model)
     for name, layer_plan in plan.layers.items():
         module: Any = small.get_submodule(name)
         chain = build_chain(layer_plan, None, module).to_empty(device=module.weight.device)
-        for stage in chain:
-            if isinstance(stage, Permute):
-                stage.index.copy_(torch.arange(len(stage.index)))
-                continue
-            for parameter in stage.parameters():
-                width = max(1, parameter[0].numel())
-                numbers = torch.randn(parameter.shape, generator=generator) / math.sqrt(width)
-                parameter.data.copy_(numbers if parameter.dim() > 1 else torch.zeros(()))
+        fill_randomly(chain)
         swap(small, name, chain)
     return to_memory_format(small, plan.memory_format or memory_format_of(model))

@@ -89,19 +89,24 @@ def _pair(job: Job, setting: TimingSetting, device: torch.device, enough: int) -
     """A chain with random weights and its twin: the same module where its weights alone fill `enough` bytes."""
     dtype = getattr(torch, setting.dtype)
     module = FactoredLayer(job.chain, job.lowering, device="meta", dtype=dtype).to_empty(device=device).eval()
-    for stage in module:
-        if isinstance(stage, Permute):
-            stage.index.copy_(torch.randperm(len(stage.index)))
-    for parameter in module.parameters():
-        _fill(parameter)
+    fill_randomly(module)
     module = module.to(memory_format=MEMORY_FORMATS[setting.memory_format])  # type: ignore[call-overload]
     large = sum(p.numel() * p.element_size() for p in module.parameters()) >= enough
     return (module if large else copy.deepcopy(module)), module
 
 
-def _fill(tensor: Tensor) -> None:
+def fill_randomly(chain: FactoredLayer) -> None:
+    """Random permutations, and kernels that keep the scale of what they see: tiny numbers would take longer."""
+    for stage in chain:
+        if isinstance(stage, Permute):
+            stage.index.copy_(torch.randperm(len(stage.index)))
+        for parameter in stage.parameters():
+            _fill(parameter, 1 / math.sqrt(parameter[0].numel()) if parameter.dim() > 1 else 0.0)
+
+
+def _fill(tensor: Tensor, scale: float) -> None:
     """Random numbers, a block of them again and again: drawing hundreds of megabytes would take longer than timing."""
-    block = torch.randn(min(BLOCK, tensor.numel()), device=tensor.device, dtype=torch.float32).mul_(0.02)
+    block = torch.randn(min(BLOCK, tensor.numel()), device=tensor.device, dtype=torch.float32).mul_(scale)
     flat = tensor.data.view(-1)
     for part in flat.split(BLOCK):
         part.copy_(block[: len(part)])

@@ -15,7 +15,7 @@ from cnncompress.correction.graph import following, trace_graph, walk
 from cnncompress.factored import FactoredLayer, clone, provenance
 from cnncompress.planning import Choice
 from tests.correction.fits import in_order, planned
-from tests.correction.networks import made, natural
+from tests.correction.networks import Then, made, natural
 from tests.decompositions.helpers import randn, relative
 
 
@@ -38,28 +38,12 @@ def test_what_is_rectified_in_known_networks():
     [F.relu, torch.relu, lambda y: F.relu(y, inplace=True), torch.relu_, lambda y: y.relu(), lambda y: y.relu_()],
 )
 def test_ways_to_rectify(relu):
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.a, self.b = nn.Conv2d(3, 3, 1), nn.Linear(3, 2)
-
-        def forward(self, x):
-            return self.b(relu(self.a(x)).mean((2, 3)))
-
-    assert rectified(Net()) == {"a"}
+    assert rectified(nn.Sequential(Then(lambda y, x: relu(y).mean((2, 3))), nn.Linear(3, 2))) == {"0.a"}
 
 
 @pytest.mark.parametrize("form", [lambda y: y.relu() + y, lambda y: F.leaky_relu(y, 0.1), lambda y: y.sigmoid()])
 def test_what_is_no_rectification(form):
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.a = nn.Conv2d(3, 3, 1)
-
-        def forward(self, x):
-            return form(self.a(x))
-
-    assert rectified(Net()) == set()
+    assert rectified(Then(lambda y, x: form(y))) == set()
 
 
 def test_aims_lead_to_the_least_error_that_counts():

@@ -16,7 +16,7 @@ from cnncompress.correction.graph import following, input_of, trace_graph, walk
 from cnncompress.factored import clone, layers_of
 from cnncompress.fitting import decompose
 from cnncompress.planning import plan
-from tests.correction.networks import Concat, Opaque, Residual, Tokens, images, made, plain
+from tests.correction.networks import Concat, Opaque, Residual, Then, Tokens, images, made, plain
 from tests.decompositions.helpers import randomize
 
 NETWORKS = {"residual": Residual, "concat": Concat, "tokens": Tokens, "plain": plain}
@@ -227,15 +227,7 @@ def test_no_summands_in_a_concatenation():
     ids=["y + x", "x + y", "torch.add", "add", "add_"],
 )
 def test_ways_to_add(add):
-    class Adds(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.a = nn.Conv2d(3, 3, 1)
-
-        def forward(self, x):
-            return add(self.a(x), x)
-
-    assert summands(Adds()) == {"a": ("x", None)}
+    assert summands(Then(add)) == {"a": ("x", None)}
 
 
 def test_both_summands_are_computed_before_the_convolution():
