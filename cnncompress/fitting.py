@@ -77,11 +77,12 @@ def _kept(before: Plan, now: Plan) -> dict[str, str]:
 
 @dataclasses.dataclass
 class Fitted:
-    """The chain for one layer, its relative error in the metric, and the predicted rise of the loss in nats."""
+    """The chain for one layer, its kernels, its relative error in the metric, and the predicted rise in nats."""
 
     chain: FactoredLayer
     error: float = float("nan")
     rise: float | None = None
+    kernels: list[Tensor] | None = None
 
 
 def fit_layer(
@@ -92,11 +93,12 @@ def fit_layer(
     statistics: LayerStatistics | None,
     refine: int = 1,
     target: Tensor | None = None,
+    start: list[Tensor] | None = None,
 ) -> Fitted:
     """Factorize one layer in a metric; on the meta device in shape only, without an error.
 
-    `target` [F, C/g, kh, kw] takes the place of the layer's weight. Under a centred metric the bias takes back what the
-    error does to the mean output.
+    `target` [F, C/g, kh, kw] takes the place of the layer's weight; `start` is that of `Decomposition.factorize`. Under
+    a centred metric the bias takes back what the error does to the mean output.
     """
     spec = spec_of(module)
     weight = module.weight.detach().reshape(spec.weight_shape) if target is None else target
@@ -106,11 +108,10 @@ def fit_layer(
     metrics = layer_metrics(metric, spec, statistics)
     weight = weight if statistics is None else weight.cpu()  # where the statistics are
     method = get_method(layer_plan.method, **layer_plan.options)
-    kernels = method.factorize(weight, spec, layer_plan.rank, metrics, refine)
+    kernels = method.factorize(weight, spec, layer_plan.rank, metrics, refine, start)
     chain = build_chain(layer_plan, kernels, module)
-    del kernels
     dense = extract_groups(chain.to_dense(), spec.groups).to(weight.device)
-    result = Fitted(chain, relative_error(metrics, weight, dense))
+    result = Fitted(chain, relative_error(metrics, weight, dense), kernels=kernels)
     if metric in CENTRED:
         chain.add_to_bias(mean_error(metrics, weight.double() - dense.double()))
     if metric == "kronecker":

@@ -112,13 +112,23 @@ class FactoredLayer(nn.Sequential):
         """The kernel [F, C, kh, kw] of one group that does what the chain does."""
         return compose(self.chain, self.kernels())
 
+    def offset(self) -> Tensor | float:
+        """What the last stage's bias adds to the output, [F]; 0 where it has none."""
+        bias = self.weighted[-1].bias
+        return 0.0 if bias is None else bias.detach()[self._order(len(bias))]
+
+    def _order(self, count: int) -> Tensor:
+        """The channel of the last stage that each of `count` outputs comes from."""
+        order = torch.arange(count, device=self.weighted[-1].weight.device)
+        for module in list(self)[list(self).index(self.weighted[-1]) + 1 :]:
+            order = order[cast(Tensor, module.index).to(order.device)]
+        return order
+
     def add_to_bias(self, shift: Tensor) -> None:
         """Add `shift` [F] to the output by way of the last stage's bias; UnsupportedLayerError where it has none."""
         bias = self.weighted[-1].bias
         if bias is None:
             raise UnsupportedLayerError("the chain has no bias to put a constant into; plan it with one")
-        order = torch.arange(len(shift), device=shift.device)  # channel of the last stage that each output comes from
-        for module in list(self)[list(self).index(self.weighted[-1]) + 1 :]:
-            order = order[cast(Tensor, module.index).to(order.device)]
+        order = self._order(len(shift)).to(shift.device)
         with torch.no_grad():
             bias += torch.empty_like(shift).index_copy_(0, order, shift).to(bias)

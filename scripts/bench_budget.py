@@ -4,11 +4,11 @@
     python scripts/bench_budget.py --show
 
 From one line of the ablation to the next, one thing changes: the metric, with one share of the rank for all inner 3×3
-layers; ranks and methods from a plan; biases fitted to the real inputs in network order; whole chains fitted so; what
-rectifications hide taken into account; convolutions that stay fitted too; batch normalisation estimated again; gradient
-steps without labels instead (`--steps` a block). Calibration images are never evaluated on. Rows go to
-`results/budget_NAME.csv`; a sweep that was interrupted goes on where it was. `--show` draws the plot and prints the
-tables of all networks that have such a file.
+layers; ranks and methods from a plan of SVDs alone, corrected in every way; ranks and methods from a plan of all
+methods; biases fitted to the real inputs in network order; whole chains fitted so; what rectifications hide taken into
+account; convolutions that stay fitted too; batch normalisation estimated again; gradient steps without labels instead
+(`--steps` a block). Calibration images are never evaluated on. Rows go to `results/budget_NAME.csv`; a sweep that was
+interrupted goes on where it was. `--show` draws the plot and prints the tables of all networks that have such a file.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from cnncompress.divergence import Answers, to_check
 from cnncompress.factored import layers_of
 from cnncompress.spec import Plan
 
+SVDS = "spatial-svd+spatial-svd:first=horizontal+channel-svd+svd"
 UNIFORM = ("frobenius", "data-covariance", "kronecker")
 STEPS = (
     "uniform, frobenius",
@@ -38,6 +39,7 @@ STEPS = (
     "uniform, frobenius, bias, batch norm",
     "uniform, data-covariance",
     "uniform, kronecker",
+    "planned from SVDs, refit, rectified, all",
     "planned",
     "planned, bias",
     "planned, refit",
@@ -66,9 +68,14 @@ def networks(bench: Bench, target: float, statistics: Any, steps: int) -> Iterat
             if normed is not None:
                 yield "uniform, frobenius, bias, batch norm", normed, time.perf_counter() - start
     checked = to_check(images, cc.profile(bench.model, bench.example).total_macs)
+    given: dict[str, Any] = {"budget": cc.Budget(macs=target), "metric": "kronecker", "statistics": statistics}
     start = time.perf_counter()
-    budget = cc.Budget(macs=target)
-    plan = cc.plan(bench.model, bench.example, budget=budget, metric="kronecker", statistics=statistics, images=checked)
+    plan = cc.plan(bench.model, bench.example, **given, images=checked, method=SVDS)
+    options: dict[str, Any] = {"statistics": statistics, "adjust": list(plan.kept), "progress": False}
+    small = decompose_in_order(bench.model, plan, images, **options)
+    yield "planned from SVDs, refit, rectified, all", small, time.perf_counter() - start
+    start = time.perf_counter()
+    plan = cc.plan(bench.model, bench.example, **given, images=checked)
     planned = time.perf_counter() - start
     yield "planned", _fit(bench, plan, statistics, 4), planned + time.perf_counter() - start
     corrections: dict[str, dict[str, Any]] = {
@@ -139,6 +146,7 @@ def draw(rows: dict[str, list[dict[str, str]]], path: Path) -> None:
     chosen = {
         "uniform, frobenius": ("tab:gray", "uniform ranks, Frobenius"),
         "uniform, kronecker": ("tab:orange", "uniform ranks, kronecker"),
+        "planned from SVDs, refit, rectified, all": ("tab:cyan", "planned from SVDs and refitted"),
         "planned, refit, rectified, all": ("tab:blue", "planned and refitted"),
         "planned, refit, rectified, all, reconstructed": ("tab:red", "and reconstructed"),
     }

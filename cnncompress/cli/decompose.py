@@ -15,7 +15,9 @@ from cnncompress.cli import options
 @click.argument("model", required=False)
 @options.model_options
 @options.data_option
-@click.option("--method", metavar="NAME[:k=v,...]", help="A decomposition, see `methods` [default: auto].")
+@click.option(
+    "--method", metavar="NAME[:k=v,...]", help="A decomposition, see `methods`; A+B for a budget [default: auto]."
+)
 @click.option("--rank", metavar="N|FRACTION", help="Rank of every layer, or share of its full rank [default: 0.25].")
 @click.option(
     "--budget",

@@ -23,6 +23,7 @@ from tqdm import tqdm
 from cnncompress.correction.after import After, after_of
 from cnncompress.correction.graph import Values, input_of, trace_graph, walk
 from cnncompress.correction.target import Samples, outputs_at
+from cnncompress.decompositions import extract_groups
 from cnncompress.factored import FactoredLayer, inference, layers_of, swap, trace
 from cnncompress.fitting import Fitted, finished, fit_layer
 from cnncompress.modules import spec_of
@@ -32,7 +33,7 @@ from cnncompress.statistics.patches import gather_patches, image_seeds, position
 
 POSITIONS = 64  # of an image and layer
 WIDE = 8192  # inputs a position; a wider layer is fitted to the statistics of the original
-SWEEPS, ROUNDS, NARROW = 8, 2, 640  # at most; layers of more inputs are fitted once, and refined once
+SWEEPS, ROUNDS, NARROW = 5, 2, 640  # at most; layers of more inputs are fitted once, and refined once
 ADJUSTED = "; its kernel is fitted to what the layers before it now give"
 
 
@@ -68,16 +69,21 @@ class _Order:
         if name in self.repeated or not refit or inputs > WIDE:
             fitted = fit_layer(name, module, plan, self.plan.metric, statistics, refine)
             if name not in self.repeated:  # one call does not tell what the others need
-                _shift(fitted.chain, x, spec, index, next(_aims(after, y, spec, index, 1)).outputs)
+                given, wanted = outputs_at(fitted.chain(x), spec, index), next(_aims(after, y, spec, index, 1)).outputs
+                _shift(fitted.chain, given, wanted)
             self._put(name, fitted)
             return
         samples = Samples.of(gather_patches(x, spec, index), self.images)
         weight = module.weight.detach().reshape(spec.weight_shape)  # type: ignore[operator,union-attr]
         real = dataclasses.replace(samples.statistics, gradient=None if statistics is None else statistics.gradient)
         metric = "data-covariance" if real.gradient is None else "kronecker"
+        kernels = None
         for aim in _aims(after, y, spec, index, self.rounds if inputs <= NARROW else 1):
-            fitted = fit_layer(name, module, plan, metric, real, refine, samples.target(weight, spec, aim.outputs))
-            aim.given = _shift(fitted.chain, x, spec, index, aim.outputs)
+            target = samples.target(weight, spec, aim.outputs)
+            fitted = fit_layer(name, module, plan, metric, real, refine, target, kernels)
+            kernels = fitted.kernels
+            dense = extract_groups(fitted.chain.to_dense(), spec.groups)
+            aim.given = _shift(fitted.chain, samples.outputs(dense) + fitted.chain.offset(), aim.outputs)
         self._put(name, fitted)
 
     def adjust(self, name: str, x: Tensor, y: Tensor, after: After) -> None:
@@ -91,7 +97,8 @@ class _Order:
         samples = Samples.of(gather_patches(x, spec, index), self.images, free=spec.bias)
         for aim in _aims(after, y, spec, index, self.rounds):
             module.weight.copy_(samples.target(weight, spec, aim.outputs))
-            aim.given = _shift(module, x, spec, index, aim.outputs)
+            given = samples.outputs(module.weight) + (0.0 if module.bias is None else module.bias)
+            aim.given = _shift(module, given, aim.outputs)
         self.adjusted.append(name)
 
     def _put(self, name: str, fitted: Fitted) -> None:
@@ -179,9 +186,8 @@ def _aims(after: After, y: Tensor, spec: ConvSpec, index: Tensor, rounds: int) -
         yield (aim := _Aim(after.aim(wanted, aim.given, level)))
 
 
-def _shift(module: nn.Module, x: Tensor, spec: ConvSpec, index: Tensor, wanted: Tensor) -> Tensor:
-    """Give a layer or chain the mean output of `wanted` [R, F] by its bias, if it has one; its outputs [R, F]."""
-    given = outputs_at(module(x), spec, index)
+def _shift(module: nn.Module, given: Tensor, wanted: Tensor) -> Tensor:
+    """Let the bias of a layer or chain, if it has one, take its outputs `given` [R, F] to the mean of `wanted`."""
     shift = wanted.mean(0, dtype=torch.float64) - given.mean(0, dtype=torch.float64)
     if isinstance(module, FactoredLayer):
         module.add_to_bias(shift)

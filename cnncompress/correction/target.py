@@ -34,6 +34,14 @@ class Samples:
         """As the metrics take them."""
         return LayerStatistics(self.images, self.centred.shape[1], self.mean.float(), self.moment.float())
 
+    def outputs(self, kernel: Tensor) -> Tensor:
+        """What a kernel [F, C/g, kh, kw] makes of the inputs, without a bias, [R, F]."""
+        parts = kernel.to(self.centred.dtype).flatten(1).chunk(len(self.mean))
+        varying = torch.cat([rows @ part.mT for rows, part in zip(self.centred, parts, strict=True)], 1)
+        if not self.free:
+            return varying
+        return varying + torch.cat([part @ mean.to(part) for mean, part in zip(self.mean, parts, strict=True)])
+
     def target(self, weight: Tensor, spec: ConvSpec, outputs: Tensor) -> Tensor:
         """W' [F, C/g, kh, kw], whose outputs from these inputs are nearest to `outputs` [R, F] but for a bias.
 

@@ -41,6 +41,7 @@ class Decomposition(ABC):
     exact: ClassVar[bool] = True  # the full rank reproduces every weight
     whitens: ClassVar[bool] = False  # `group_factorize` takes the metric into account itself
     sliced: ClassVar[bool] = False  # the first K channels between its two stages are the chain of rank K
+    smooth: ClassVar[bool] = False  # errors at many ranks take no longer than at a few
 
     def __init__(self, **options: Any) -> None:
         self.settings = {**self.options, **options}
@@ -79,6 +80,22 @@ class Decomposition(ABC):
     def optimal(self, metric: Metric) -> bool:
         """True where `group_factorize` gives the smallest error of its rank, so that nothing can refine it."""
         return False
+
+    def group_errors(self, weight: Tensor, spec: ConvSpec, ranks: Sequence[Rank], metric: Metric) -> Tensor:
+        """The metric's squared error of one group at each of `ranks`, float64 [ranks]."""
+        if self.sliced and metric.alpha is None:
+            highest = max(ranks)
+            kernels = [k.double() for k in self.group_factorize(weight, spec, highest, metric)]
+            return nested_errors(self.group_stages(spec, highest), kernels, weight, metric, [r[0] for r in ranks])
+        found = []
+        for rank in ranks:
+            chain = self.group_stages(spec, rank)
+            found.append(error_of(chain, self._factorize_group(weight, spec, rank, metric, 1), weight, metric))
+        return torch.tensor(found, dtype=torch.float64)
+
+    def quick(self) -> Decomposition:
+        """This method with shorter fits, to tell ranks apart; itself where its fits are short."""
+        return self
 
     # --- the same for all ---
 
@@ -129,18 +146,38 @@ class Decomposition(ABC):
         )
 
     def factorize(
-        self, weight: Tensor, spec: ConvSpec, rank: Rank, metrics: Sequence[Metric] | None = None, refine: int = 1
+        self,
+        weight: Tensor,
+        spec: ConvSpec,
+        rank: Rank,
+        metrics: Sequence[Metric] | None = None,
+        refine: int = 1,
+        start: Sequence[Tensor] | None = None,
     ) -> list[Tensor]:
         """One tensor a stage of `stages(spec, rank)` that together approximate `weight` [F, C/g, kh, kw].
 
         `metrics` are those of the groups, by default Frobenius. `refine` 0 is the method's own procedure, 1 refits the
         last stage by least squares, each further one improves all stages in turn; none of them raises the error.
+        `start`, what this gave for a weight and metric much like these, is refined instead of a new procedure's result,
+        unless that takes no search.
         """
-        parts = zip(group_weights(weight, spec), metrics or [FROBENIUS] * spec.groups, strict=True)
-        found = [self._factorize_group(part, spec.group(), rank, metric, refine) for part, metric in parts]
+        parts, metrics = group_weights(weight, spec), metrics or [FROBENIUS] * spec.groups
+        starts = [None if start is None else [k.chunk(spec.groups)[g] for k in start] for g in range(spec.groups)]
+        found = [
+            self._factorize_group(part, spec.group(), rank, metric, refine, known)
+            for part, metric, known in zip(parts, metrics, starts, strict=True)
+        ]
         return [torch.cat(kernels) for kernels in zip(*found, strict=True)]
 
-    def _factorize_group(self, weight: Tensor, spec: ConvSpec, rank: Rank, metric: Metric, sweeps: int) -> list[Tensor]:
+    def _factorize_group(
+        self,
+        weight: Tensor,
+        spec: ConvSpec,
+        rank: Rank,
+        metric: Metric,
+        sweeps: int,
+        start: list[Tensor] | None = None,
+    ) -> list[Tensor]:
         """The kernels of one group.
 
         Where scaling the weight only comes near to the metric, the fit without it is refined too, and so is what the
@@ -148,6 +185,8 @@ class Decomposition(ABC):
         """
         chain, plain = self.group_stages(spec, rank), metric is FROBENIUS
         weight = weight if self.whitens else weight.double()
+        if start is not None and not self.sliced:
+            return improve(chain, start, weight, metric, sweeps)
         if self.whitens or plain:
             kernels = self.group_factorize(weight, spec, rank, metric)
         else:
@@ -170,19 +209,8 @@ class Decomposition(ABC):
         A method whose factors at a small rank are the first ones at a large rank is factorized only once.
         """
         parts = zip(group_weights(weight, spec), metrics or [FROBENIUS] * spec.groups, strict=True)
-        found = [self._group_errors(part.double(), spec.group(), ranks, metric) for part, metric in parts]
+        found = [self.group_errors(part.double(), spec.group(), ranks, metric) for part, metric in parts]
         return torch.stack(found).sum(0)
-
-    def _group_errors(self, weight: Tensor, spec: ConvSpec, ranks: Sequence[Rank], metric: Metric) -> Tensor:
-        if self.sliced and metric.alpha is None:
-            highest = max(ranks)
-            kernels = [k.double() for k in self.group_factorize(weight, spec, highest, metric)]
-            return nested_errors(self.group_stages(spec, highest), kernels, weight, metric, [r[0] for r in ranks])
-        found = []
-        for rank in ranks:
-            chain = self.group_stages(spec, rank)
-            found.append(error_of(chain, self._factorize_group(weight, spec, rank, metric, 1), weight, metric))
-        return torch.tensor(found, dtype=torch.float64)
 
     def spectrum(self, weight: Tensor, spec: ConvSpec) -> Tensor | None:
         """Singular values that tell the energy kept at each rank, [groups, full rank]; None where there are none."""

@@ -57,10 +57,10 @@ class MatrixSVD(Decomposition):
         first, second = balance(first, second)
         return [first.reshape(rank[0], C, kh, kw), second.reshape(F, rank[0], 1, 1)]
 
-    def _group_errors(self, weight: Tensor, spec: ConvSpec, ranks: Sequence[Rank], metric: Metric) -> Tensor:
+    def group_errors(self, weight: Tensor, spec: ConvSpec, ranks: Sequence[Rank], metric: Metric) -> Tensor:
         """The energy of the eigenvalues that a rank leaves out; products for many filters in single precision."""
         if metric.alpha is not None:
-            return super()._group_errors(weight, spec, ranks, metric)
+            return super().group_errors(weight, spec, ranks, metric)
         root, matrix = metric.left_root, self.matricization(weight)
         matrix = matrix.float() if len(matrix) > KRYLOV_MIN_SIDE else matrix
         moment = metric.gram(matrix).to(matrix.dtype)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from cnncompress.decompositions.base import Decomposition, refuse_matrix, register
+from cnncompress.decompositions.refine import error_of, refine
+from cnncompress.decompositions.whitening import whiten
 from cnncompress.errors import UsageError
 from cnncompress.linalg import gram, leading_eigenvectors
 from cnncompress.metrics import Metric
@@ -19,24 +23,40 @@ Factors = tuple[Tensor, Tensor, Tensor]
 DAMPING = 1e-9
 # Stop when a sweep lowers the error by less than this share of it.
 TOLERANCE = 1e-5
+# Products with a weight of more entries are in single precision.
+LARGE = 2**17
+# Entries of a weight up to which a second start is made, and so on.
+SMALL = 2**16
+# Entries of a weight that make it wide: sweeps are fewer by this factor.
+WIDE, SLOWER = 2**17, 3
+# Share of the metric's scaling that a fit starts from.
+SHARE = 0.5
+# Shares of the highest rank at which errors are computed for a curve; of a wide layer every other one.
+KNOTS = (0, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 3 / 4, 1)
+# Sweeps of a quick fit.
+SHORT = 30
 
 
 @register
 class CP(Decomposition):
     """1×1 C→K, depthwise kh×kw, 1×1 K→F: a sum of K outer products of an input, a spatial and an output vector.
 
-    Fitted by at most `iterations` sweeps of alternating least squares; the result is a local optimum, so that a
-    higher rank is not sure to have a lower error. At full rank the construction is exact.
+    Fitted by at most `iterations` sweeps of alternating least squares, a wide layer by a third of them; of a small one
+    the best of at most `starts` fits. The result is a local optimum, so that a higher rank is not sure to have a lower
+    error. At full rank the construction is exact.
     """
 
     name = "cp"
     source = "Denton et al. 2014 §3.2.2 (outer products); Lebedev et al. 2015"
-    options = {"iterations": 100}  # noqa: RUF012
+    options = {"iterations": 100, "starts": 4}  # noqa: RUF012
+    whitens = True
+    smooth = True
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        if self.settings["iterations"] < 1:
-            raise UsageError(f"option iterations of method cp is at least 1, not {self.settings['iterations']}")
+        for option, value in self.settings.items():
+            if value < 1:
+                raise UsageError(f"option {option} of method cp is at least 1, not {value}")
 
     def group_refuse(self, spec: ConvSpec) -> str | None:
         """A 1×1 kernel has no spatial vectors."""
@@ -53,14 +73,50 @@ class CP(Decomposition):
         depthwise = spec.replace(in_channels=K, out_channels=K, groups=K, bias=False)
         return ConvSpec(spec.in_channels, K), depthwise, ConvSpec(K, spec.out_channels, bias=spec.bias)
 
+    def quick(self) -> CP:
+        """At most `SHORT` sweeps from one start."""
+        return CP(iterations=min(SHORT, self.settings["iterations"]), starts=1)
+
     def group_factorize(self, weight: Tensor, spec: ConvSpec, rank: Rank, metric: Metric) -> list[Tensor]:
-        """The three factors, every component's norm spread evenly over them."""
+        """The three factors of the weight, scaled part of the way to the metric.
+
+        Scaled all the way, least squares end in worse optima than the metric's own sweeps can leave.
+        """
         K, full = rank[0], self.group_full_rank(spec)[0]
-        tensor = weight.flatten(2)
-        factors = exact_factors(tensor, K) if full <= K else fit_factors(tensor, K, self.settings["iterations"])
-        output, inputs, taps = balanced(factors)
-        kh, kw = spec.kernel_size
-        return [inputs.mT[:, :, None, None], taps.mT.reshape(K, 1, kh, kw), output[:, :, None, None]]
+        if full <= K:
+            return _kernels(exact_factors(weight.double().flatten(2), K), spec)
+        chain = self.group_stages(spec, rank)
+        scaled, undo = whiten(weight, chain, metric, SHARE)
+        starts = max(1, min(self.settings["starts"], SMALL // weight.numel()))
+        iterations = self.settings["iterations"] // (1 if weight.numel() <= WIDE else SLOWER) + 1
+        fits = (fit_factors(scaled.flatten(2), K, iterations, seed) for seed in range(starts))
+        found = [undo(_kernels(factors, spec)) for factors in fits]
+        best = min(found, key=lambda kernels: _refitted(chain, kernels, weight, metric)) if starts > 1 else found[0]
+        inputs, taps, output = (kernel.flatten(1) for kernel in best)
+        return _kernels((output, inputs.mT, taps.mT), spec)
+
+    def group_errors(self, weight: Tensor, spec: ConvSpec, ranks: Sequence[Rank], metric: Metric) -> Tensor:
+        """As `Decomposition.group_errors`, read off a curve through those of a few ranks.
+
+        The logarithm of the error is nearly a straight line over the rank from one of them to the next.
+        """
+        asked = [rank[0] for rank in ranks]
+        low, high = min(asked), max(asked)
+        shares = KNOTS if weight.numel() <= WIDE else KNOTS[::2]
+        looked_at = sorted({max(low, round(share * high)) for share in shares})
+        errors = super().group_errors(weight, spec, [(k,) for k in looked_at], metric)
+        logs = np.minimum.accumulate(errors.clamp_min(1e-300).log().numpy())
+        return torch.from_numpy(np.exp(np.interp(asked, looked_at, logs)))
+
+
+def _refitted(chain: Chain, kernels: list[Tensor], weight: Tensor, metric: Metric) -> float:
+    return error_of(chain, refine(chain, kernels, weight, metric, sweeps=1), weight, metric)
+
+
+def _kernels(factors: Factors, spec: ConvSpec) -> list[Tensor]:
+    """The kernels of the stages, every component's norm spread evenly over them."""
+    output, inputs, taps = balanced(factors)
+    return [inputs.mT[:, :, None, None], taps.mT.reshape(-1, 1, *spec.kernel_size), output[:, :, None, None]]
 
 
 def exact_factors(tensor: Tensor, rank: int) -> Factors:
@@ -79,34 +135,52 @@ def exact_factors(tensor: Tensor, rank: int) -> Factors:
     return A, B, D
 
 
-def fit_factors(tensor: Tensor, rank: int, iterations: int) -> Factors:
-    """Alternating least squares for `tensor` [F, C, P] ≈ Σ_k A[:, k] ∘ B[:, k] ∘ D[:, k].
+def fit_factors(tensor: Tensor, rank: int, iterations: int, seed: int = 0) -> Factors:
+    """Alternating least squares for `tensor` [F, C, P] ≈ Σ_k A[:, k] ∘ B[:, k] ∘ D[:, k], float64.
 
-    Written as products with one factor at a time: the largest intermediate has max(F, C)·P·K entries, where a
-    Khatri-Rao product of both channel modes would have F·C·K (gigabytes at K in the hundreds). The output factor
-    starts at zero, so that no result is worse than zero, and no update raises the error.
+    Every sweep starts from the last one's factors moved on by Nesterov's momentum, or from the factors themselves where
+    that raised the error (Mitchell, Ye and De Sterck 2020), so that no sweep raises it. The output factor starts at
+    zero, so that no result is worse than zero. `seed` is that of the columns that start at random.
     """
-    F, C, P = tensor.shape
     scale = float(torch.linalg.vector_norm(tensor)) or 1.0
-    tensor = tensor / scale
-    by_input = tensor.transpose(0, 1).reshape(C, F * P)
-    generator = torch.Generator().manual_seed(0)
-    A = tensor.new_zeros(F, rank)
-    B = _start(by_input, rank, generator)
-    D = _start(tensor.permute(2, 0, 1).flatten(1), rank, generator)
-    error = 1.0
+    tensor = (tensor / scale).to(torch.float32 if tensor.numel() > LARGE else tensor.dtype)
+    generator = torch.Generator().manual_seed(seed)
+    inputs = _start(tensor.transpose(0, 1).flatten(1), rank, generator)
+    taps = _start(tensor.permute(2, 0, 1).flatten(1), rank, generator)
+    before = now = torch.zeros(len(tensor), rank, dtype=torch.float64, device=tensor.device), inputs, taps
+    error, momentum = 1.0, 0
     for _ in range(iterations):
-        inputs_done = (by_input.mT @ B).reshape(F, P, rank)
-        A = _update(A, torch.einsum("fpk,pk->fk", inputs_done, D), B, D)
-        D = _update(D, torch.einsum("fpk,fk->pk", inputs_done, A), A, B)
-        outputs_done = (tensor.reshape(F, C * P).mT @ A).reshape(C, P, rank)
-        product = torch.einsum("cpk,pk->ck", outputs_done, D)
-        B = _update(B, product, A, D)
-        fitted = ((A.mT @ A) * (B.mT @ B) * (D.mT @ D)).sum()
-        previous, error = error, max(0.0, float(1 - 2 * (product * B).sum() + fitted)) ** 0.5
+        share = max(0, momentum - 1) / (momentum + 2)
+        A, B, D = (n + share * (n - b) for n, b in zip(now, before, strict=True))
+        found, lower = _sweep(tensor, (A, B, D))
+        momentum += 1
+        if lower > error:
+            momentum, (found, lower) = 0, _sweep(tensor, now)
+        before, now, previous, error = now, found, error, lower
         if previous - error <= TOLERANCE * previous:
             break
-    return A * scale, B, D
+    return now[0] * scale, now[1], now[2]
+
+
+def _sweep(tensor: Tensor, factors: Factors) -> tuple[Factors, float]:
+    """Each factor in turn solved for, and the relative error after it.
+
+    Written as products with one factor at a time: the largest intermediate has max(F, C)·P·K entries, where a
+    Khatri-Rao product of both channel modes would have F·C·K (gigabytes at K in the hundreds).
+    """
+    A, B, D = factors
+    (F, C, P), rank, dtype = tensor.shape, A.shape[1], tensor.dtype
+    inputs_done = (tensor.transpose(1, 2).reshape(F * P, C) @ B.to(dtype)).reshape(F, P, rank)
+    BB, DD = B.mT @ B, D.mT @ D
+    A = _update(A, (inputs_done * D.to(dtype)).sum(1), BB * DD)
+    AA = A.mT @ A
+    D = _update(D, (inputs_done * A.to(dtype)[:, None]).sum(0), AA * BB)
+    DD = D.mT @ D
+    outputs_done = (tensor.reshape(F, C * P).mT @ A.to(dtype)).reshape(C, P, rank)
+    product = (outputs_done * D.to(dtype)).sum(1).double()
+    B = _update(B, product, AA * DD)
+    fitted = (AA * (B.mT @ B) * DD).sum()
+    return balanced((A, B, D)), max(0.0, float(1 - 2 * (product * B).sum() + fitted)) ** 0.5
 
 
 def _start(unfolded: Tensor, rank: int, generator: torch.Generator) -> Tensor:
@@ -114,15 +188,14 @@ def _start(unfolded: Tensor, rank: int, generator: torch.Generator) -> Tensor:
     n = unfolded.shape[0]
     vectors = leading_eigenvectors(gram(unfolded), min(rank, n))
     more = torch.randn(n, max(0, rank - n), generator=generator, dtype=torch.float64) / n**0.5
-    return torch.cat([vectors, more.to(vectors)], dim=1)
+    return torch.cat([vectors.double(), more.to(vectors.device)], dim=1)
 
 
-def _update(factor: Tensor, product: Tensor, one: Tensor, other: Tensor) -> Tensor:
+def _update(factor: Tensor, product: Tensor, normal: Tensor) -> Tensor:
     """The least-squares solution for a factor given the other two, held back a little towards its old value."""
-    normal = (one.mT @ one) * (other.mT @ other)
     damping = (DAMPING * normal.diagonal().max()).clamp_min(1e-30)
     damped = normal + damping * torch.eye(len(normal), dtype=normal.dtype, device=normal.device)
-    return torch.linalg.solve(damped, product + damping * factor, left=False)
+    return torch.cholesky_solve((product + damping * factor).mT, torch.linalg.cholesky(damped)).mT
 
 
 def balanced(factors: Factors) -> Factors:

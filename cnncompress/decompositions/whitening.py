@@ -26,8 +26,11 @@ def channel_root(metric: Metric, channels: int, dense: bool) -> Tensor:
     return psd_root(blocks) if dense else blocks.diagonal().sqrt().diag()
 
 
-def whiten(weight: Tensor, chain: Chain, metric: Metric) -> tuple[Tensor, Undo]:
-    """The scaled weight [F, C, kh, kw], and what turns the kernels of its chain into those of the weight's."""
+def whiten(weight: Tensor, chain: Chain, metric: Metric, share: float = 1.0) -> tuple[Tensor, Undo]:
+    """The scaled weight [F, C, kh, kw], and what turns the kernels of its chain into those of the weight's.
+
+    A `share` below 1 goes part of the way: a method that finds local optima may find better ones from there.
+    """
     weight = weight.double()
     F, C = weight.shape[:2]
     first, last = (next(s for s in order if isinstance(s, ConvSpec)) for order in (chain, chain[::-1]))
@@ -40,6 +43,7 @@ def whiten(weight: Tensor, chain: Chain, metric: Metric) -> tuple[Tensor, Undo]:
         if metric.left_root is not None and metric.gamma is not None:
             dense = last.groups == 1 and last is chain[-1]
             left = metric.left_root if dense else metric.gamma.diagonal().double().sqrt().diag()
+    left, right = (root if share == 1 else _power(root, share) for root in (left, right))
     scaled = torch.einsum("gf,gcyx,cd->fdyx", left, weight, right)
 
     def undo(kernels: list[Tensor]) -> list[Tensor]:
@@ -50,6 +54,12 @@ def whiten(weight: Tensor, chain: Chain, metric: Metric) -> tuple[Tensor, Undo]:
         return kernels
 
     return scaled, undo
+
+
+def _power(root: Tensor, share: float) -> Tensor:
+    """(R·Rᵀ)^(share/2), symmetric."""
+    values, vectors = torch.linalg.eigh(root @ root.mT)
+    return vectors * values.clamp_min(1e-30).pow(share / 2) @ vectors.mT
 
 
 def _unmix_inputs(kernel: Tensor, right: Tensor, groups: int, before: list[Tensor]) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
@@ -82,7 +83,7 @@ class Planner:
             module, call = model.get_submodule(name), calls[name]
             weight = module.weight.detach().cpu().reshape(call.spec.weight_shape)  # type: ignore[operator,union-attr]
             check_finite(weight, name)
-            methods = AUTO if choices[name].method == "auto" else (choices[name].method,)
+            methods = AUTO if choices[name].method == "auto" else choices[name].methods
             metrics = layer_metrics(metric, call.spec, self.statistics.get(name))
             found = make_layer(name, call, weight, methods, metrics, centred=centred, multiple=multiple)
             if isinstance(found, Layer):
@@ -211,7 +212,8 @@ class Planner:
             if family != candidate.family or not known / SIMILAR <= error <= known * SIMILAR:
                 module = small.get_submodule(name)
                 assert candidate.plan is not None
-                fitted = fit_layer(name, module, candidate.plan, self.metric, self.statistics.get(name))
+                quick = replace(candidate.plan, options=layer.families[candidate.family].method.quick().settings)
+                fitted = fit_layer(name, module, quick, self.metric, self.statistics.get(name))
                 swap(small, name, fitted.chain)
                 known, divergence = error, self.answers.divergence(small)
                 swap(small, name, module)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -15,7 +16,8 @@ from cnncompress.planning.rules import RankRequest, choose_method, rank_for
 from cnncompress.spec import Call, ConvSpec, LayerPlan, Rank
 from cnncompress.timing import LatencyTable
 
-AUTO = ("spatial-svd", "spatial-svd:first=horizontal", "channel-svd", "svd")  # whose ranks are slices of one fit
+AUTO = ("spatial-svd", "spatial-svd:first=horizontal", "channel-svd", "cp", "svd")  # whose errors are soon known
+SLOW = {"cp": 2**20}  # entries of a group's weight beyond which `AUTO` does without a method: its fits take too long
 BLOCK = 16  # channels
 STEPS = 24  # ranks of a geometric grid
 
@@ -114,15 +116,17 @@ def make_layer(
     for text in methods:
         method, fixed = choose_method(text, spec)
         reason = method.refuse(spec)
-        step = usual_multiple(method.full_rank(spec)) if multiple is None and reason is None else multiple or 1
-        every = method.sliced and all(metric.alpha is None for metric in metrics)
+        if methods is AUTO and reason is None and spec.weights // spec.groups > SLOW.get(method.name, math.inf):
+            continue
+        step = usual_multiple(spec, method.full_rank(spec)) if multiple is None and reason is None else multiple or 1
+        every = method.smooth or (method.sliced and all(metric.alpha is None for metric in metrics))
         asked = reason or ranks_asked(method, spec, fixed, step, every)
         if isinstance(asked, str):
             refused.append(asked)
             continue
         ranks = [rank for rank in asked if is_cheaper(call, layer_plan(call, method, rank, centred))]
         if ranks:
-            errors = scale * method.errors(weight, spec, ranks, metrics)
+            errors = scale * method.quick().errors(weight, spec, ranks, metrics)
             families.append(Family(method, ranks, errors, spread(len(ranks))))
         else:
             where = "this rank" if fixed else f"rank {step} or a multiple of it" if step > 1 else "any rank"
@@ -145,13 +149,14 @@ def is_cheaper(call: Call, plan: LayerPlan) -> bool:
     return plan.macs[1] < call.macs and plan.params[1] < plan.params[0]
 
 
-def usual_multiple(full: Rank) -> int:
-    """`BLOCK` for ranks that are large against it, else 1.
+def usual_multiple(spec: ConvSpec, full: Rank) -> int:
+    """`BLOCK` for ranks that are large against it in a layer that is not narrow, else 1.
 
     Processors compute that many channels at once: a rank between two multiples takes as long as the next one or, where
     no fast path exists for it, far longer. Narrow layers lose more accuracy by it than they gain time.
     """
-    return BLOCK if min(full) >= 16 * BLOCK else 1
+    width = min(spec.in_channels, spec.out_channels) // spec.groups
+    return BLOCK if min(full) >= 16 * BLOCK and width >= 4 * BLOCK else 1
 
 
 def ranks_of(method: Decomposition, spec: ConvSpec, multiple: int, every: bool) -> list[Rank]:

@@ -44,6 +44,7 @@ def plan(
 ) -> Plan:
     """Decide for every Conv2d and Linear what it becomes.
 
+    `method` is one decomposition, `NAME[:k=v,...]`, or with a budget several to choose from, joined by `+`.
     `example_input` [n, c, h, w] shows the network's input (its first image is used). `rank` is a whole number or a
     fraction of each layer's full rank. `per_layer` maps patterns to other choices; the first that matches counts.
     `force` takes a chain even where it costs more than the layer.
@@ -93,7 +94,8 @@ def choices_of(
     """
     for choice in (default, *per_layer.values()):
         check_rank(choice.rank)
-        choose_method(choice.method, ConvSpec(1, 1))
+        for method in choice.methods:
+            choose_method(method, ConvSpec(1, 1))
     modules = layers_of(model)
     for pattern in per_layer:
         check_pattern(pattern, list(modules), "pattern")

@@ -16,10 +16,15 @@ RankRequest = int | float | Sequence[int]
 
 @dataclass(frozen=True)
 class Choice:
-    """What is asked of a layer: a method (`NAME[:k=v,...]` or `auto`) and a rank."""
+    """What is asked of a layer: a method (`NAME[:k=v,...]` or `auto`, or several joined by `+`) and a rank."""
 
     method: str = "auto"
     rank: RankRequest = 0.25
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """The methods one by one."""
+        return tuple(self.method.split("+"))
 
 
 def choose_method(text: str, spec: ConvSpec) -> tuple[Decomposition, RankRequest | None]:
@@ -43,6 +48,8 @@ def plan_layer(call: Call, choice: Choice, force: bool = False, centred: bool = 
     `centred` gives the chain a bias even where the layer has none: it takes back the error at the mean input.
     """
     spec = call.spec
+    if len(choice.methods) > 1:
+        raise UsageError(f"method {choice.method}: only a budget or --max-drop chooses from several; give one")
     method, fixed = choose_method(choice.method, spec)
     reason = method.refuse(spec)
     if reason:

@@ -9,6 +9,7 @@ from torch import nn
 
 from cnncompress.correction.target import Samples, outputs_at
 from cnncompress.linalg import oas_shrinkage
+from cnncompress.modules import spec_of
 from cnncompress.spec import ConvSpec
 from cnncompress.statistics.patches import gather_patches
 from tests.decompositions.helpers import randn, relative
@@ -39,6 +40,17 @@ def test_the_target_is_a_least_squares_solution(groups, rows):
         torch.testing.assert_close(statistics.mean[g], x[:, g].mean(0).float())
     assert found.shape == weight.shape
     assert (statistics.images, statistics.rows) == (7, rows)
+
+
+@pytest.mark.parametrize("free", [True, False])
+@pytest.mark.parametrize("padding_mode", ["zeros", "reflect"])
+def test_outputs_of_a_kernel_are_those_of_the_convolution(padding_mode, free):
+    layer = nn.Conv2d(6, 8, 3, padding=1, stride=2, groups=2, padding_mode=padding_mode, bias=False)
+    spec, x = spec_of(layer), torch.randn(3, 6, 7, 9)
+    index = torch.tensor([0, 3, 21, 59])  # of 3 × 4 × 5 positions
+    samples = Samples.of(gather_patches(x, spec, index), 3, free=free)
+    wanted = outputs_at(layer(x), spec, index)
+    torch.testing.assert_close(samples.outputs(layer.weight), wanted, rtol=1e-5, atol=1e-5)
 
 
 def test_the_target_of_many_samples_is_plain_regression():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 
@@ -10,11 +11,12 @@ import tensorly as tl
 import torch
 from tensorly.decomposition import parafac
 
-from cnncompress.decompositions import compose, get_method
-from cnncompress.decompositions.cp import balanced, exact_factors, fit_factors
+from cnncompress.decompositions import compose, cp, extract_groups, get_method
+from cnncompress.decompositions.cp import CP, balanced, exact_factors, fit_factors
 from cnncompress.errors import UsageError
+from cnncompress.metrics import layer_metrics, squared_error
 from cnncompress.spec import ConvSpec
-from tests.decompositions.helpers import randn, relative
+from tests.decompositions.helpers import made_up_statistics, randn, relative
 
 
 def total(factors) -> torch.Tensor:
@@ -110,3 +112,79 @@ def test_the_fit_is_the_chain():
     method, spec, weight = get_method("cp"), ConvSpec(6, 8, (3, 3)), randn(8, 6, 3, 3)
     composed = compose(method.stages(spec, (5,)), method.factorize(weight, spec, (5,), refine=0))
     torch.testing.assert_close(composed.flatten(2), total(fit_factors(weight.flatten(2), 5, 100)))
+
+
+def test_no_sweep_raises_the_error():
+    tensor = randn(9, 8, 9)
+    errors = [relative(total(fit_factors(tensor, 15, n)), tensor) for n in range(1, 41)]
+    assert all(b <= a * (1 + 1e-9) for a, b in itertools.pairwise(errors))
+    assert errors[-1] < 0.7 * errors[0]
+
+
+def test_momentum_needs_fewer_sweeps_than_plain_least_squares():
+    """Against tensorly's alternating least squares, three random starts of 60 sweeps each."""
+    tensor, sweeps = randn(16, 16, 9), 60
+    plain = [
+        tl.cp_to_tensor(parafac(tensor.numpy(), 28, n_iter_max=sweeps, init="random", random_state=seed, tol=0))
+        for seed in range(3)
+    ]
+    ours = [relative(total(fit_factors(tensor, 28, sweeps, seed)), tensor) for seed in range(3)]
+    assert sum(ours) < sum(relative(torch.from_numpy(t), tensor) for t in plain)
+
+
+@pytest.mark.parametrize("metric", ["data-covariance", "kronecker", "mahalanobis"])
+def test_the_metric_counts_from_the_start(metric):
+    """The fit itself, before any refit, has a lower error in the metric than the one that does not know it."""
+    spec = ConvSpec(12, 16, (3, 3))
+    weight, metrics = randn(*spec.weight_shape), layer_metrics(metric, spec, made_up_statistics(spec))
+    aware, plain = (
+        squared_error(metrics, weight - compose(CP().stages(spec, (20,)), CP().factorize(weight, spec, (20,), m, 0)))
+        for m in (metrics, None)
+    )
+    assert aware < plain
+
+
+def test_more_starts_are_never_worse():
+    spec = ConvSpec(8, 8, (3, 3))
+    weight, metrics = randn(*spec.weight_shape), layer_metrics("kronecker", spec, made_up_statistics(spec))
+    errors = [float(CP(starts=n).errors(weight, spec, [(12,)], metrics)) for n in (1, 2, 4)]
+    assert errors[2] <= errors[1] <= errors[0]
+
+
+def test_errors_are_read_off_a_falling_curve():
+    spec = ConvSpec(16, 16, (3, 3))
+    weight = randn(*spec.weight_shape)
+    method, ranks = CP().quick(), [(k,) for k in range(1, 57)]  # 56 ranks have fewer MACs than the layer
+    curve = method.errors(weight, spec, ranks)
+    assert bool((curve.diff() <= 0).all())
+    for k in (3, 11, 17, 29, 40):
+        own = (weight - compose(method.stages(spec, (k,)), method.factorize(weight, spec, (k,)))).square().sum()
+        assert float(curve[k - 1]) == pytest.approx(float(own), rel=0.25)
+
+
+def test_a_quick_fit_is_not_longer_than_what_was_asked_for():
+    assert CP().quick().settings == {"iterations": 30, "starts": 1}
+    assert CP(iterations=7).quick().settings == {"iterations": 7, "starts": 1}
+
+
+def test_wide_weights_lose_nothing_to_single_precision(monkeypatch):
+    tensor = randn(24, 24, 9)
+    double = relative(total(fit_factors(tensor, 40, 20)), tensor)
+    monkeypatch.setattr(cp, "LARGE", 1)
+    assert relative(total(fit_factors(tensor, 40, 20)), tensor) == pytest.approx(double, rel=1e-2)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_a_start_is_refined_instead_of_a_new_fit(groups):
+    spec = ConvSpec(8 * groups, 8 * groups, (3, 3), groups=groups)
+    weight, metrics = randn(*spec.weight_shape), layer_metrics("kronecker", spec, made_up_statistics(spec))
+
+    def error(kernels) -> float:
+        dense = extract_groups(compose(CP().stages(spec, (12,)), kernels), groups)
+        return squared_error(metrics, weight - dense)
+
+    start = CP(iterations=2, starts=1).factorize(weight, spec, (12,), metrics, 0)
+    same = CP().factorize(weight, spec, (12,), metrics, 0, start)
+    assert all(torch.equal(a, b) for a, b in zip(start, same, strict=True))
+    errors = [error(CP().factorize(weight, spec, (12,), metrics, sweeps, start)) for sweeps in (0, 1, 4)]
+    assert errors[2] < errors[1] < errors[0]

@@ -22,8 +22,9 @@ def layer(spec=SPEC, methods=AUTO, metric="frobenius", multiple=1, centred=False
 
 
 def test_every_rank_that_is_cheaper_and_no_other():
-    vertical, horizontal, channel = layer().families
+    vertical, horizontal, channel, cp = layer().families
     dense = 18 * 12 * 9
+    assert cp.ranks == [(k,) for k in range(1, 109) if k * (12 + 9 + 18) < dense]
     assert vertical.ranks == horizontal.ranks == [(k,) for k in range(1, 37) if k * (12 * 3 + 18 * 3) < dense]
     assert channel.ranks == [(k,) for k in range(1, 19) if k * (12 * 9 + 18) < dense]
     assert [f.method.settings.get("first") for f in (vertical, horizontal, channel)] == ["vertical", "horizontal", None]
@@ -32,7 +33,7 @@ def test_every_rank_that_is_cheaper_and_no_other():
 def test_fewer_macs_are_not_enough():
     """Stride 2: the horizontal stage of spatial-svd runs on all rows, so MACs and parameters set different limits."""
     spec = SPEC.replace(stride=(2, 2))
-    vertical, horizontal, _ = layer(spec, size=(8, 8)).families
+    vertical, horizontal, *_ = layer(spec, size=(8, 8)).families
     for family, first_positions in ((vertical, 4 * 8), (horizontal, 8 * 4)):
         macs = [k * (36 * first_positions + 54 * 16) for k in range(1, 37)]
         cheaper = [k for k, m in enumerate(macs, 1) if m < 16 * 18 * 12 * 9 and k * 90 < 18 * 12 * 9]
@@ -47,9 +48,11 @@ def test_costs_are_those_of_the_chain_and_keeping_costs_what_the_layer_does():
     assert found[0].costs == {"macs": 18 * 12 * 9 * 35, "params": 18 * 12 * 9 + 18}
     for candidate in found[1:]:
         (k,) = candidate.plan.rank
-        weights = k * (12 * 9 + 18) if candidate.plan.method == "channel-svd" else k * (12 * 3 + 18 * 3)
+        weights = (
+            k * {"channel-svd": 12 * 9 + 18, "cp": 12 + 9 + 18, "spatial-svd": 12 * 3 + 18 * 3}[candidate.plan.method]
+        )
         assert candidate.costs == {"macs": weights * 35, "params": weights + 18}
-    assert {c.family for c in found[1:]} == {0, 1, 2}
+    assert {c.family for c in found[1:]} == {0, 1, 2, 3}
 
 
 def test_all_calls_of_a_layer_count():
@@ -78,10 +81,13 @@ def test_errors_are_relative_or_in_nats(metric, groups):
     weight, metrics = randn(*spec.weight_shape), layer_metrics(metric, spec, made_up_statistics(spec))
     scale = 0.5 if metric == "kronecker" else 1 / squared_error(metrics, weight)
     for candidate in layer(spec, metric=metric).candidates()[1::9]:
-        method = get_method(candidate.plan.method, **candidate.plan.options)
+        method = get_method(candidate.plan.method, **candidate.plan.options).quick()
         dense = compose(candidate.plan.chain, method.factorize(weight, spec, candidate.plan.rank, metrics))
         error = squared_error(metrics, weight - extract_groups(dense, groups))
-        assert candidate.error == pytest.approx(scale * error, rel=1e-4)
+        if method.smooth:
+            assert candidate.error == pytest.approx(scale * error, rel=0.5)
+        else:
+            assert candidate.error == pytest.approx(scale * error, rel=1e-4)
 
 
 def test_the_factor_scales_the_errors_and_not_keeping():
@@ -114,7 +120,7 @@ def test_numbers_of_clusters_stay_possible():
         (SPEC.replace(in_channels=18, groups=18), AUTO, 1, "depthwise"),
         (ConvSpec(2, 2, linear=True), AUTO, 1, "svd would not be cheaper at any rank"),
         (ConvSpec(2, 2), AUTO, 1, "channel-svd would not be cheaper at any rank"),
-        (SPEC, AUTO, 32, "spatial-svd would not be cheaper at rank 32 or a multiple of it"),
+        (SPEC, AUTO, 64, "spatial-svd would not be cheaper at rank 64 or a multiple of it"),
         (SPEC, ["svd"], 1, "takes channel-svd or spatial-svd"),
         (SPEC, ["spatial-svd:K=30"], 1, "spatial-svd would not be cheaper at this rank"),
         (SPEC, ["spatial-svd:K=37"], 1, "rank 37 is above its full rank 36"),
@@ -179,9 +185,13 @@ def test_near_looks_between_the_neighbours():
     assert family.chosen[-1] == 199
 
 
-@pytest.mark.parametrize(("full", "multiple"), [((255,), 1), ((256,), 16), ((512, 128), 1), ((512, 256), 16)])
-def test_wide_layers_have_ranks_that_processors_like(full, multiple):
-    assert usual_multiple(full) == multiple
+@pytest.mark.parametrize(
+    ("channels", "full", "multiple"),
+    [(64, (255,), 1), (64, (256,), 16), (63, (256,), 1), (512, (512, 128), 1), (512, (512, 256), 16)],
+)
+def test_wide_layers_have_ranks_that_processors_like(channels, full, multiple):
+    assert usual_multiple(ConvSpec(channels, 512, (3, 3)), full) == multiple
+    assert usual_multiple(ConvSpec(2 * channels, 1024, (3, 3), groups=2), full) == multiple
 
 
 def test_without_a_multiple_wide_layers_take_theirs():
