@@ -60,9 +60,9 @@ def run(table: Table, name: str, batch: int, threads: int, budget: float) -> Non
     before = latency({"original": model}, example, batch=batch, threads=threads)["original"].median
     calls = trace(model, example)
     choices, _ = choices_of(model, calls, Choice(), {})
-    times = settled_table(model, example, calls, setting)
+    table_of_times = settled_table(model, example, calls, setting)
     clock = network_clock(model, example, before, batch=batch, threads=threads)
-    planner = Planner(model, example, choices, calls, table=times, original_ms=before, clock=clock)
+    planner = Planner(model, example, choices, calls, table=table_of_times, original_ms=before, clock=clock)
     try:
         plan = planner.plan(Budget(latency=budget))
     except cc.UsageError as error:

@@ -102,6 +102,7 @@ class _Order:
         self.adjusted.append(name)
 
     def _put(self, name: str, fitted: Fitted) -> None:
+        fitted.kernels = None  # the chain has them
         self.done[name] = fitted
         swap(self.small, name, fitted.chain)
 
