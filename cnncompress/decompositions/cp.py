@@ -23,11 +23,9 @@ Factors = tuple[Tensor, Tensor, Tensor]
 DAMPING = 1e-9
 # Stop when a sweep lowers the error by less than this share of it.
 TOLERANCE = 1e-5
-# Products with a weight of more entries are in single precision.
-LARGE = 2**17
-# Entries of a weight up to which a second start is made, and so on.
-SMALL = 2**16
-# Entries of a weight that make it wide: sweeps are fewer by this factor.
+# Entries of a weight up to which a second start is made.
+SMALL = 2**15
+# A weight of more entries is wide: sweeps are fewer by this factor, and their products in single precision.
 WIDE, SLOWER = 2**17, 3
 # Share of the metric's scaling that a fit starts from.
 SHARE = 0.5
@@ -87,11 +85,11 @@ class CP(Decomposition):
             return _kernels(exact_factors(weight.double().flatten(2), K), spec)
         chain = self.group_stages(spec, rank)
         scaled, undo = whiten(weight, chain, metric, SHARE)
-        starts = max(1, min(self.settings["starts"], SMALL // weight.numel()))
-        iterations = self.settings["iterations"] // (1 if weight.numel() <= WIDE else SLOWER) + 1
+        starts = max(1, min(self.settings["starts"], 2 * SMALL // weight.numel()))
+        iterations = max(1, self.settings["iterations"] // (1 if weight.numel() <= WIDE else SLOWER))
         fits = (fit_factors(scaled.flatten(2), K, iterations, seed) for seed in range(starts))
         found = [undo(_kernels(factors, spec)) for factors in fits]
-        best = min(found, key=lambda kernels: _refitted(chain, kernels, weight, metric)) if starts > 1 else found[0]
+        best = found[0] if starts == 1 else min(found, key=lambda one: _refitted(chain, one, weight, metric))
         inputs, taps, output = (kernel.flatten(1) for kernel in best)
         return _kernels((output, inputs.mT, taps.mT), spec)
 
@@ -143,7 +141,7 @@ def fit_factors(tensor: Tensor, rank: int, iterations: int, seed: int = 0) -> Fa
     zero, so that no result is worse than zero. `seed` is that of the columns that start at random.
     """
     scale = float(torch.linalg.vector_norm(tensor)) or 1.0
-    tensor = (tensor / scale).to(torch.float32 if tensor.numel() > LARGE else tensor.dtype)
+    tensor = (tensor / scale).to(torch.float32 if tensor.numel() > WIDE else tensor.dtype)
     generator = torch.Generator().manual_seed(seed)
     inputs = _start(tensor.transpose(0, 1).flatten(1), rank, generator)
     taps = _start(tensor.permute(2, 0, 1).flatten(1), rank, generator)
