@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -52,10 +52,14 @@ KEYS = ("network", "step", "target")
 COLUMNS = (*KEYS, "macs", "params", "top1", "divergence", "images", "seconds")
 
 
-def networks(bench: Bench, target: float, statistics: Any, steps: int) -> Iterator[tuple[str, nn.Module, float]]:
-    """The network after each step of the ablation, with the seconds from the statistics to it."""
+def networks(
+    bench: Bench, target: float, statistics: Any, steps: int, wanted: Collection[str]
+) -> Iterator[tuple[str, nn.Module, float]]:
+    """The network after each step of the ablation that is wanted, with the seconds from the statistics to it."""
     images = torch.cat([x for x, _ in bench.calibration])
     for metric in UNIFORM:
+        if not any(step.startswith(f"uniform, {metric}") for step in wanted):
+            continue
         start = time.perf_counter()
         fraction, _, plan = plan_for(bench, "spatial-svd", metric, target, bench.inner_layers())
         yield f"uniform, {metric}", _fit(bench, plan, statistics, 1), time.perf_counter() - start
@@ -70,25 +74,34 @@ def networks(bench: Bench, target: float, statistics: Any, steps: int) -> Iterat
     checked = to_check(images, cc.profile(bench.model, bench.example).total_macs)
     given: dict[str, Any] = {"budget": cc.Budget(macs=target), "metric": "kronecker", "statistics": statistics}
     start = time.perf_counter()
-    plan = cc.plan(bench.model, bench.example, **given, images=checked, method=SVDS)
-    options: dict[str, Any] = {"statistics": statistics, "adjust": list(plan.kept), "progress": False}
-    small = decompose_in_order(bench.model, plan, images, **options)
-    yield "planned from SVDs, refit, rectified, all", small, time.perf_counter() - start
+    if "planned from SVDs, refit, rectified, all" in wanted:
+        plan = cc.plan(bench.model, bench.example, **given, images=checked, method=SVDS)
+        options: dict[str, Any] = {"statistics": statistics, "adjust": list(plan.kept), "progress": False}
+        small = decompose_in_order(bench.model, plan, images, **options)
+        yield "planned from SVDs, refit, rectified, all", small, time.perf_counter() - start
+    if not any(step.startswith("planned") for step in wanted):
+        return
     start = time.perf_counter()
     plan = cc.plan(bench.model, bench.example, **given, images=checked)
     planned = time.perf_counter() - start
-    yield "planned", _fit(bench, plan, statistics, 4), planned + time.perf_counter() - start
+    if "planned" in wanted:
+        yield "planned", _fit(bench, plan, statistics, 4), planned + time.perf_counter() - start
     corrections: dict[str, dict[str, Any]] = {
         "bias": {"refit": False},
         "refit": {"rounds": 1},
         "refit, rectified": {},
         "refit, rectified, all": {"adjust": list(plan.kept)},
     }
+    later = any(step.startswith("planned, refit, rectified, all, ") for step in wanted)
     for name, options in corrections.items():
+        if f"planned, {name}" not in wanted and not (later and name == "refit, rectified, all"):
+            continue
         start = time.perf_counter()
         small = decompose_in_order(bench.model, plan, images, statistics=statistics, progress=False, **options)
         seconds = planned + time.perf_counter() - start
         yield f"planned, {name}", small, seconds
+    if not later:
+        return
     start = time.perf_counter()
     other, answers = reestimate(small, images), Answers(bench.model, checked)
     better = other is not None and answers.divergence(other) < answers.divergence(small)
@@ -106,7 +119,7 @@ def _fit(bench: Bench, plan: Plan, statistics: Any, refine: int) -> nn.Module:
     return cc.decompose(bench.model, plan, statistics=statistics, refine=refine, progress=False)
 
 
-def sweep(bench: Bench, table: Table, targets: list[float], cache: Path, steps: int) -> None:
+def sweep(bench: Bench, table: Table, targets: list[float], cache: Path, steps: int, only: list[str]) -> None:
     before = cc.profile(bench.model, bench.example)
     original = dict(zip(KEYS, (bench.name, "original", 1.0), strict=True))
     if not table.find(**original):
@@ -116,11 +129,10 @@ def sweep(bench: Bench, table: Table, targets: list[float], cache: Path, steps: 
     statistics = bench.statistics(list(layers_of(bench.model)), cache, ("kronecker",))
     print(f"statistics: {time.perf_counter() - start:.1f} s")
     for target in targets:
-        wanted = STEPS if steps else STEPS[:-1]
-        if all(table.find(network=bench.name, step=step, target=target) for step in wanted):
-            continue
-        for step, small, seconds in networks(bench, target, statistics, steps):
-            if table.find(network=bench.name, step=step, target=target):
+        asked = [s for s in (STEPS if steps else STEPS[:-1]) if s in only or not only]
+        wanted = [step for step in asked if not table.find(network=bench.name, step=step, target=target)]
+        for step, small, seconds in networks(bench, target, statistics, steps, wanted) if wanted else ():
+            if step not in wanted:
                 continue
             after = cc.profile(small, bench.example)
             shares = {"macs": after.total_macs / before.total_macs, "params": after.params / before.params}
@@ -170,10 +182,11 @@ def main() -> None:
     options = parser(__doc__)
     options.add_argument("--budgets", type=float, nargs="+", required=True)
     options.add_argument("--steps", type=int, default=300, help="of the reconstruction, a block")
+    options.add_argument("--only", nargs="+", default=[], choices=STEPS, help="lines of the ablation")
     args = options.parse_args()
     bench = open_bench(args)
     table = Table(args.results / f"budget_{bench.name}.csv", KEYS, COLUMNS)
-    sweep(bench, table, args.budgets, args.cache, args.steps)
+    sweep(bench, table, args.budgets, args.cache, args.steps, args.only)
 
 
 if __name__ == "__main__":

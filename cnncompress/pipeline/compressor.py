@@ -231,7 +231,8 @@ class Compressor:
         if ratio < 1:
             self.notes.append(f"measured latency: {ratio:.2f} of the original's ({how})")
         else:
-            self.notes.append(f"this network is not faster than the original: {ratio:.2f} of its latency ({how})")
+            hint = "; `--budget latency=` plans for time" if self.settings.budget and not self._by_latency else ""
+            self.notes.append(f"this network is not faster than the original: {ratio:.2f} of its latency ({how}){hint}")
         return found
 
     @cached_property
