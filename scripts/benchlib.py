@@ -130,15 +130,15 @@ class Table:
 
     def find(self, **key: object) -> dict[str, str] | None:
         """The row of a key, or None."""
-        wanted = [str(key[k]) for k in self.keys]
+        wanted = [_text(key[k]) for k in self.keys]
         return next((row for row in self.rows if [row[k] for k in self.keys] == wanted), None)
 
     def add(self, **values: object) -> None:
-        """Append one row; floats get six significant digits."""
-        row = {c: f"{v:.6g}" if isinstance(v := values[c], float) else str(v) for c in self.columns}
+        """Append one row."""
+        row = {c: _text(values[c]) for c in self.columns}
         fresh = not self.path.exists()
         with self.path.open("a", newline="") as file:
-            writer = csv.DictWriter(file, self.columns)
+            writer = csv.DictWriter(file, self.columns, lineterminator="\n")
             if fresh:
                 writer.writeheader()
             writer.writerow(row)
@@ -159,3 +159,8 @@ def markdown(rows: Iterable[Sequence[object]], headers: Sequence[str]) -> str:
     body = [["" if v is None else f"{v:.1f}" if isinstance(v, float) else v for v in row] for row in rows]
     align = ["left", *["right"] * (len(headers) - 1)]
     return tabulate(body, headers, tablefmt="github", disable_numparse=True, colalign=align)
+
+
+def _text(value: object) -> str:
+    """As it stands in a file: floats with six significant digits."""
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

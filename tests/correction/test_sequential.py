@@ -131,7 +131,8 @@ def test_the_refit_beats_the_biases_alone(name):
 def test_more_sweeps_lower_the_error():
     model, x = made(nn.Sequential(nn.Conv2d(3, 12, 3), nn.Flatten())), natural(10)
     found, statistics = planned(model, x, rank=0.3)
-    errors = [provenance(in_order(model, found, x, statistics, refine=r)).errors["0"] for r in (0, 1, sequential.SWEEPS)]
+    sweeps = (0, 1, sequential.SWEEPS)
+    errors = [provenance(in_order(model, found, x, statistics, refine=r)).errors["0"] for r in sweeps]
     assert errors[0] >= errors[1] >= errors[2]
     assert errors[2] < errors[0]
     assert provenance(in_order(model, found, x, statistics)).errors["0"] == pytest.approx(errors[2])
