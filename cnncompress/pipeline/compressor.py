@@ -15,7 +15,7 @@ from cnncompress.correction import decompose_in_order, reconstruct, reestimate
 from cnncompress.data import Data, make_loader
 from cnncompress.divergence import Answers, to_check
 from cnncompress.evaluate import Evaluation, resolve_device
-from cnncompress.factored import clone, memory_format_of, to_memory_format, trace
+from cnncompress.factored import Provenance, clone, memory_format_of, provenance, to_memory_format, trace
 from cnncompress.fitting import decompose
 from cnncompress.metrics import CENTRED, check_metric
 from cnncompress.pipeline.calibration import Calibration, calibrate, calibration_set
@@ -31,7 +31,7 @@ from cnncompress.planning import (
     with_reasons,
 )
 from cnncompress.profiling import latency
-from cnncompress.spec import Budget, Call, Latency, Plan, Profile
+from cnncompress.spec import Budget, Call, Latency, Plan, Profile, convolutions
 from cnncompress.timing import LatencyTable, TimingSetting
 
 VALUES = 2**28  # numbers in the largest activation of the images that a correction looks at: 1 GiB in float32
@@ -217,6 +217,26 @@ class Compressor:
         setting = TimingSetting(**self._timing, device=str(device), dtype=dtype, memory_format=self.memory_format)
         with self.phases("latency"):
             return settled_table(self._formatted, self.opened.example(), self.calls, setting)
+
+    def formatted(self, small: nn.Module, plan: Plan) -> nn.Module:
+        """A network with depthwise stages in the memory format that it is fastest in, where nothing says which.
+
+        Their time may double in the other one. `plan` and the network's provenance then have it too.
+        """
+        depthwise = any(stage.depthwise for layer in plan.layers.values() for stage in convolutions(layer.chain))
+        if plan.memory_format or not depthwise:
+            return small
+        own, device = memory_format_of(small), str(resolve_device(self.settings.device))
+        models = {name: to_memory_format(clone(small), name) for name in dict.fromkeys([own, *FORMATS])}
+        with self.phases("latency"):
+            found = latency(models, self.opened.example(), **self._timing, device=device)
+        best = min(found, key=lambda name: found[name].median)
+        gain = found[best].median / found[own].median
+        if gain >= WORTH:
+            return small
+        self.notes.append(f"kept in the memory format {best}, where it takes {gain:.2f} of its time in {own}")
+        plan.memory_format = (provenance(small) or Provenance()).plan.memory_format = best
+        return to_memory_format(small, best)
 
     def compare(self, small: nn.Module) -> dict[str, Latency]:
         """Latency of the original and of the compressed network, in turns, each in its own memory format."""
