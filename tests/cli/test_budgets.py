@@ -10,6 +10,8 @@ import pytest
 import torch
 
 import cnncompress as cc
+from cnncompress.factored import memory_format_of
+from cnncompress.spec import Latency
 from tests.cli.conftest import listing
 
 FAST = ("--data", "digits", "--calibration-images", "32", "--layers", "features.1*")
@@ -62,6 +64,22 @@ def test_a_convolution_that_a_plan_keeps_is_fitted_and_loads_again(done):
     assert torch.equal(state["features.14.weight"], original["features.14.weight"])
     assert torch.equal(state["features.0.weight"], original["features.0.weight"])
     done("evaluate", "run", "--data", "digits")
+
+
+@pytest.mark.parametrize(("options", "kept_in"), [((), "channels_last"), (("--memory-format", "contiguous"), None)])
+def test_depthwise_stages_choose_the_memory_format(done, monkeypatch, options, kept_in):
+    def times(models, example, **settings):
+        slow = {name: memory_format_of(model) == "contiguous" for name, model in models.items()}
+        return {name: Latency(2.0 if s else 1.0, 1, 2, 9, 1, "cpu", "float32") for name, s in slow.items()}
+
+    monkeypatch.setattr("cnncompress.pipeline.compressor.latency", times)
+    budget = ("--budget", "macs=0.9", "--method", "cp", "--layers", "features.3")
+    text = done("decompose", "digits_vgg", *budget, *options, "--out", "run")
+    plan = json.loads(Path("run/plan.json").read_text())
+    assert plan["layers"]["features.3"]["method"] == "cp"
+    assert plan["memory_format"] == (kept_in or "contiguous")
+    assert ("kept in the memory format channels_last, where it takes 0.50 of its time" in text) == bool(kept_in)
+    assert memory_format_of(cc.load("run")) == plan["memory_format"]
 
 
 def test_dry_run_of_a_budget_tells_the_plan(done):
