@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -184,11 +184,18 @@ class Compressor:
     @cached_property
     def originals(self) -> dict[str, Latency]:
         """Latency of the original by memory format, its own first, where the budget is one of latency."""
-        own, device = memory_format_of(self.opened.model), resolve_device(self.settings.device)
-        formats = dict.fromkeys([own, self.settings.memory_format] if self.settings.memory_format else [own, *FORMATS])
-        models = {name: to_memory_format(clone(self.opened.model), str(name)) for name in formats}
+        asked = self.settings.memory_format
+        return self._by_format(self.opened.model, [asked] if asked else FORMATS)
+
+    def _by_format(self, model: nn.Module, formats: Iterable[str]) -> dict[str, Latency]:
+        """Latency of a network in its own memory format, which comes first, and in others."""
+        names = dict.fromkeys([memory_format_of(model), *formats])
+        return self._latencies({name: to_memory_format(clone(model), name) for name in names})
+
+    def _latencies(self, models: dict[str, nn.Module]) -> dict[str, Latency]:
         with self.phases("latency"):
-            return latency(models, self.opened.example(), **self._timing, device=str(device))
+            device = str(resolve_device(self.settings.device))
+            return latency(models, self.opened.example(), **self._timing, device=device)
 
     @property
     def _timing(self) -> dict[str, Any]:
@@ -199,10 +206,7 @@ class Compressor:
         """The one asked for, or for a budget of latency the one that the original is fastest in; "" for its own."""
         if self.settings.memory_format or not self._by_latency:
             return self.settings.memory_format or ""
-        own = next(iter(self.originals))
-        best = min(self.originals, key=lambda name: self.originals[name].median)
-        gain = self.originals[best].median / self.originals[own].median
-        return best if gain < WORTH else own
+        return _best(self.originals)[0]
 
     @property
     def _by_latency(self) -> bool:
@@ -218,7 +222,7 @@ class Compressor:
         with self.phases("latency"):
             return settled_table(self._formatted, self.opened.example(), self.calls, setting)
 
-    def formatted(self, small: nn.Module, plan: Plan) -> nn.Module:
+    def in_fastest_format(self, small: nn.Module, plan: Plan) -> nn.Module:
         """A network with depthwise stages in the memory format that it is fastest in, where nothing says which.
 
         Their time may double in the other one. `plan` and the network's provenance then have it too.
@@ -226,13 +230,9 @@ class Compressor:
         depthwise = any(stage.depthwise for layer in plan.layers.values() for stage in convolutions(layer.chain))
         if plan.memory_format or not depthwise:
             return small
-        own, device = memory_format_of(small), str(resolve_device(self.settings.device))
-        models = {name: to_memory_format(clone(small), name) for name in dict.fromkeys([own, *FORMATS])}
-        with self.phases("latency"):
-            found = latency(models, self.opened.example(), **self._timing, device=device)
-        best = min(found, key=lambda name: found[name].median)
-        gain = found[best].median / found[own].median
-        if gain >= WORTH:
+        own = memory_format_of(small)
+        best, gain = _best(self._by_format(small, FORMATS))
+        if best == own:
             return small
         self.notes.append(f"kept in the memory format {best}, where it takes {gain:.2f} of its time in {own}")
         plan.memory_format = (provenance(small) or Provenance()).plan.memory_format = best
@@ -240,11 +240,7 @@ class Compressor:
 
     def compare(self, small: nn.Module) -> dict[str, Latency]:
         """Latency of the original and of the compressed network, in turns, each in its own memory format."""
-        models = {"original": self.opened.model, "compressed": small}
-        with self.phases("latency"):
-            found = latency(
-                models, self.opened.example(), **self._timing, device=str(resolve_device(self.settings.device))
-            )
+        found = self._latencies({"original": self.opened.model, "compressed": small})
         ratio = found["compressed"].median / found["original"].median
         one = found["original"]
         how = f"batch {one.batch}, {one.threads} thread{'s' * (one.threads != 1)}, {one.device}"
@@ -268,6 +264,13 @@ class Compressor:
     def answers(self) -> Answers:
         """The original's answers to some of the images."""
         return Answers(self.opened.model, to_check(self.images, self.cost.total_macs))
+
+
+def _best(found: Mapping[str, Latency]) -> tuple[str, float]:
+    """The memory format that is worth changing to from the first one, or that one, and its share of the time."""
+    own, best = next(iter(found)), min(found, key=lambda name: found[name].median)
+    gain = found[best].median / found[own].median
+    return (best, gain) if gain < WORTH else (own, 1.0)
 
 
 def _values(call: Call) -> tuple[int, int]:

@@ -83,7 +83,7 @@ def run_decompose(settings: DecomposeSettings, command: list[str]) -> Decomposed
         small_cost = profile(small, opened.example())
     row = make_row(describe(opened.name, settings), "decomposed", small_cost, result, data)
     if settings.searching:
-        small = compressor.formatted(small, chosen)
+        small = compressor.in_fastest_format(small, chosen)
         times = compressor.compare(small)
         row = dataclasses.replace(row, latency=times["compressed"])
         before = [dataclasses.replace(before[0], latency=times["original"])]

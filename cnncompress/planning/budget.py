@@ -17,7 +17,7 @@ from cnncompress.factored import clone, swap
 from cnncompress.fitting import fit_layer
 from cnncompress.linalg import check_finite
 from cnncompress.metrics import CENTRED, layer_metrics
-from cnncompress.planning.candidates import AUTO, Candidate, Layer, make_layer, spread
+from cnncompress.planning.candidates import Candidate, Layer, make_layer, methods_of, spread
 from cnncompress.planning.knapsack import solve
 from cnncompress.planning.rules import Choice
 from cnncompress.profiling import profile
@@ -83,7 +83,7 @@ class Planner:
             module, call = model.get_submodule(name), calls[name]
             weight = module.weight.detach().cpu().reshape(call.spec.weight_shape)  # type: ignore[operator,union-attr]
             check_finite(weight, name)
-            methods = AUTO if choices[name].method == "auto" else choices[name].methods
+            methods = methods_of(choices[name], call.spec)
             metrics = layer_metrics(metric, call.spec, self.statistics.get(name))
             found = make_layer(name, call, weight, methods, metrics, centred=centred, multiple=multiple)
             if isinstance(found, Layer):

@@ -12,7 +12,7 @@ from torch import Tensor
 from cnncompress.decompositions import Decomposition
 from cnncompress.lowering import lower
 from cnncompress.metrics import Metric, squared_error
-from cnncompress.planning.rules import RankRequest, choose_method, rank_for
+from cnncompress.planning.rules import Choice, RankRequest, choose_method, rank_for
 from cnncompress.spec import Call, ConvSpec, LayerPlan, Rank
 from cnncompress.timing import LatencyTable
 
@@ -95,6 +95,13 @@ def layer_plan(call: Call, method: Decomposition, rank: Rank, centred: bool, low
     return LayerPlan(spec, method.name, rank, chain, (call.macs, call.macs_of(chain)), dict(method.settings), lowering)
 
 
+def methods_of(choice: Choice, spec: ConvSpec) -> list[str]:
+    """The methods that a budget chooses from for a layer."""
+    weights = spec.weights // spec.groups
+    auto = [name for name in AUTO if weights <= SLOW.get(name, math.inf)]
+    return [name for text in choice.methods for name in (auto if text == "auto" else [text])]
+
+
 def make_layer(
     name: str,
     call: Call,
@@ -116,8 +123,6 @@ def make_layer(
     for text in methods:
         method, fixed = choose_method(text, spec)
         reason = method.refuse(spec)
-        if methods is AUTO and reason is None and spec.weights // spec.groups > SLOW.get(method.name, math.inf):
-            continue
         step = usual_multiple(spec, method.full_rank(spec)) if multiple is None and reason is None else multiple or 1
         every = method.smooth or (method.sliced and all(metric.alpha is None for metric in metrics))
         asked = reason or ranks_asked(method, spec, fixed, step, every)
