@@ -52,67 +52,81 @@ KEYS = ("network", "step", "target")
 COLUMNS = (*KEYS, "macs", "params", "top1", "divergence", "images", "seconds")
 
 
-def networks(
-    bench: Bench, target: float, statistics: Any, steps: int, wanted: Collection[str]
-) -> Iterator[tuple[str, nn.Module, float]]:
+Made = Iterator[tuple[str, nn.Module, float]]
+
+
+def networks(bench: Bench, target: float, statistics: Any, steps: int, wanted: Collection[str]) -> Made:
     """The network after each step of the ablation that is wanted, with the seconds from the statistics to it."""
     images = torch.cat([x for x, _ in bench.calibration])
     for metric in UNIFORM:
-        if not any(step.startswith(f"uniform, {metric}") for step in wanted):
-            continue
-        start = time.perf_counter()
-        fraction, _, plan = plan_for(bench, "spatial-svd", metric, target, bench.inner_layers())
-        yield f"uniform, {metric}", _fit(bench, plan, statistics, 1), time.perf_counter() - start
-        if metric == "frobenius":
-            same = {"method": "spatial-svd", "rank": fraction, "layers": bench.inner_layers()}
-            plan = cc.plan(bench.model, bench.example, **same, images=images[:1])  # chains with a bias
-            small = decompose_in_order(bench.model, plan, images, refit=False, refine=1, progress=False)
-            yield "uniform, frobenius, bias", small, time.perf_counter() - start
-            normed = reestimate(small, images)
-            if normed is not None:
-                yield "uniform, frobenius, bias, batch norm", normed, time.perf_counter() - start
+        if any(step.startswith(f"uniform, {metric}") for step in wanted):
+            yield from uniform(bench, target, statistics, metric, images)
     checked = to_check(images, cc.profile(bench.model, bench.example).total_macs)
-    given: dict[str, Any] = {"budget": cc.Budget(macs=target), "metric": "kronecker", "statistics": statistics}
+    for name, method in (("planned from SVDs", SVDS), ("planned", "auto")):
+        asked = [step for step in wanted if step == name or step.startswith(f"{name}, ")]
+        if asked:
+            start = time.perf_counter()
+            given = {"budget": cc.Budget(macs=target), "metric": "kronecker", "statistics": statistics}
+            plan = cc.plan(bench.model, bench.example, **given, images=checked, method=method)
+            seconds = time.perf_counter() - start
+            for step, small, more in corrected(bench, plan, statistics, images, checked, name, asked, steps):
+                yield step, small, seconds + more
+
+
+def uniform(bench: Bench, target: float, statistics: Any, metric: str, images: torch.Tensor) -> Made:
+    """One share of the rank for all inner 3×3 layers; under Frobenius with its biases and norms mended too."""
     start = time.perf_counter()
-    if "planned from SVDs, refit, rectified, all" in wanted:
-        plan = cc.plan(bench.model, bench.example, **given, images=checked, method=SVDS)
-        options: dict[str, Any] = {"statistics": statistics, "adjust": list(plan.kept), "progress": False}
-        small = decompose_in_order(bench.model, plan, images, **options)
-        yield "planned from SVDs, refit, rectified, all", small, time.perf_counter() - start
-    if not any(step.startswith("planned") for step in wanted):
+    fraction, _, plan = plan_for(bench, "spatial-svd", metric, target, bench.inner_layers())
+    yield f"uniform, {metric}", _fit(bench, plan, statistics, 1), time.perf_counter() - start
+    if metric != "frobenius":
         return
-    start = time.perf_counter()
-    plan = cc.plan(bench.model, bench.example, **given, images=checked)
-    planned = time.perf_counter() - start
-    if "planned" in wanted:
-        yield "planned", _fit(bench, plan, statistics, 4), planned + time.perf_counter() - start
-    corrections: dict[str, dict[str, Any]] = {
-        "bias": {"refit": False},
-        "refit": {"rounds": 1},
-        "refit, rectified": {},
-        "refit, rectified, all": {"adjust": list(plan.kept)},
-    }
-    later = any(step.startswith("planned, refit, rectified, all, ") for step in wanted)
-    for name, options in corrections.items():
-        if f"planned, {name}" not in wanted and not (later and name == "refit, rectified, all"):
-            continue
+    same = {"method": "spatial-svd", "rank": fraction, "layers": bench.inner_layers()}
+    plan = cc.plan(bench.model, bench.example, **same, images=images[:1])  # chains with a bias
+    small = decompose_in_order(bench.model, plan, images, refit=False, refine=1, progress=False)
+    yield "uniform, frobenius, bias", small, time.perf_counter() - start
+    normed = reestimate(small, images)
+    if normed is not None:
+        yield "uniform, frobenius, bias, batch norm", normed, time.perf_counter() - start
+
+
+def corrected(
+    bench: Bench,
+    plan: Plan,
+    statistics: Any,
+    images: torch.Tensor,
+    checked: torch.Tensor,
+    name: str,
+    wanted: Collection[str],
+    steps: int,
+) -> Made:
+    """The network of a plan after each correction that is wanted, with the seconds from the plan to it."""
+    if name in wanted:
         start = time.perf_counter()
-        small = decompose_in_order(bench.model, plan, images, statistics=statistics, progress=False, **options)
-        seconds = planned + time.perf_counter() - start
-        yield f"planned, {name}", small, seconds
-    if not later:
-        return
-    start = time.perf_counter()
-    other, answers = reestimate(small, images), Answers(bench.model, checked)
-    better = other is not None and answers.divergence(other) < answers.divergence(small)
-    normed = other if better and other is not None else small
-    yield "planned, refit, rectified, all, batch norm", normed, seconds + time.perf_counter() - start
-    if not steps:
-        return
-    start = time.perf_counter()
-    small, notes = reconstruct(bench.model, small, images, steps, progress=False)
-    print(*notes, sep="\n")
-    yield "planned, refit, rectified, all, reconstructed", small, seconds + time.perf_counter() - start
+        yield name, _fit(bench, plan, statistics, 4), time.perf_counter() - start
+    whole = f"{name}, refit, rectified, all"
+    corrections: dict[str, dict[str, Any]] = {
+        f"{name}, bias": {"refit": False},
+        f"{name}, refit": {"rounds": 1},
+        f"{name}, refit, rectified": {},
+        whole: {"adjust": list(plan.kept)},
+    }
+    later = [step for step in wanted if step.startswith(f"{whole}, ")]
+    for step, options in corrections.items():
+        if step in wanted or (later and step == whole):
+            start = time.perf_counter()
+            small = decompose_in_order(bench.model, plan, images, statistics=statistics, progress=False, **options)
+            seconds = time.perf_counter() - start
+            yield step, small, seconds
+    for step in later:
+        start = time.perf_counter()
+        if step.endswith("batch norm"):
+            other, answers = reestimate(small, images), Answers(bench.model, checked)
+            better = other is not None and answers.divergence(other) < answers.divergence(small)
+            found = other if better and other is not None else small
+        else:
+            found, notes = reconstruct(bench.model, small, images, steps, progress=False)
+            print(*notes, sep="\n")
+        yield step, found, seconds + time.perf_counter() - start
 
 
 def _fit(bench: Bench, plan: Plan, statistics: Any, refine: int) -> nn.Module:
