@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import importlib.util
-import json
-import sys
-import types
 import urllib.error
 from pathlib import Path
 
@@ -14,45 +9,11 @@ import pytest
 import torch
 import torchvision
 from safetensors.torch import save_file
-from torch import nn
 
-from cnncompress.errors import CompressError, RunError, UsageError
+from cnncompress.errors import CompressError, UsageError
 from cnncompress.models import ModelSource, build_architecture, list_models, load_model, load_weights
-from cnncompress.spec import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
-
-FACTORY = """
-import torch
-from torch import nn
-
-def make(width=4):
-    return nn.Sequential(nn.Conv2d(3, width, 3), nn.Flatten(), nn.LazyLinear(2) if width == 0 else nn.Linear(4, 2))
-
-def broken():
-    raise ValueError("no such width\\nsecond line")
-
-def leaves():
-    raise SystemExit(3)
-
-def number():
-    return 7
-
-constant = 3
-"""
-
-
-@pytest.fixture
-def factory(tmp_path: Path) -> Path:
-    path = tmp_path / "nets.py"
-    path.write_text(FACTORY)
-    return path
-
-
-def one_line(error: pytest.ExceptionInfo[BaseException]) -> str:
-    message = str(error.value)
-    assert message
-    assert "\n" not in message
-    return message
-
+from cnncompress.spec import IMAGENET_MEAN
+from tests.models.helpers import one_line
 
 # --- torchvision ---
 
@@ -279,170 +240,4 @@ def test_truncated_safetensors(tmp_path):
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(CompressError, match="not a whole safetensors file") as error:
         load_model("digits_vgg", str(path))
-    one_line(error)
-
-
-# --- functions ---
-
-
-def test_factory_from_a_file(factory, monkeypatch):
-    monkeypatch.chdir(factory.parent)
-    loaded = load_model("nets.py:make", input_size=16)
-    assert loaded.source == ModelSource("factory", f"{factory}:make")
-    assert loaded.preprocessing.size == (16, 16)
-    assert loaded.preprocessing.resize is None
-    assert loaded.preprocessing.mean == IMAGENET_MEAN
-    assert loaded.preprocessing.std == IMAGENET_STD
-    monkeypatch.chdir("/")
-    source = ModelSource(**json.loads(json.dumps(dataclasses.asdict(loaded.source))))
-    assert str(build_architecture(source)) == str(loaded.model)
-
-
-def test_factory_with_weights(factory, tmp_path):
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4, 2))
-    save_file(model.state_dict(), tmp_path / "w.safetensors")
-    loaded = load_model(f"{factory}:make", str(tmp_path / "w.safetensors"))
-    assert torch.equal(loaded.model[2].weight, model[2].weight)
-
-
-def test_factory_in_a_module_of_the_working_folder(tmp_path, monkeypatch):
-    (tmp_path / "my_nets_package.py").write_text(FACTORY)
-    monkeypatch.chdir(tmp_path)
-    assert load_model("my_nets_package:make").source.name == "my_nets_package:make"
-
-
-@pytest.mark.parametrize(
-    ("function", "reason"),
-    [
-        ("broken", "raised ValueError: no such width"),
-        ("leaves", "raised SystemExit: 3"),
-        ("number", "returned int"),
-        ("constant", "no function 'constant'"),
-        ("mak", "did you mean 'make'"),
-    ],
-)
-def test_factories_that_fail(factory, function, reason):
-    with pytest.raises(CompressError) as error:
-        load_model(f"{factory}:{function}")
-    assert reason in one_line(error)
-
-
-@pytest.mark.parametrize(
-    ("name", "reason"),
-    [
-        ("missing_file.py:make", "no such file"),
-        ("missing_module.sub:make", "no Python module 'missing_module.sub'"),
-        ("nets.py", "nets.py:FUNCTION"),
-        ("vgg16:", "unknown model"),
-        ("", "unknown model"),
-    ],
-)
-def test_factories_that_do_not_exist(name, reason):
-    with pytest.raises(UsageError) as error:
-        load_model(name)
-    assert reason in one_line(error)
-
-
-def test_module_that_cannot_be_imported(tmp_path):
-    (tmp_path / "bad.py").write_text("import nothing_of_that_name\n")
-    with pytest.raises(CompressError, match="raised ModuleNotFoundError") as error:
-        load_model(f"{tmp_path}/bad.py:make")
-    one_line(error)
-
-
-def test_run_whose_factory_file_is_gone(tmp_path):
-    with pytest.raises(RunError, match=r"gone\.py") as error:
-        build_architecture(ModelSource("factory", f"{tmp_path}/gone.py:make"))
-    one_line(error)
-
-
-@pytest.mark.parametrize(
-    "source",
-    [
-        ModelSource("torchvision", "resnet17"),
-        ModelSource("torchvision", "resnet18", {"depth": 3}),
-        ModelSource("builtin", "digits_net"),
-    ],
-)
-def test_sources_that_cannot_be_built(source):
-    with pytest.raises(RunError, match=source.name) as error:
-        build_architecture(source)
-    one_line(error)
-
-
-def test_classes_of_a_factory(factory):
-    with pytest.raises(CompressError, match="raised TypeError") as error:
-        load_model(f"{factory}:make", num_classes=3)
-    one_line(error)
-
-
-# --- timm ---
-
-
-class StubTimm(types.ModuleType):
-    """As much of timm as is used, for machines without it."""
-
-    def __init__(self) -> None:
-        super().__init__("timm")
-        self.data = types.SimpleNamespace(
-            resolve_data_config=lambda _, model: {
-                "input_size": (3, 176, 176),
-                "crop_pct": 0.875,
-                "interpolation": "bicubic",
-                "mean": IMAGENET_MEAN,
-                "std": IMAGENET_STD,
-            }
-        )
-
-    def list_models(self) -> list[str]:
-        return ["resnet10t"]
-
-    def is_model(self, name: str) -> bool:
-        return name == "resnet10t"
-
-    def create_model(self, name: str, pretrained: bool, num_classes: int = 1000) -> nn.Module:
-        if pretrained:
-            raise LookupError("offline\nsecond line")
-        return torchvision.models.resnet18(num_classes=num_classes)
-
-
-@pytest.fixture(params=["stub", "installed"] if importlib.util.find_spec("timm") else ["stub"])
-def timm(request, monkeypatch) -> None:
-    if request.param == "stub":
-        stub = StubTimm()
-        monkeypatch.setitem(sys.modules, "timm", stub)
-        monkeypatch.setitem(sys.modules, "timm.data", stub.data)
-
-
-@pytest.mark.usefixtures("timm")
-def test_timm_models(tmp_path):
-    loaded = load_model("timm:resnet10t", "none", num_classes=4)
-    assert loaded.source == ModelSource("timm", "resnet10t", {"num_classes": 4})
-    again = build_architecture(loaded.source)
-    assert all(p.is_meta for p in again.parameters())
-    load_weights(again, loaded.model.state_dict(), "test")
-    save_file(loaded.model.state_dict(), tmp_path / "w.safetensors")
-    from_file = load_model("timm:resnet10t", str(tmp_path / "w.safetensors"))
-    assert from_file.source == loaded.source
-    x = torch.rand(1, 3, 64, 64)
-    with torch.inference_mode():
-        assert torch.equal(again(x), loaded.model(x))
-        assert torch.equal(from_file.model(x), loaded.model(x))
-    # 176 / 0.875 = 201.1
-    assert loaded.preprocessing == Preprocessing((176, 176), 201, IMAGENET_MEAN, IMAGENET_STD, "bicubic")
-    with pytest.raises(UsageError, match="did you mean 'resnet10t'"):
-        load_model("timm:resnet10")
-
-
-def test_timm_offline(monkeypatch):
-    monkeypatch.setitem(sys.modules, "timm", StubTimm())
-    with pytest.raises(CompressError, match=r"LookupError: offline.*--weights PATH") as error:
-        load_model("timm:resnet10t")
-    one_line(error)
-
-
-def test_timm_not_installed(monkeypatch):
-    monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(CompressError, match=r"cnncompress\[timm\]") as error:
-        load_model("timm:resnet10t")
     one_line(error)
