@@ -173,8 +173,9 @@ class Compressor:
     @cached_property
     def _clock(self) -> Callable[[Plan], float]:
         """Tells the milliseconds of the whole network after a plan, in the memory format that the run is to have."""
-        ms, device = self.originals[self.memory_format].median, str(resolve_device(self.settings.device))
-        return network_clock(self._formatted, self.opened.example(), ms, **self._timing, device=device)
+        own, device = next(iter(self.originals.values())).median, str(resolve_device(self.settings.device))
+        clocked = self.opened.model, self.opened.example(), own, self.memory_format
+        return network_clock(*clocked, **self._timing, device=device)
 
     @cached_property
     def _formatted(self) -> nn.Module:

@@ -16,16 +16,18 @@ from cnncompress.timing.measure import fill_randomly
 REPEATS, SECONDS = 12, 0.5  # at least, of each network
 
 
-def network_clock(model: nn.Module, example: Tensor, original_ms: float, **settings: Any) -> Callable[[Plan], float]:
+def network_clock(
+    model: nn.Module, example: Tensor, original_ms: float, memory_format: str = "", **settings: Any
+) -> Callable[[Plan], float]:
     """A function that measures the milliseconds of the network after a plan, with random numbers for kernels.
 
-    It runs in turns with `model`, which is taken to need `original_ms`; what counts are the tenth percentiles, as other
-    work on the machine only ever adds to a time. `settings` are those of `profiling.latency`; each network is in its
-    own memory format.
+    It runs in turns with `model` in its own memory format, which is taken to need `original_ms`; what counts are the
+    tenth percentiles, as other work on the machine only ever adds to a time. The network after the plan is in
+    `memory_format`, "" for its own. `settings` are those of `profiling.latency`.
     """
 
     def clock(plan: Plan) -> float:
-        models = {"original": model, "planned": with_random_chains(model, plan)}
+        models = {"original": model, "planned": to_memory_format(with_random_chains(model, plan), memory_format)}
         found = latency(models, example, repeats=REPEATS, min_seconds=SECONDS, **settings)
         return original_ms * found["planned"].p10 / found["original"].p10
 

@@ -16,7 +16,7 @@ from cnncompress.fitting import decompose
 from cnncompress.planning import Choice, Planner, candidates, choices_of, network_clock, plan
 from cnncompress.planning.whole import with_random_chains
 from cnncompress.profiling import profile
-from cnncompress.spec import Budget, chain_macs
+from cnncompress.spec import Budget, Latency, chain_macs
 from cnncompress.statistics import collect_statistics
 from cnncompress.timing import LatencyTable, TimingSetting, table
 from tests.decompositions.helpers import randn, randomize
@@ -303,6 +303,18 @@ def test_random_chains_stand_for_the_plan(model, memory_format):
     assert torch.isfinite(y).all()
     assert float(y.abs().max()) > 1e-6  # no denormal numbers, which take longer
     assert network_clock(model, X, 100.0)(found) > 0
+
+
+def test_the_clock_runs_each_network_in_its_own_memory_format(model, monkeypatch):
+    def taken(models, example, **settings):
+        formats = {name: memory_format_of(network) for name, network in models.items()}
+        assert formats == {"original": "contiguous", "planned": "channels_last"}
+        times = {"original": 2.0, "planned": 1.5}
+        return {name: Latency(9.0, times[name], 9.0, 1, 1, "cpu", "float32") for name in models}
+
+    monkeypatch.setattr("cnncompress.planning.whole.latency", taken)
+    found = plan(model, X, budget=Budget(macs=0.5))
+    assert network_clock(model, X, 100.0, "channels_last")(found) == pytest.approx(75.0)
 
 
 def test_a_calibrated_plan_predicts_nats(model):
