@@ -53,6 +53,17 @@ class Moment:
             return square_sum(rows)
         return square_sum(rows @ self.samples.to(rows.dtype).mT) + self.ridge * square_sum(rows)
 
+    def halfway(self) -> Moment:
+        """The moment with its mean eigenvalue added to every eigenvalue: Σ and the identity at equal scale."""
+        if self.dense is not None:
+            dense = self.dense.double()
+            level = float(dense.diagonal().mean()) or 1.0
+            return Moment(dense + level * torch.eye(len(dense), dtype=dense.dtype))
+        if self.samples is None:
+            return self
+        level = self.ridge + float(self.samples.double().square().sum()) / self.samples.shape[1]
+        return replace(self, ridge=self.ridge + (level or 1.0))
+
     def reordered(self, index: Tensor) -> Moment:
         """The moment of the inputs in the order `index` [n]."""
         if self.dense is not None:
@@ -89,6 +100,10 @@ class Metric:
     def left_root(self) -> Tensor | None:
         """Lower triangular L [F, F] with L·Lᵀ = Γ, or None without Γ."""
         return None if self.gamma is None else psd_root(self.gamma.double())
+
+    def halfway(self) -> Metric:
+        """The sum of the metric and, at equal scale, the one with a Frobenius norm in the place of Σ."""
+        return self if self.sigma is None else replace(self, sigma=self.sigma.halfway())
 
     def reordered(self, index: Tensor) -> Metric:
         """The metric of a layer whose inputs come in the order `index` [n]."""

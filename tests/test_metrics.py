@@ -64,6 +64,21 @@ def test_dense_and_sampled_moments_are_the_same_matrix():
     assert torch.equal(Moment().diagonal_blocks(4), torch.eye(4, dtype=torch.float64))
 
 
+def test_halfway_to_the_frobenius_norm():
+    dense, sampled = moments()
+    delta = randn(4, 12, seed=1)
+    level = dense.dense.trace() / 12
+    gamma = randn(4, 4, seed=2)
+    gamma = gamma @ gamma.mT
+    for moment in (dense, sampled):
+        plain = Metric("x", moment, gamma).squared_error(delta)
+        expected = plain + float(level * (gamma * (delta @ delta.mT)).sum())
+        assert Metric("x", moment, gamma).halfway().squared_error(delta) == pytest.approx(expected)
+    assert FROBENIUS.halfway() is FROBENIUS
+    silent = Moment(torch.zeros(12, 12)).halfway()
+    torch.testing.assert_close(silent.dense, torch.eye(12, dtype=torch.float64))
+
+
 @pytest.mark.parametrize("rows", [3, 12, 30])
 def test_samples_and_their_moment_give_the_same_metric(rows):
     x = randn(rows, 12).float()

@@ -73,6 +73,10 @@ class Decomposition(ABC):
         """Further kernels to refine beside those of the starts, found by way of a metric other than Frobenius."""
         return []
 
+    def fitted_in(self, metric: Metric) -> Metric:
+        """The metric that the kernels are fitted in: the one asked for, unless one near it serves the method better."""
+        return metric
+
     def matricization(self, weight: Tensor) -> Tensor | None:
         """The matrix whose singular values tell the error at each rank, or None where there is none."""
         return None
@@ -183,6 +187,7 @@ class Decomposition(ABC):
         Where scaling the weight only comes near to the metric, the fit without it is refined too, and so is what the
         method finds by a search of its own: the best one wins.
         """
+        metric = self.fitted_in(metric)
         chain, plain = self.group_stages(spec, rank), metric is FROBENIUS
         weight = weight if self.whitens else weight.double()
         if start is not None and not self.sliced:

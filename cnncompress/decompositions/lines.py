@@ -19,6 +19,8 @@ from cnncompress.metrics import Metric
 
 PROBE = 2  # steps of every start, before the best one goes on
 MAX_STEPS = 15
+SMALL = 2**18  # entries of a metric up to which all starts go on, as many as `MORE` times those asked for
+MORE = 5
 BLOCK = 2**24  # entries of the matrices [C, C] that are held at once
 
 
@@ -35,6 +37,7 @@ class Quadratic:
         self.seen = seen.reshape(F, C, P)
         self.sigma = sigma.reshape(C, P, C, P)
         self.by_positions = self.sigma.permute(1, 3, 0, 2).reshape(P * P, C * C)
+        self.small = sigma.numel() <= SMALL
 
     def fit(self, colours: Tensor) -> tuple[Tensor, Tensor]:
         """The error of every filter with every colour [K, C], [F, K], and the coefficients, [F, K, P]."""
@@ -73,6 +76,7 @@ class Weighted:
         self.squares = squares.double().flatten(2)
         self.seen = self.squares * weight.double().flatten(2)
         self.total = (self.seen * weight.double().flatten(2)).sum((1, 2))
+        self.small = squares.numel() <= SMALL
 
     def fit(self, colours: Tensor) -> tuple[Tensor, Tensor]:
         """As `Quadratic.fit`."""
@@ -110,28 +114,20 @@ class Lines:
 
 
 def form_of(weight: Tensor, metric: Metric) -> Form | None:
-    """The form in which the colours of a weight [F, C, kh, kw] are chosen; None where the metric has no dense moment.
-
-    To Σ its mean eigenvalue is added everywhere: the mean of data covariance and Frobenius norm at equal scale. A
-    colour has few numbers and shapes whole filters, far from where an error is small enough for Σ alone to say what it
-    does: directions with next to no energy would be given up for nothing (the authors raise the eigenvalues of Σ too).
-    """
+    """The form for the colours of a weight [F, C, kh, kw]; None where the metric has no dense moment."""
     if metric.alpha is not None:
         squares = metric.alpha.double().square().reshape(weight.shape)
         return Weighted(weight, squares.clamp_min(torch.finfo(squares.dtype).tiny))
     if metric.sigma is None or metric.sigma.dense is None:
         return None
-    sigma = metric.sigma.dense.double()
-    level = float(sigma.diagonal().mean()) or 1.0
-    gamma = None if metric.gamma is None else metric.gamma.diagonal()
-    return Quadratic(weight, sigma + level * torch.eye(len(sigma), dtype=sigma.dtype), gamma)
+    return Quadratic(weight, metric.sigma.dense, None if metric.gamma is None else metric.gamma.diagonal())
 
 
 def find_lines(form: Form, starts: Sequence[Tensor]) -> Lines:
-    """Colours and balanced clusters of small error: the start [K, C] that leads best after a few steps, to its end."""
-    probes = [descend(form, colours, PROBE) for colours in starts]
+    """Colours and balanced clusters of small error: each start [K, C], or the one that leads best, to its end."""
+    probes = [descend(form, colours, MAX_STEPS if form.small else PROBE) for colours in starts]
     best = min(probes, key=lambda lines: lines.history[-1])
-    return descend(form, best.colours, MAX_STEPS)
+    return best if form.small else descend(form, best.colours, MAX_STEPS)
 
 
 def descend(form: Form, colours: Tensor, steps: int) -> Lines:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cnncompress.clustering import balanced_kmeans, check_search, divisors
 from cnncompress.decompositions.base import Decomposition, register
-from cnncompress.decompositions.lines import find_lines, form_of
+from cnncompress.decompositions.lines import MORE, find_lines, form_of
 from cnncompress.errors import UsageError
 from cnncompress.metrics import Metric
 from cnncompress.spec import Chain, ConvSpec, Permutation, Rank
@@ -73,6 +73,14 @@ class Monochromatic(Decomposition):
         chain: Chain = (ConvSpec(spec.in_channels, colours), spec.replace(in_channels=colours, groups=colours))
         return chain if colours in (1, F) else (*chain, Permutation(F))
 
+    def fitted_in(self, metric: Metric) -> Metric:
+        """Half the Frobenius norm: the authors raise the eigenvalues of Σ too.
+
+        One colour for whole filters leaves errors so large that Σ alone does not say what they do. Directions of little
+        energy, in which natural images have their details, would be given up for next to nothing in the others.
+        """
+        return metric.halfway()
+
     def group_factorize(self, weight: Tensor, spec: ConvSpec, rank: Rank, metric: Metric) -> list[Tensor]:
         """Cluster the lines of the filters' leading singular vectors, weighted by their energy.
 
@@ -100,7 +108,8 @@ class Monochromatic(Decomposition):
         K = len(colours[0])
         if 1 < K < F:
             generator, own = torch.Generator().manual_seed(self.settings["seed"]), leading_vectors(weight.flatten(2))
-            drawn = (torch.randperm(F, generator=generator)[:K] for _ in range(self.settings["restarts"]))
+            restarts = self.settings["restarts"] * (MORE if form.small else 1)
+            drawn = (torch.randperm(F, generator=generator)[:K] for _ in range(restarts))
             colours += [own[index] for index in drawn]
         found = find_lines(form, colours)
         coefficients = found.coefficients[found.order].reshape(F, 1, *spec.kernel_size)

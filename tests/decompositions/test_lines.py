@@ -91,12 +91,14 @@ def test_many_starts_find_the_best_colours_and_clusters(name):
     assert found.history[-1] == pytest.approx(best, rel=1e-4)
 
 
-def test_the_error_counts_both_in_the_metric_and_plainly():
+def test_the_form_is_that_of_the_metric():
     weight, sigma = randn(5, 2, 3, 1), positive(6, 1)
-    form = form_of(weight, Metric(sigma=Moment(sigma)))
     rows = weight.flatten(1)
-    expected = torch.einsum("fi,ij,fj->f", rows, sigma, rows) + sigma.trace() / 6 * rows.square().sum(1)
-    torch.testing.assert_close(form.total, expected)
+    expected = torch.einsum("fi,ij,fj->f", rows, sigma, rows)
+    torch.testing.assert_close(form_of(weight, Metric(sigma=Moment(sigma))).total, expected)
+    gamma = positive(5, 2)
+    scaled = form_of(weight, Metric(sigma=Moment(sigma), gamma=gamma)).total
+    torch.testing.assert_close(scaled, gamma.diagonal() * expected)
     alpha = randn(5, 6, seed=2).exp()
     torch.testing.assert_close(form_of(weight, Metric(alpha=alpha)).total, (alpha * rows).square().sum(1))
 

@@ -117,11 +117,23 @@ def test_planted_colours_are_found_under_every_metric(C, F, colours, metric):
 @pytest.mark.parametrize("metric", METRIC_NAMES[1:])
 def test_the_search_in_the_metric_beats_the_papers_clusters_refitted(metric):
     spec, weight = ConvSpec(3, 24, (5, 5)), randn(24, 3, 5, 5)
-    (form,) = metrics = layer_metrics(metric, spec, made_up_statistics(spec, rows=2000, decay=4.0))
-    chain = METHOD.stages(spec, (4,))
+    metrics = layer_metrics(metric, spec, made_up_statistics(spec, rows=2000, decay=4.0))
+    chain, form = METHOD.stages(spec, (4,)), METHOD.fitted_in(metrics[0])
     before = refine(chain, METHOD.factorize(weight, spec, (4,), metrics, 0), weight, form, 1)
     after = METHOD.factorize(weight, spec, (4,), metrics, 1)
     assert error_of(chain, after, weight, form) < 0.99 * error_of(chain, before, weight, form)
+
+
+@pytest.mark.parametrize("metric", ["data-covariance", "kronecker"])
+def test_what_the_data_hardly_have_is_not_given_up(metric):
+    """Half of the fit is the kernel itself: it stays nearer to it than the best coefficients in the metric alone."""
+    spec, weight = ConvSpec(3, 24, (5, 5)), randn(24, 3, 5, 5)
+    metrics = layer_metrics(metric, spec, made_up_statistics(spec, rows=2000, decay=8.0))
+    chain = METHOD.stages(spec, (4,))
+    found = METHOD.factorize(weight, spec, (4,), metrics)
+    alone = refine(chain, found, weight, metrics[0], 1)
+    assert error_of(chain, alone, weight, metrics[0]) < error_of(chain, found, weight, metrics[0])
+    assert relative(compose(chain, found), weight) < relative(compose(chain, alone), weight)
 
 
 def test_the_papers_own_procedure_does_not_search(monkeypatch):
