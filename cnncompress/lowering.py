@@ -5,6 +5,7 @@ A lowering is a string of words joined by `+`, empty for the chain as it is:
 - `pad8`, `pad16`: widths between stages, in each group, rounded up to a multiple with channels of zeros.
 - `dense`: grouped convolutions as dense ones with zeros; permutations beside them go into their kernels.
 - `split`: each grouped convolution as one dense convolution a group; shapes and kernels stay as they are.
+- `merge`: a 1×1 convolution and its neighbour, both without groups, as one of at most half as many weights more.
 """
 
 from __future__ import annotations
@@ -16,18 +17,19 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from cnncompress.decompositions.chains import dense_kernel
-from cnncompress.spec import Chain, ConvSpec, Permutation, chain_params, convolutions
+from cnncompress.decompositions.chains import compose_two, dense_kernel
+from cnncompress.spec import Chain, ConvSpec, Permutation, Stage, chain_params, convolutions
 
 MULTIPLES = {"pad8": 8, "pad16": 16}
-SPLIT, DENSE = "split", "dense"
+SPLIT, DENSE, MERGE = "split", "dense", "merge"
 MANY_GROUPS = 64  # that many small convolutions take longer to call than to compute
+MORE = 1.5  # times the weights of two stages that the one in their place may have: it is one call less
 
 
 def check_lowering(lowering: str) -> None:
     """ValueError for a lowering that this version does not know."""
     for word in words(lowering):
-        if word not in (*MULTIPLES, SPLIT, DENSE):
+        if word not in (*MULTIPLES, SPLIT, DENSE, MERGE):
             raise ValueError(f"unknown lowering {word!r}")
 
 
@@ -44,6 +46,8 @@ def lower(chain: Chain, lowering: str) -> Chain:
             chain = _pad_chain(chain, MULTIPLES[word])
         elif word == DENSE:
             chain = _without_folded(tuple(_ungrouped(stage) for stage in chain))
+        elif word == MERGE:
+            chain = _merge(chain, None)[0]
     return chain
 
 
@@ -56,20 +60,26 @@ def lower_kernels(chain: Chain, kernels: Sequence[Tensor], lowering: str) -> lis
             found = _pad_kernels(chain, _pad_chain(chain, MULTIPLES[word]), found)
         elif word == DENSE:
             found = _fold(chain, _expand(chain, found))
+        elif word == MERGE:
+            found = _merge(chain, found)[1]
         chain = lower(chain, word)
     return found
 
 
 def regroupings(spec: ConvSpec, chain: Chain) -> list[str]:
-    """Other ways to run the grouped convolutions in a chain for a layer `spec`, that may be faster.
+    """Other ways to run a chain for a layer `spec`, with fewer groups or fewer stages, that may be faster.
 
-    A dense chain larger than the layer itself without groups is none of them.
+    What is larger than the layer itself without groups, or a single stage as the layer is, is none of them.
     """
     grouped = [s.groups for s in convolutions(chain) if s.groups > 1 and not _square_depthwise(s)]
-    if not grouped:
-        return []
-    small = chain_params(lower(chain, DENSE)) <= spec.replace(groups=1).params
-    return [SPLIT] * (max(grouped) <= MANY_GROUPS) + [DENSE] * small
+    found = [DENSE, f"{DENSE}+{MERGE}"] if grouped else [MERGE]
+    known, smaller = [chain], []
+    for lowering in found:
+        lowered = lower(chain, lowering)
+        if lowered not in known and len(lowered) > 1 and chain_params(lowered) <= spec.replace(groups=1).params:
+            smaller.append(lowering)
+        known.append(lowered)
+    return [SPLIT] * bool(grouped and max(grouped) <= MANY_GROUPS) + smaller
 
 
 def paddings(chain: Chain) -> list[str]:
@@ -156,3 +166,33 @@ def _fold(chain: Chain, kernels: Sequence[Tensor]) -> list[Tensor]:
     if order is not None:
         found[-1] = found[-1][order]
     return found
+
+
+# --- merging ---
+
+
+def _merge(chain: Chain, kernels: Sequence[Tensor] | None) -> tuple[Chain, list[Tensor]]:
+    """A chain after all merges, from its end on, and its kernels where they are given."""
+    stages, found = list(chain), list(kernels or [])
+    for i in reversed(range(len(chain) - 1)):
+        merged = _merged(stages[i], stages[i + 1])
+        if merged is not None:
+            stages[i : i + 2] = [merged]
+            found[i : i + 2] = [compose_two(found[i], found[i + 1])] if kernels else []
+    return tuple(stages), found
+
+
+def _merged(first: Stage, second: Stage) -> ConvSpec | None:
+    """The convolution that does what two stages do, or None where there is none, or one of too many weights."""
+    if isinstance(first, Permutation) or isinstance(second, Permutation):
+        return None
+    if not (_position_wise(first) or _position_wise(second)) or first.bias or max(first.groups, second.groups) > 1:
+        return None
+    spatial = second if _position_wise(first) else first
+    merged = spatial.replace(in_channels=first.in_channels, out_channels=second.out_channels, bias=second.bias)
+    return merged if merged.weights <= MORE * (first.weights + second.weights) else None
+
+
+def _position_wise(stage: ConvSpec) -> bool:
+    """A 1×1 convolution that keeps every position, or a Linear."""
+    return stage.kernel_size == stage.stride == (1, 1) and stage.padding in ("same", (0, 0))

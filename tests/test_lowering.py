@@ -18,7 +18,7 @@ from cnncompress.spec import ConvSpec, Permutation, chain_macs, convolutions
 from tests.decompositions.helpers import convolutions as any_convolution
 from tests.decompositions.helpers import decide, images, randn, randomize
 
-LOWERINGS = ["pad8", "pad16", "split", "dense", "pad8+split", "split+pad16", "pad8+dense"]
+LOWERINGS = ["pad8", "pad16", "split", "dense", "pad8+split", "split+pad16", "pad8+dense", "merge", "dense+merge"]
 METHODS = ["spatial-svd", "channel-svd", "tucker2", "cp", "monochromatic", "bicluster-svd", "bicluster-outer"]
 
 
@@ -47,7 +47,7 @@ def test_the_same_outputs_for_every_geometry(layer, method, rank, lowering):
     assert [spec_of(m) for m in lowered.weighted] == list(convolutions(lowered.chain))
 
 
-@pytest.mark.parametrize("lowering", ["pad8", "pad16", "pad16+dense", "split"])
+@pytest.mark.parametrize("lowering", ["pad8", "pad16", "pad16+dense", "split", "pad8+merge"])
 def test_linear_layers(lowering):
     layer = randomize(nn.Linear(20, 30).double())
     plain, lowered = both(layer, decide(layer, "svd", 5), lowering)
@@ -112,6 +112,38 @@ def test_worthwhile_lowerings():
     assert regroupings(spec, wide) == ["split"]  # dense, it is the layer itself and a 1×1 more
     depthwise = (ConvSpec(32, 8), ConvSpec(8, 8, (3, 3), groups=8), ConvSpec(8, 32))
     assert regroupings(spec, depthwise) == []
+    tucker = (ConvSpec(32, 24), ConvSpec(24, 16, (3, 3)), ConvSpec(16, 32))
+    assert regroupings(spec, tucker) == ["merge"]
+    assert regroupings(spec, tucker[1:]) == []  # one stage, as the layer is
+    clustered = (ConvSpec(32, 16, groups=2), ConvSpec(16, 16, (3, 3), groups=4), ConvSpec(16, 32, groups=2))
+    assert regroupings(spec, clustered) == ["split", "dense"]
+
+
+def test_merged_stages_by_hand():
+    """900 and 600 weights become 1,350; 30 and 900 become 1,080; 300 and 1,350 would become 16,200."""
+    middle = ConvSpec(5, 20, (3, 3), (2, 2), (1, 1), (2, 2))
+    tucker = (ConvSpec(60, 5), middle, ConvSpec(20, 30, bias=True))
+    assert lower(tucker, "merge") == (tucker[0], middle.replace(out_channels=30, bias=True))
+    pair, kernels = (ConvSpec(6, 5), middle), [randn(5, 6, 1, 1), randn(20, 5, 3, 3, seed=1)]
+    assert lower(pair, "merge") == (middle.replace(in_channels=6),)
+    (found,) = lower_kernels(pair, kernels, "merge")
+    torch.testing.assert_close(found, torch.einsum("mc,fmyx->fcyx", kernels[0][:, :, 0, 0], kernels[1]))
+
+
+@pytest.mark.parametrize(
+    "chain",
+    [
+        (ConvSpec(6, 6, (3, 1)), ConvSpec(6, 6, (1, 3))),  # none is 1×1
+        (ConvSpec(6, 6), ConvSpec(6, 6, (3, 3), groups=2)),
+        (ConvSpec(6, 6, groups=6), ConvSpec(6, 6, (3, 3))),
+        (ConvSpec(6, 6, stride=(2, 2)), ConvSpec(6, 6, (3, 3))),  # leaves positions out
+        (ConvSpec(6, 6, padding=(1, 1)), ConvSpec(6, 6, (3, 3))),  # its zeros are not those of the other
+        (ConvSpec(6, 6), Permutation(6), ConvSpec(6, 6, (3, 3))),
+        (ConvSpec(60, 6), ConvSpec(6, 60, (3, 3))),  # 3,600 weights in the place of 32,400
+    ],
+)
+def test_what_cannot_be_merged_stays(chain):
+    assert lower(chain, "merge") == chain
 
 
 @pytest.mark.parametrize("lowering", ["pad7", "split+", "Dense", "dense split"])

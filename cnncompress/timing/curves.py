@@ -91,11 +91,17 @@ class Curves:
         """The time of a plain chain of structure `kind`, with its fastest lowering."""
         odd = bool(paddings(chain))
         plain = self._at(kind, chain, "") * (self.slower if odd else 1)
-        others = {word: self._at(kind, chain, word) for word in self.curves[kind] if word}
+        others = {word: self._at(kind, chain, word) for word in self._usable(kind, chain)}
         if odd and self.padding:
             others[self.padding] = self._at(kind, lower(chain, self.padding), "")
         best = min(others, key=lambda word: others[word], default="")
         return Timed(others[best], best) if best and others[best] < GAIN * plain else Timed(plain, "")
+
+    def _usable(self, kind: Rank, chain: Chain) -> list[str]:
+        """The lowerings of this chain that were measured, of chains that are no cheaper."""
+        macs = self.call.macs_of(chain)
+        found = regroupings(self.call.spec, chain)
+        return [word for word, (at, _) in self.curves[kind].items() if word in found and macs <= at[-1]]
 
     def _lines(self, jobs: Sequence[Job], clock: Clock) -> dict[str, Line]:
         points: dict[str, dict[int, float]] = {}
