@@ -248,7 +248,8 @@ class Compressor:
         if ratio < 1:
             self.notes.append(f"measured latency: {ratio:.2f} of the original's ({how})")
         else:
-            hint = "; `--budget latency=` plans for time" if self.settings.budget and not self._by_latency else ""
+            plain = self.settings.budget is not None and not self._by_latency
+            hint = "; `--budget latency=0.9` beside the other budget plans for time too" if plain else ""
             self.notes.append(f"this network is not faster than the original: {ratio:.2f} of its latency ({how}){hint}")
         return found
 

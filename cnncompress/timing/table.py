@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cnncompress.decompositions import Decomposition
-from cnncompress.spec import Call, Chain, ConvSpec, Pair, Plan, Rank, chain_params
+from cnncompress.spec import Call, Chain, ConvSpec, Pair, Rank, chain_params
 from cnncompress.specjson import stage_to_json
 from cnncompress.timing.curves import Curves, Timed, anchor_ranks, choose_probe, padded_jobs, regrouped_jobs, structure
 from cnncompress.timing.measure import Job, measure
@@ -108,15 +108,6 @@ class LatencyTable:
             layer = {"layer": stage_to_json(spec), "size": list(size)}
             self._stores[spec, size] = Store(self._cache, self._identity | layer)
         return self._stores[spec, size]
-
-
-def predict_network(original_ms: float, plan: Plan, calls: Mapping[str, Call], table: LatencyTable) -> float:
-    """Milliseconds of a whole network after `plan`: what it takes now, less its layers, plus their chains.
-
-    `calls` are those of the network that takes `original_ms` in the table's setting; the chains are measured.
-    """
-    changes = (table.chain(calls[n], p.chain, p.lowering) - table.dense(calls[n]) for n, p in plan.layers.items())
-    return original_ms + sum(changes)
 
 
 def by_memory(jobs: Sequence[Job]) -> list[list[Job]]:

@@ -8,8 +8,8 @@ import pytest
 
 from cnncompress.decompositions import get_method
 from cnncompress.errors import UsageError
-from cnncompress.spec import Call, ConvSpec, LayerPlan, Plan, chain_macs, chain_params
-from cnncompress.timing import LatencyTable, TimingSetting, cache_folder, predict_network, table
+from cnncompress.spec import Call, ConvSpec, chain_macs, chain_params
+from cnncompress.timing import LatencyTable, TimingSetting, cache_folder, table
 from cnncompress.timing.measure import Job
 from cnncompress.timing.table import TOGETHER, by_memory
 
@@ -126,14 +126,6 @@ def test_on_a_busy_machine_it_tries_again_and_keeps_nothing(machine, tmp_path):
     assert quiet.chain(call, SPATIAL.stages(SPEC, (8,))) == pytest.approx(1.1 * chain)
     assert quiet.dense(call) == pytest.approx(layer)
     assert len(machine.asked) == 5
-
-
-def test_a_network_is_what_it_was_less_layers_plus_chains(machine):
-    calls = {"a": CALL, "b": Call(1, SPEC, ((8, 8),)), "kept": CALL}
-    chain = SPATIAL.stages(SPEC, (4,))
-    plan = Plan({name: LayerPlan(SPEC, "spatial-svd", (4,), chain) for name in ("a", "b")}, {"kept": "small"})
-    found = predict_network(5000.0, plan, calls, LatencyTable(TimingSetting(), None))
-    assert found == pytest.approx(5000 + (4 * 96 - 256 * 9) * (144 + 64) / 1000)
 
 
 def test_times_within_the_network_scale_all_others(machine):
