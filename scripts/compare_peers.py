@@ -6,8 +6,9 @@
     python scripts/compare_peers.py --show
 
 The first command makes the networks, keeps them under `build/peers`, and adds a row for each to `results/peers.csv`;
-rows that are there are not made again. The second measures the latency of all that was kept of the network, in turns
-with the original, and fills it into the rows. The third prints the table.
+rows that are there are not made again. The second measures the latency of all that was kept of the network, each in
+turns with the original and both in the memory format that they are faster in, and fills it into the rows. The third
+prints the table.
 
 Every tool has the same calibration images, with labels, and none of the images that are evaluated on. A peer is tried
 in many ways (`peers/aimet.py`, `peers/pruning.py` and `peers/tucker.py` tell which); each network is scored on the
@@ -41,20 +42,23 @@ from peers.shared import Score, Task, has_batchnorm, keep, kept, reestimated
 from torch import nn
 
 import cnncompress as cc
+from cnncompress.factored import MEMORY_FORMATS, clone, to_memory_format
 from cnncompress.profiling import latency
 
+THREADS = 2
 TOOLS = {
     "aimet": "AIMET 2.42",
     "pruning": "Torch-Pruning 1.6",
     "tucker": "Tucker-2 (TensorLy)",
     "cnncompress": "cnncompress",
+    "cnncompress-timed": "cnncompress, and a budget of latency",
 }
+OWN = {"cnncompress": "", "cnncompress-timed": f"--budget latency=0.95 --threads {THREADS}"}
 KEYS = ("network", "budget", "tool")
 MADE = ("variant", "macs", "params", "top1", "top1_without_bn", "images", "seconds")
 TIMED = ("ms_batch1", "ratio_batch1", "ms_batch8", "ratio_batch8")
 COLUMNS = (*KEYS, *MADE, *TIMED)
 BATCHES = (1, 8)
-THREADS = 2
 FILE = RESULTS / "peers.csv"
 OWN_SECONDS = re.compile(r"([a-z ]+?) ([\d.]+) s[,;]")
 
@@ -120,12 +124,12 @@ def make_peer(task: Task, tool: str, path: Path) -> dict[str, object]:
     }
 
 
-def make_own(task: Task, args: argparse.Namespace, path: Path) -> dict[str, object]:
+def make_own(task: Task, args: argparse.Namespace, options: str, path: Path) -> dict[str, object]:
     """The run that cnncompress makes; its row."""
     words = ["decompose", args.model, "--weights", args.weights, "--data", args.data, "--out", str(path), "--force"]
     words += ["--budget", f"macs={task.budget}", "--calibration-images", str(args.calibration_images)]
     words += ["--input-size", str(args.input_size)] if args.input_size else []
-    words += args.options.split()
+    words += options.split()
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(
@@ -137,7 +141,7 @@ def make_own(task: Task, args: argparse.Namespace, path: Path) -> dict[str, obje
     seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     phases = {name.strip(): float(value) for name, value in OWN_SECONDS.findall(done.stderr.split("time:")[-1])}
     measuring = sum(phases.get(name, 0.0) for name in ("evaluate", "latency")) / max(sum(phases.values()), 1e-9)
-    row = {"variant": args.options, "top1_without_bn": "", "seconds": seconds * (1 - measuring)}
+    row = {"variant": options, "top1_without_bn": "", "seconds": seconds * (1 - measuring)}
     return row | measured(task, cc.load(path))
 
 
@@ -185,32 +189,33 @@ def make(bench: Bench, args: argparse.Namespace) -> None:
         for tool in args.tools:
             if (bench.name, str(budget), tool) in there:
                 continue
-            if tool == "cnncompress":
-                row = make_own(task, args, folder / f"{budget}-{tool}")
+            if tool in OWN:
+                row = make_own(task, args, f"{OWN[tool]} {args.options}".strip(), folder / f"{budget}-{tool}")
             else:
                 row = make_peer(task, tool, folder / f"{budget}-{tool}.pt")
             add(args.file, network=bench.name, budget=budget, tool=tool, **row)
 
 
 def time_all(bench: Bench, args: argparse.Namespace) -> None:
-    """Latency of the original and of everything kept of it, in turns, into the rows."""
+    """Latency of everything kept of a network into the rows, each in turns with the original alone."""
     rows, folder = read_csv(args.file), args.cache / bench.name
-    mine = [row for row in rows if row["network"] == bench.name]
-    networks = {}
-    for row in mine:
-        name = f"{row['budget']}-{row['tool']}"
-        if row["tool"] == "original":
-            networks["original"] = bench.model
-        elif row["tool"] == "cnncompress":
-            networks[name] = cc.load(folder / name)
-        else:
-            networks[name] = kept(bench.model, folder / f"{name}.pt")
-    for batch in BATCHES:
-        found = latency(networks, bench.example, batch=batch, threads=THREADS, memory_format="contiguous")
-        for row in mine:
-            name = "original" if row["tool"] == "original" else f"{row['budget']}-{row['tool']}"
-            row[f"ms_batch{batch}"] = f"{found[name].median:.4g}"
-            row[f"ratio_batch{batch}"] = f"{found[name].median / found['original'].median:.4g}"
+    for row in rows:
+        if row["network"] != bench.name:
+            continue
+        path = folder / f"{row['budget']}-{row['tool']}"
+        models = {"original": bench.model}
+        if row["tool"] in OWN:
+            models["compressed"] = cc.load(path)
+        elif row["tool"] != "original":
+            models["compressed"] = kept(bench.model, path.with_name(f"{path.name}.pt"))
+        both = {f"{n} {f}": to_memory_format(clone(m), f) for n, m in models.items() for f in MEMORY_FORMATS}
+        for batch in BATCHES:
+            found = latency(both, bench.example, batch=batch, threads=THREADS)
+            best = {n: min(found[f"{n} {f}"].median for f in MEMORY_FORMATS) for n in models}
+            *_, mine = best.values()
+            row[f"ms_batch{batch}"] = f"{mine:.4g}"
+            row[f"ratio_batch{batch}"] = f"{mine / best['original']:.4g}"
+        print(" ".join(f"{k}={row[k]}" for k in (*KEYS, *TIMED)), flush=True)
     write(rows, args.file)
 
 
