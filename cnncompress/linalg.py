@@ -120,6 +120,11 @@ def singular_values(matrix: Tensor) -> Tensor:
     return torch.linalg.eigvalsh(gram(short)).clamp_min(0).sqrt().flip(0)
 
 
+def mean_eigenvalue(matrix: Tensor) -> float:
+    """The mean eigenvalue of a positive semidefinite matrix, which is the scale of its entries; 1 where all vanish."""
+    return float(matrix.diagonal().mean()) or 1.0
+
+
 def oas_shrinkage(moment: Tensor, count: int, width: int | None = None) -> float:
     """The share of a multiple of the identity to mix into a sample covariance, at least 1e-6.
 

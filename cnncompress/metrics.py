@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from cnncompress.errors import CompressError, UsageError, nearest
-from cnncompress.linalg import oas_shrinkage, psd_root
+from cnncompress.linalg import mean_eigenvalue, oas_shrinkage, psd_root
 from cnncompress.spec import ConvSpec, LayerStatistics
 
 FLOOR = 0.5  # what Denton et al. add to the sensitivities after scaling, so that none vanishes
@@ -57,8 +57,7 @@ class Moment:
         """The moment with its mean eigenvalue added to every eigenvalue: Σ and the identity at equal scale."""
         if self.dense is not None:
             dense = self.dense.double()
-            level = float(dense.diagonal().mean()) or 1.0
-            return Moment(dense + level * torch.eye(len(dense), dtype=dense.dtype))
+            return Moment(dense + mean_eigenvalue(dense) * torch.eye(len(dense), dtype=dense.dtype))
         if self.samples is None:
             return self
         level = self.ridge + float(self.samples.double().square().sum()) / self.samples.shape[1]
@@ -149,7 +148,7 @@ def _sigma(statistics: LayerStatistics, group: int, spec: ConvSpec) -> Moment:
     if statistics.moment is not None:
         dense = statistics.moment[group].double()
         share = oas_shrinkage(dense, statistics.rows)
-        level = float(dense.diagonal().mean()) or 1.0
+        level = mean_eigenvalue(dense)
         return Moment(dense * (1 - share) + share * level * torch.eye(n, dtype=torch.float64))
     if statistics.samples is None or not len(statistics.samples):
         raise CompressError("the statistics hold no second moment of the inputs; collect them for this metric")

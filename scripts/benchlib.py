@@ -130,12 +130,12 @@ class Table:
 
     def find(self, **key: object) -> dict[str, str] | None:
         """The row of a key, or None."""
-        wanted = [_text(key[k]) for k in self.keys]
+        wanted = [as_text(key[k]) for k in self.keys]
         return next((row for row in self.rows if [row[k] for k in self.keys] == wanted), None)
 
     def add(self, **values: object) -> None:
         """Append one row."""
-        row = {c: _text(values[c]) for c in self.columns}
+        row = {c: as_text(values[c]) for c in self.columns}
         fresh = not self.path.exists()
         with self.path.open("a", newline="") as file:
             writer = csv.DictWriter(file, self.columns, lineterminator="\n")
@@ -161,6 +161,6 @@ def markdown(rows: Iterable[Sequence[object]], headers: Sequence[str]) -> str:
     return tabulate(body, headers, tablefmt="github", disable_numparse=True, colalign=align)
 
 
-def _text(value: object) -> str:
+def as_text(value: object) -> str:
     """As it stands in a file: floats with six significant digits."""
     return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -37,7 +37,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from benchlib import RESULTS, Bench, markdown, open_bench, parser, read_csv
+from benchlib import RESULTS, Bench, as_text, markdown, open_bench, parser, read_csv
 from peers.shared import Score, Task, has_batchnorm, keep, kept, reestimated
 from torch import nn
 
@@ -171,7 +171,7 @@ def write(rows: Sequence[dict[str, str]], path: Path) -> None:
 
 def add(path: Path, **values: object) -> None:
     """Put a row in, in place of one with the same key."""
-    row = {c: f"{v:.6g}" if isinstance(v := values.get(c, ""), float) else str(v) for c in COLUMNS}
+    row = {c: as_text(values.get(c, "")) for c in COLUMNS}
     others = [r for r in read_csv(path) if any(r[k] != row[k] for k in KEYS)]
     write([*others, row], path)
     print(" ".join(f"{k}={v}" for k, v in row.items()), flush=True)

@@ -7,7 +7,7 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from cnncompress.linalg import oas_shrinkage, solve_psd
+from cnncompress.linalg import mean_eigenvalue, oas_shrinkage, solve_psd
 from cnncompress.spec import ConvSpec, LayerStatistics
 
 
@@ -56,7 +56,7 @@ class Samples:
         found = []
         parts = weight.double().flatten(1).chunk(spec.groups)
         for part, m, c in zip(parts, self.moment, cross, strict=True):
-            share, level = oas_shrinkage(m, count), float(m.diagonal().mean()) or 1.0
+            share, level = oas_shrinkage(m, count), mean_eigenvalue(m)
             ridge = share * level * torch.eye(len(m), dtype=torch.float64)
             found.append(solve_psd((1 - share) * m + ridge, (1 - share) * c + share * level * part))
         return torch.cat(found).reshape(spec.weight_shape)

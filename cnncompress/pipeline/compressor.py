@@ -166,16 +166,15 @@ class Compressor:
                 answers=self.answers if self.corrected else None,
                 table=self.table,
                 original_ms=self.originals[self.memory_format].median if self.table else None,
-                reference_ms=next(iter(self.originals.values())).median if self.table else None,
+                reference_ms=self._own_ms if self.table else None,
                 clock=self._clock if self.table else None,
             )
 
     @cached_property
     def _clock(self) -> Callable[[Plan], float]:
         """Tells the milliseconds of the whole network after a plan, in the memory format that the run is to have."""
-        own, device = next(iter(self.originals.values())).median, str(resolve_device(self.settings.device))
-        clocked = self.opened.model, self.opened.example(), own, self.memory_format
-        return network_clock(*clocked, **self._timing, device=device)
+        clocked = self.opened.model, self.opened.example(), self._own_ms, self.memory_format
+        return network_clock(*clocked, **self._timing)
 
     @cached_property
     def _formatted(self) -> nn.Module:
@@ -188,6 +187,11 @@ class Compressor:
         asked = self.settings.memory_format
         return self._by_format(self.opened.model, [asked] if asked else FORMATS)
 
+    @property
+    def _own_ms(self) -> float:
+        """Milliseconds of the original in its own memory format."""
+        return next(iter(self.originals.values())).median
+
     def _by_format(self, model: nn.Module, formats: Iterable[str]) -> dict[str, Latency]:
         """Latency of a network in its own memory format, which comes first, and in others."""
         names = dict.fromkeys([memory_format_of(model), *formats])
@@ -195,12 +199,12 @@ class Compressor:
 
     def _latencies(self, models: dict[str, nn.Module]) -> dict[str, Latency]:
         with self.phases("latency"):
-            device = str(resolve_device(self.settings.device))
-            return latency(models, self.opened.example(), **self._timing, device=device)
+            return latency(models, self.opened.example(), **self._timing)
 
     @property
     def _timing(self) -> dict[str, Any]:
-        return {"batch": self.settings.latency_batch, "threads": self.settings.threads}
+        device = str(resolve_device(self.settings.device))
+        return {"batch": self.settings.latency_batch, "threads": self.settings.threads, "device": device}
 
     @cached_property
     def memory_format(self) -> str:
@@ -218,8 +222,8 @@ class Compressor:
         """Times of layers and chains, where the budget is one of latency."""
         if not self._by_latency:
             return None
-        dtype, device = str(self.opened.example().dtype).removeprefix("torch."), resolve_device(self.settings.device)
-        setting = TimingSetting(**self._timing, device=str(device), dtype=dtype, memory_format=self.memory_format)
+        dtype = str(self.opened.example().dtype).removeprefix("torch.")
+        setting = TimingSetting(**self._timing, dtype=dtype, memory_format=self.memory_format)
         with self.phases("latency"):
             return settled_table(self._formatted, self.opened.example(), self.calls, setting)
 
