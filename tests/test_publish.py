@@ -9,7 +9,7 @@ import time
 import pytest
 import torch
 
-from cnncompress import publish, runs
+from cnncompress import publish
 from cnncompress.errors import RunError
 from cnncompress.runs import check_output, is_run, load, load_run, save, save_run
 from tests.run_networks import EMPTY, FACTORY, env, network, plan, randomise
@@ -88,7 +88,7 @@ def test_interrupted_writing_leaves_nothing(tmp_path, factory, monkeypatch, erro
     save(net, tmp_path / "run")
     before = net[0].weight.clone()
     randomise(net)
-    monkeypatch.setattr(runs, "save_tensors", fail)
+    monkeypatch.setattr("cnncompress.runs.write.save_tensors", fail)
     raised = KeyboardInterrupt if isinstance(error, KeyboardInterrupt) else RunError
     with pytest.raises(raised):
         save(net, tmp_path / "run", force=True)

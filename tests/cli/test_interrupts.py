@@ -58,7 +58,7 @@ def interrupted(processes, tmp_path):
         ("cnncompress.pipeline.opening:load_model", 1, DECOMPOSE),
         ("cnncompress.evaluate:check_labels", 2, DECOMPOSE),
         ("cnncompress.decompositions.spatial_svd:SpatialSVD.group_factorize", 3, DECOMPOSE),
-        ("cnncompress.runs:save_tensors", 1, DECOMPOSE),
+        ("cnncompress.runs.write:save_tensors", 1, DECOMPOSE),
         ("cnncompress.publish:_move", 1, DECOMPOSE),
         ("cnncompress.profiling:milliseconds", 5, ["report", "run", "--latency", "--output", "report.md"]),
         ("cnncompress.pipeline.measure:trace", 1, ["inspect", "run"]),
@@ -87,7 +87,7 @@ def straight(saved, tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("place", "count"), [("cnncompress.finetune.trainer:Trainer._step", 12), ("cnncompress.runs:save_tensors", 1)]
+    ("place", "count"), [("cnncompress.finetune.trainer:Trainer._step", 12), ("cnncompress.runs.write:save_tensors", 1)]
 )
 def test_finetune_says_how_to_go_on_and_goes_on(place, count, run_copy, straight, tmp_path, done, interrupted):
     before = (run_copy / "model.safetensors").read_bytes()
