@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from cnncompress.errors import CompressError, UsageError, nearest
-from cnncompress.evaluate import resolve_device
+from cnncompress.evaluation import resolve_device
 from cnncompress.factored import MEMORY_FORMATS, FactoredLayer, forward, layers_of, memory_format_of, spec_of, trace
 from cnncompress.spec import Call, Latency, LayerProfile, Profile
 from cnncompress.timing.clock import cpu_threads, milliseconds, synchronize

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 import cnncompress as cc
 from cnncompress.data import split
-from cnncompress.evaluate import evaluate
+from cnncompress.evaluation import evaluate
 from cnncompress.factored import forward, inference, layers_of, spec_of
 from cnncompress.statistics import LayerStatistics, collect_statistics, load_statistics, save_statistics, statistics_key
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from cnncompress.decompositions import get_method
-from cnncompress.export import export_onnx, export_pt2
+from cnncompress.exporting import export_onnx, export_pt2
 from cnncompress.factored import FactoredLayer, SplitConv2d, build_chain, refuse_module, spec_of
 from cnncompress.lowering import lower, lower_kernels, paddings, regroupings
 from cnncompress.spec import ConvSpec, Permutation, chain_macs, convolutions

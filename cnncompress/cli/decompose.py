@@ -79,7 +79,7 @@ def command(config: Path | None, **flags: Any) -> None:
     """
     from cnncompress.config import DecomposeSettings, merge
     from cnncompress.pipeline import run_decompose
-    from cnncompress.report import render
+    from cnncompress.reporting import render
 
     done = run_decompose(merge(DecomposeSettings, config, flags), ["cnncompress", *sys.argv[1:]])
     if done.out is None:

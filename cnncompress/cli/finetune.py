@@ -53,7 +53,7 @@ def command(run: Path, config: Path | None, **flags: Any) -> None:
     Several processes: torchrun --nproc-per-node 2 -m cnncompress finetune RUN ...
     """
     from cnncompress.pipeline import run_finetune
-    from cnncompress.report import render
+    from cnncompress.reporting import render
 
     done = run_finetune(run, config, flags, ["cnncompress", *sys.argv[1:]])
     if done is not None:

@@ -20,7 +20,7 @@ def command(**flags: Any) -> None:
     """
     from cnncompress.config import ModelSettings, merge
     from cnncompress.pipeline import run_inspect
-    from cnncompress.report.render import fill
+    from cnncompress.reporting.render import fill
 
     opened, layers = run_inspect(merge(ModelSettings, None, flags))
     total = sum(layer.macs for layer in layers) or 1

@@ -78,6 +78,6 @@ def echo_table(
     rows: Iterable[Sequence[str]], headers: Sequence[str], widths: Sequence[int | None], align: str = ""
 ) -> None:
     """Print a table; `widths` wraps columns, and `align` has an l or an r a column."""
-    from cnncompress.report.render import table
+    from cnncompress.reporting.render import table
 
     click.echo(table(headers, rows, align or "l" * len(headers), "table", widths))

@@ -43,7 +43,7 @@ def command(
     from cnncompress.pipeline import run_report
     from cnncompress.pipeline.measure import Timing
     from cnncompress.publish import check_file, replacing
-    from cnncompress.report import render
+    from cnncompress.reporting import render
 
     settings = merge(ModelSettings, None, flags)
     timing = Timing(latency_batch, threads, settings.device, memory_format) if latency else None

@@ -14,7 +14,7 @@ import numpy as np
 from cnncompress.config import DecomposeSettings
 from cnncompress.data import Data, make_loader, split
 from cnncompress.errors import UsageError
-from cnncompress.evaluate import resolve_device
+from cnncompress.evaluation import resolve_device
 from cnncompress.pipeline.opening import Opened
 from cnncompress.spec import LayerStatistics
 from cnncompress.statistics import collect_statistics, load_statistics, save_statistics, statistics_key

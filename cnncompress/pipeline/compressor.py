@@ -14,7 +14,7 @@ from cnncompress.config import DecomposeSettings
 from cnncompress.correction import decompose_in_order, reconstruct, reestimate
 from cnncompress.data import Data, make_loader
 from cnncompress.divergence import Answers, to_check
-from cnncompress.evaluate import Evaluation, resolve_device
+from cnncompress.evaluation import Evaluation, resolve_device
 from cnncompress.factored import Provenance, clone, memory_format_of, provenance, to_memory_format, trace
 from cnncompress.fitting import decompose
 from cnncompress.metrics import CENTRED, check_metric

@@ -9,7 +9,7 @@ from typing import Any
 from cnncompress.config import DecomposeSettings
 from cnncompress.data import Data
 from cnncompress.errors import CompressError, UsageError
-from cnncompress.evaluate import Evaluation, resolve_device
+from cnncompress.evaluation import Evaluation, resolve_device
 from cnncompress.factored import Provenance, attach, provenance
 from cnncompress.pipeline.calibration import apart, cache_file
 from cnncompress.pipeline.compressor import Compressor
@@ -25,7 +25,7 @@ from cnncompress.pipeline.opening import (
 )
 from cnncompress.pipeline.search import search
 from cnncompress.profiling import profile
-from cnncompress.report import Report, layer_rows
+from cnncompress.reporting import Report, layer_rows
 from cnncompress.runs import check_output, save_run
 from cnncompress.spec import Plan
 

@@ -12,11 +12,11 @@ from typing import Any
 from cnncompress.config import TuneSettings, merge
 from cnncompress.data import Augmented, Data, split
 from cnncompress.errors import DataError, RunError, UsageError
-from cnncompress.evaluate import resolve_device
-from cnncompress.finetune import FinetuneResult, FinetuneSettings, finetune, is_main_process
+from cnncompress.evaluation import resolve_device
+from cnncompress.finetuning import FinetuneResult, FinetuneSettings, finetune, is_main_process
 from cnncompress.pipeline.opening import Opened, make_row, open_data, open_run, recorded
 from cnncompress.profiling import profile
-from cnncompress.report import Report
+from cnncompress.reporting import Report
 from cnncompress.runs import copy_run, is_run, update_run
 
 VALIDATION_SHARE = 0.2

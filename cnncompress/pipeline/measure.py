@@ -14,15 +14,15 @@ from tqdm import tqdm
 
 from cnncompress.config import ModelSettings
 from cnncompress.errors import CompressError, DataError, RunError, UsageError
-from cnncompress.evaluate import Evaluation, resolve_device
-from cnncompress.export import ExportReport, export_onnx, export_pt2
+from cnncompress.evaluation import Evaluation, resolve_device
+from cnncompress.exporting import ExportReport, export_onnx, export_pt2
 from cnncompress.factored import Provenance, layers_of, memory_format_of, provenance, refuse_module, spec_of, trace
 from cnncompress.models import load_model
 from cnncompress.models.sources import construct
 from cnncompress.pipeline.opening import Opened, evaluate_on, open_data, open_model, open_run, recorded
 from cnncompress.planning import choose_method, describe_methods
 from cnncompress.profiling import latency, layer_latencies, profile
-from cnncompress.report import Report, merge
+from cnncompress.reporting import Report, merge
 from cnncompress.runs import LoadedRun
 from cnncompress.spec import Latency, LayerPlan, Profile
 

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from cnncompress.config import ModelSettings
 from cnncompress.data import Data, load_data, make_loader
 from cnncompress.errors import CompressError, RunError, UsageError
-from cnncompress.evaluate import Evaluation, evaluate, resolve_device
+from cnncompress.evaluation import Evaluation, evaluate, resolve_device
 from cnncompress.factored import Provenance, forward, inference, provenance
 from cnncompress.models import LoadedModel, list_models, load_model
-from cnncompress.report import Report, Row
-from cnncompress.report.rows import Kind
+from cnncompress.reporting import Report, Row
+from cnncompress.reporting.rows import Kind
 from cnncompress.runs import LoadedRun, is_run, load_run
 from cnncompress.spec import Plan, Preprocessing, Profile
 

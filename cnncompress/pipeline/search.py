@@ -7,9 +7,9 @@ import dataclasses
 from torch import nn
 
 from cnncompress.errors import CompressError, UsageError
-from cnncompress.evaluate import Evaluation
+from cnncompress.evaluation import Evaluation
 from cnncompress.pipeline.compressor import Compressor
-from cnncompress.report import Row
+from cnncompress.reporting import Row
 from cnncompress.spec import Budget, Plan
 
 TRIALS = 8  # networks that are made and evaluated

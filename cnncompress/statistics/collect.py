@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from cnncompress.errors import CompressError, DataError, UsageError, nearest
-from cnncompress.evaluate import check_labels, resolve_device
+from cnncompress.evaluation import check_labels, resolve_device
 from cnncompress.factored import forward, inference, layers_of, refuse_module
 from cnncompress.spec import LayerStatistics
 from cnncompress.statistics.layers import LayerSums

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cnncompress.evaluate import resolve_device
+from cnncompress.evaluation import resolve_device
 from cnncompress.factored import MEMORY_FORMATS, FactoredLayer, Permute
 from cnncompress.spec import Chain, ConvSpec, Pair, convolutions
 from cnncompress.timing.clock import cpu_threads, milliseconds, preemptions

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from cnncompress.errors import UsageError, nearest
-from cnncompress.evaluate import resolve_device
+from cnncompress.evaluation import resolve_device
 from cnncompress.factored import MEMORY_FORMATS
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")

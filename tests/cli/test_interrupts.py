@@ -56,7 +56,7 @@ def interrupted(processes, tmp_path):
     ("place", "count", "args"),
     [
         ("cnncompress.pipeline.opening:load_model", 1, DECOMPOSE),
-        ("cnncompress.evaluate:check_labels", 2, DECOMPOSE),
+        ("cnncompress.evaluation:check_labels", 2, DECOMPOSE),
         ("cnncompress.decompositions.spatial_svd:SpatialSVD.group_factorize", 3, DECOMPOSE),
         ("cnncompress.runs.write:save_tensors", 1, DECOMPOSE),
         ("cnncompress.publish:_move", 1, DECOMPOSE),
@@ -64,7 +64,7 @@ def interrupted(processes, tmp_path):
         ("cnncompress.pipeline.measure:trace", 1, ["inspect", "run"]),
         ("torch.onnx:export", 1, ["export", "run", "--format", "onnx", "--output", "run.onnx"]),
         ("torch.export:save", 1, ["export", "run", "--format", "pt2"]),
-        ("cnncompress.evaluate:check_labels", 1, [*FINETUNE, "--out", "out"]),
+        ("cnncompress.evaluation:check_labels", 1, [*FINETUNE, "--out", "out"]),
     ],
 )
 def test_nothing_is_written(place, count, args, run_copy, tmp_path, interrupted):
@@ -87,7 +87,8 @@ def straight(saved, tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("place", "count"), [("cnncompress.finetune.trainer:Trainer._step", 12), ("cnncompress.runs.write:save_tensors", 1)]
+    ("place", "count"),
+    [("cnncompress.finetuning.trainer:Trainer._step", 12), ("cnncompress.runs.write:save_tensors", 1)],
 )
 def test_finetune_says_how_to_go_on_and_goes_on(place, count, run_copy, straight, tmp_path, done, interrupted):
     before = (run_copy / "model.safetensors").read_bytes()
@@ -108,7 +109,7 @@ def test_an_interrupted_start_leaves_an_earlier_training(run_copy, interrupted):
         (run_copy / name).parent.mkdir(exist_ok=True)
         (run_copy / name).write_text("earlier")
     before = {path: path.read_bytes() for path in run_copy.rglob("*") if path.is_file()}
-    assert interrupted("cnncompress.evaluate:check_labels", 1, FINETUNE) == QUIET
+    assert interrupted("cnncompress.evaluation:check_labels", 1, FINETUNE) == QUIET
     assert {path: path.read_bytes() for path in run_copy.rglob("*") if path.is_file()} == before
 
 

@@ -16,12 +16,12 @@ from tqdm import tqdm
 
 from cnncompress.data import make_loader
 from cnncompress.errors import CompressError, DataError, RunError, UsageError
-from cnncompress.evaluate import Evaluation, check_labels, summarise, tally
-from cnncompress.finetune.checkpoints import Checkpoints
-from cnncompress.finetune.interrupts import Interrupts
-from cnncompress.finetune.optimization import Objective, better, cosine, make_accelerator, make_optimizer, mixed_seed
-from cnncompress.finetune.schedules import training_modes
-from cnncompress.finetune.settings import FinetuneResult, FinetuneSettings
+from cnncompress.evaluation import Evaluation, check_labels, summarise, tally
+from cnncompress.finetuning.checkpoints import Checkpoints
+from cnncompress.finetuning.interrupts import Interrupts
+from cnncompress.finetuning.optimization import Objective, better, cosine, make_accelerator, make_optimizer, mixed_seed
+from cnncompress.finetuning.schedules import training_modes
+from cnncompress.finetuning.settings import FinetuneResult, FinetuneSettings
 
 
 class Trainer:

@@ -14,7 +14,7 @@ from typing import Any
 from tabulate import tabulate
 
 from cnncompress.errors import UsageError, nearest
-from cnncompress.report.rows import Report, Row
+from cnncompress.reporting.rows import Report, Row
 from cnncompress.spec import Latency
 
 FORMATS = ("table", "markdown", "csv", "json")

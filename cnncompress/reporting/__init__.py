@@ -1,6 +1,6 @@
 """Reports: rows of measurements, and their rendering as terminal table, Markdown, CSV or JSON."""
 
-from cnncompress.report.render import FORMATS, render
-from cnncompress.report.rows import Kind, LayerRow, Report, Row, layer_rows, merge
+from cnncompress.reporting.render import FORMATS, render
+from cnncompress.reporting.rows import Kind, LayerRow, Report, Row, layer_rows, merge
 
 __all__ = ["FORMATS", "Kind", "LayerRow", "Report", "Row", "layer_rows", "merge", "render"]

@@ -12,9 +12,9 @@ from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cnncompress.evaluate import Evaluation
+from cnncompress.evaluation import Evaluation
 from cnncompress.factored import forward
-from cnncompress.finetune.settings import FinetuneSettings
+from cnncompress.finetuning.settings import FinetuneSettings
 
 
 class Objective(nn.Module):

@@ -5,7 +5,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from cnncompress.factored import FactoredLayer
-from cnncompress.finetune import FinetuneSettings, finetune
+from cnncompress.finetuning import FinetuneSettings, finetune
 from cnncompress.spec import ConvSpec
 
 

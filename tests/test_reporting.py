@@ -7,7 +7,7 @@ import pytest
 
 from cnncompress.decompositions import get_method
 from cnncompress.errors import CompressError, UsageError
-from cnncompress.report import FORMATS, LayerRow, Report, Row, layer_rows, merge, render
+from cnncompress.reporting import FORMATS, LayerRow, Report, Row, layer_rows, merge, render
 from cnncompress.spec import ConvSpec, Latency, LayerPlan, Plan, Profile
 
 LATENCY = Latency(8.0, 7.0, 9.5, 1, 2, "cpu", "float32")

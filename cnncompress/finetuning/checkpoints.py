@@ -16,7 +16,7 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
 from cnncompress.errors import RunError, UsageError
-from cnncompress.evaluate import Evaluation
+from cnncompress.evaluation import Evaluation
 
 FORMAT = 1
 FREE = ("workers", "checkpoint_minutes")  # settings that do not change the result

@@ -13,12 +13,12 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from cnncompress.data import make_loader
-from cnncompress.evaluate import resolve_device
+from cnncompress.evaluation import resolve_device
 from cnncompress.factored import forward, inference
-from cnncompress.finetune.checkpoints import Checkpoints
-from cnncompress.finetune.schedules import freeze_others, trainable_modules
-from cnncompress.finetune.settings import FinetuneResult, FinetuneSettings
-from cnncompress.finetune.trainer import Trainer
+from cnncompress.finetuning.checkpoints import Checkpoints
+from cnncompress.finetuning.schedules import freeze_others, trainable_modules
+from cnncompress.finetuning.settings import FinetuneResult, FinetuneSettings
+from cnncompress.finetuning.trainer import Trainer
 
 __all__ = ["FinetuneResult", "FinetuneSettings", "finetune", "is_main_process", "trainable_modules"]
 

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from cnncompress.errors import RunError, UsageError
-from cnncompress.finetune.checkpoints import Checkpoints
-from tests.finetune.toy import (
+from cnncompress.finetuning.checkpoints import Checkpoints
+from tests.finetuning.toy import (
     Toy,
     assert_same,
     history_of,

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from cnncompress.errors import CompressError, DataError, UsageError
-from cnncompress.evaluate import Evaluation, evaluate, resolve_device, summarise, tally
+from cnncompress.evaluation import Evaluation, evaluate, resolve_device, summarise, tally
 
 
 class Table(nn.Module):

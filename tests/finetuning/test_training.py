@@ -8,10 +8,10 @@ from safetensors.torch import load_file
 from torch import nn
 
 from cnncompress.errors import CompressError, DataError, UsageError
-from cnncompress.evaluate import Evaluation
-from cnncompress.finetune import FinetuneSettings, finetune
-from cnncompress.finetune.optimization import better, cosine, make_optimizer
-from tests.finetune.toy import (
+from cnncompress.evaluation import Evaluation
+from cnncompress.finetuning import FinetuneSettings, finetune
+from cnncompress.finetuning.optimization import better, cosine, make_optimizer
+from tests.finetuning.toy import (
     Auxiliary,
     Toy,
     assert_same,

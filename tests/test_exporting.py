@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from cnncompress import export
+from cnncompress import exporting
 from cnncompress.errors import CompressError, RunError
-from cnncompress.export import export_onnx, export_pt2
+from cnncompress.exporting import export_onnx, export_pt2
 from cnncompress.factored import FactoredLayer, Permute
 from cnncompress.spec import ConvSpec, Permutation
 
@@ -101,7 +101,7 @@ def test_existing_output_needs_force(tmp_path, exporter, name):
 @both
 def test_outputs_that_differ_leave_nothing(tmp_path, exporter, name, monkeypatch):
     path = tmp_path / "new" / name
-    monkeypatch.setattr(export, "forward", lambda net, x: net(x) * 1.001)
+    monkeypatch.setattr(exporting, "forward", lambda net, x: net(x) * 1.001)
     with pytest.raises(CompressError, match=r"differ .* by 1\.0e-03 of their scale, more than 1\.0e-04") as caught:
         exporter(small(), torch.randn(2, 3, 8, 8), path)
     assert "\n" not in str(caught.value)
@@ -112,7 +112,7 @@ def test_outputs_that_differ_leave_nothing(tmp_path, exporter, name, monkeypatch
 def test_a_mismatch_keeps_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "net.onnx"
     path.write_text("mine")
-    monkeypatch.setattr(export, "forward", lambda net, x: net(x) + float("nan"))
+    monkeypatch.setattr(exporting, "forward", lambda net, x: net(x) + float("nan"))
     with pytest.raises(CompressError, match="differ"):
         export_onnx(small(), torch.randn(2, 3, 8, 8), path, force=True)
     assert path.read_text() == "mine"

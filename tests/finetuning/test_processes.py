@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from cnncompress.finetune import finetune
-from tests.finetune.toy import Auxiliary, Toy, chain, settings
+from cnncompress.finetuning import finetune
+from tests.finetuning.toy import Auxiliary, Toy, chain, settings
 
 
 def train_shared(out, batch_size=8):
@@ -27,8 +27,8 @@ from pathlib import Path
 import torch
 
 from cnncompress.errors import UsageError
-from cnncompress.finetune import is_main_process
-from tests.finetune.test_processes import train_shared
+from cnncompress.finetuning import is_main_process
+from tests.finetuning.test_processes import train_shared
 
 out = Path(sys.argv[1])
 try:

@@ -3,9 +3,9 @@ import torch
 from torch import nn
 
 from cnncompress.errors import UsageError
-from cnncompress.finetune import trainable_modules
-from cnncompress.finetune.schedules import freeze_others
-from tests.finetune.toy import chain, linear_chain, network, state_of, tune
+from cnncompress.finetuning import trainable_modules
+from cnncompress.finetuning.schedules import freeze_others
+from tests.finetuning.toy import chain, linear_chain, network, state_of, tune
 
 EXAMPLE = torch.zeros(1, 3, 8, 8)
 
