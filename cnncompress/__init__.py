@@ -3,34 +3,98 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cnncompress.api import compress, export, finetune, report
+    from cnncompress.correction import decompose_in_order
+    from cnncompress.data import load_data, make_loader
+    from cnncompress.errors import CompressError, UsageError
+    from cnncompress.evaluation import Evaluation, evaluate
+    from cnncompress.finetuning import FinetuneResult, FinetuneSettings
+    from cnncompress.fitting import decompose
+    from cnncompress.models import load_model
+    from cnncompress.planning import Choice, plan
+    from cnncompress.profiling import profile
+    from cnncompress.reporting import Report, render
+    from cnncompress.runs import load, save
+    from cnncompress.spec import Budget, ConvSpec, LayerPlan, Plan, Preprocessing
+    from cnncompress.statistics import collect_statistics
 
 __version__ = "0.1.0"
 
+# The same names for use: imported when first asked for, so that `import cnncompress` does not wait for torch.
 _HOME = {
     "Budget": "spec",
+    "Choice": "planning",
     "CompressError": "errors",
-    "collect_statistics": "statistics",
     "ConvSpec": "spec",
+    "Evaluation": "evaluation",
+    "FinetuneResult": "finetuning",
+    "FinetuneSettings": "finetuning",
+    "LayerPlan": "spec",
     "Plan": "spec",
+    "Preprocessing": "spec",
+    "Report": "reporting",
     "UsageError": "errors",
+    "collect_statistics": "statistics",
+    "compress": "api",
     "decompose": "fitting",
     "decompose_in_order": "correction",
+    "evaluate": "evaluation",
+    "export": "api",
+    "finetune": "api",
     "load": "runs",
     "load_data": "data",
     "load_model": "models",
     "make_loader": "data",
     "plan": "planning",
-    "Choice": "planning",
     "profile": "profiling",
+    "render": "reporting",
+    "report": "api",
     "save": "runs",
 }
 
-__all__ = [*sorted(_HOME), "__version__"]
+__all__ = [
+    "Budget",
+    "Choice",
+    "CompressError",
+    "ConvSpec",
+    "Evaluation",
+    "FinetuneResult",
+    "FinetuneSettings",
+    "LayerPlan",
+    "Plan",
+    "Preprocessing",
+    "Report",
+    "UsageError",
+    "__version__",
+    "collect_statistics",
+    "compress",
+    "decompose",
+    "decompose_in_order",
+    "evaluate",
+    "export",
+    "finetune",
+    "load",
+    "load_data",
+    "load_model",
+    "make_loader",
+    "plan",
+    "profile",
+    "render",
+    "report",
+    "save",
+]
 
 
 def __getattr__(name: str) -> Any:
-    """Import the public names on first use, so that `cnncompress --help` does not wait for torch."""
+    """Import a public name on first use."""
     if name not in _HOME:
         raise AttributeError(f"module 'cnncompress' has no attribute '{name}'")
     return getattr(importlib.import_module(f"cnncompress.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    """The public names, imported or not."""
+    return sorted(__all__)

@@ -15,6 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from cnncompress.errors import UsageError, nearest
 from cnncompress.spec import Budget
 
+DEFAULT_BUDGET = Budget(macs=0.5)
 BUDGET_HINT = "is not a budget such as macs=0.5, params=0.3 or latency=0.6"
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from cnncompress.errors import UsageError
+from cnncompress.words import layer_plan_in_words, plan_in_words
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -148,7 +149,7 @@ class Call:
         return sum(chain_macs(chain, size) for size in self.sizes)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LayerPlan:
     """What one layer of geometry `spec` becomes; `macs` are those of one image as (before, after).
 
@@ -168,8 +169,11 @@ class LayerPlan:
         """Weights and biases as (before, after)."""
         return self.spec.params, chain_params(self.chain)
 
+    def __repr__(self) -> str:
+        return layer_plan_in_words(self)
 
-@dataclass
+
+@dataclass(repr=False)
 class Plan:
     """Which layer becomes what; `kept` holds the reason for every other layer.
 
@@ -184,6 +188,9 @@ class Plan:
     memory_format: str = ""
     rises: dict[str, float] = field(default_factory=dict)
     achieved: dict[str, float] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return plan_in_words(self)
 
 
 @dataclass(frozen=True)
@@ -232,7 +239,7 @@ class Profile:
     macs: int
     other_macs: int
     size_bytes: int
-    layers: tuple[LayerProfile, ...]
+    layers: tuple[LayerProfile, ...] = field(repr=False)
     input_shape: tuple[int, ...]
 
     @property
@@ -279,7 +286,7 @@ class Preprocessing:
     interpolation: str = "bilinear"
 
 
-@dataclass
+@dataclass(repr=False)
 class LayerStatistics:
     """What calibration images tell about one layer with g groups and n = C/g·kh·kw inputs a position.
 
@@ -294,3 +301,7 @@ class LayerStatistics:
     samples: Tensor | None = None  # [rows, g·n], centred inputs, in place of the moment where n is very large
     gradient: Tensor | None = None  # [F, F], mean over images of Σ over positions of ggᵀ, g = d loss / d output
     sensitivity: Tensor | None = None  # [F, C/g, kh, kw], mean square of the per-image gradients toward wrong classes
+
+    def __repr__(self) -> str:
+        known = [f.name for f in dataclasses.fields(self)[2:] if getattr(self, f.name) is not None]
+        return f"<LayerStatistics of {self.images} images, {self.rows} rows: {', '.join(known)}>"

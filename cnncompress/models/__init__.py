@@ -43,7 +43,7 @@ class LoadedModel:
     `weights` says in words where the weights are from.
     """
 
-    model: nn.Module
+    model: nn.Module = dataclasses.field(repr=False)
     source: ModelSource
     preprocessing: Preprocessing
     weights: str

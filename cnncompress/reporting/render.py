@@ -16,6 +16,7 @@ from tabulate import tabulate
 from cnncompress.errors import UsageError, nearest
 from cnncompress.reporting.rows import Report, Row
 from cnncompress.spec import Latency
+from cnncompress.words import human
 
 FORMATS = ("table", "markdown", "csv", "json")
 NONE = "–"
@@ -116,19 +117,12 @@ def _network_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]], str
     cells = []
     for row, original in zip(rows, _references(rows), strict=True):
         ratios = _ratios(row, original)
-        cell = [row.name, row.kind, _with(_human(row.params), ratios["params"])]
-        cell += [_with(_human(row.macs), ratios["macs"]), _with(_human(2 * row.macs), ratios["macs"])]
-        cell += [_with(_human(row.size_bytes, "B"), ratios["size"]), _percent(row.top1), _percent(row.top5)]
+        cell = [row.name, row.kind, _with(human(row.params), ratios["params"])]
+        cell += [_with(human(row.macs), ratios["macs"]), _with(human(2 * row.macs), ratios["macs"])]
+        cell += [_with(human(row.size_bytes, "B"), ratios["size"]), _percent(row.top1), _percent(row.top5)]
         cell += [NONE if row.images is None else f"{row.images:,}"]
         cells.append(cell + ([_milliseconds(row.latency, ratios["latency"])] if timed else []))
     return headers + ["latency ms [p10–p90]"] * timed, cells, "ll" + "r" * (7 + timed)
-
-
-def _human(value: int, unit: str = "") -> str:
-    """A number with four digits: 138.4M."""
-    exponent = 0 if value < 1000 else min(4, int(math.log10(float(f"{value:.3e}"))) // 3)
-    digits = f"{value / 1000**exponent:.4g}" if exponent == 0 else f"{value / 1000**exponent:#.4g}"
-    return digits.rstrip(".") + ("", "K", "M", "G", "T")[exponent] + unit
 
 
 def _share(ratio: float) -> str:
@@ -165,7 +159,7 @@ def _notes(report: Report) -> list[str]:
     if len({row.images for row in evaluated}) > 1 or len({row.data for row in evaluated if row.data}) > 1:
         notes.append("The accuracies are not comparable: the networks were evaluated on different images.")
     notes += [
-        f"{_human(row.other_macs)} of {row.name}'s {_human(row.macs)} MACs are outside convolution and linear layers."
+        f"{human(row.other_macs)} of {row.name}'s {human(row.macs)} MACs are outside convolution and linear layers."
         for row in rows
         if row.other_macs
     ]
@@ -194,7 +188,7 @@ def _layer_table(report: Report) -> tuple[list[str], list[list[str]], str]:
     cells = []
     for layer in report.layers:
         costs = [
-            _with(f"{_human(before)} → {_human(after)}", _divide(after, before))
+            _with(f"{human(before)} → {human(after)}", _divide(after, before))
             for before, after in (layer.params, layer.macs)
         ]
         rank = "×".join(map(str, layer.rank))

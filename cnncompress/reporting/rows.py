@@ -62,7 +62,7 @@ class LayerRow:
     rise: float | None = None
 
 
-@dataclass
+@dataclass(repr=False)
 class Report:
     """Rows of networks, each after the original it is compared with, the decomposed and the kept layers, notes."""
 
@@ -70,6 +70,10 @@ class Report:
     layers: list[LayerRow] = field(default_factory=list)
     kept: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+
+    def __repr__(self) -> str:
+        names = ", ".join(row.name for row in self.rows)
+        return f"<Report: {names or 'no networks'}; {len(self.layers)} layers decomposed, {len(self.kept)} kept>"
 
     def to_json(self) -> dict[str, Any]:
         """JSON-ready values after the schema; notes are for the tables only."""

@@ -1,0 +1,136 @@
+"""The whole job as functions, for networks and images in memory."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from cnncompress.config import DEFAULT_BUDGET, ModelSettings
+from cnncompress.correction import decompose_in_order
+from cnncompress.divergence import batches, to_check
+from cnncompress.errors import UsageError, nearest
+from cnncompress.exporting import ExportReport, export_onnx, export_pt2
+from cnncompress.factored import layers_of, provenance
+from cnncompress.finetuning import FinetuneResult, FinetuneSettings
+from cnncompress.finetuning import finetune as train_in_place
+from cnncompress.pipeline import Opened, run_report
+from cnncompress.pipeline.measure import Timing
+from cnncompress.planning import plan
+from cnncompress.planning.rules import select
+from cnncompress.profiling import profile
+from cnncompress.reporting import Report
+from cnncompress.runs import load
+from cnncompress.spec import Budget
+from cnncompress.statistics import collect_statistics
+
+EXPORTERS = {"onnx": export_onnx, "pt2": export_pt2}
+
+
+def compress(
+    model: nn.Module,
+    images: Tensor,
+    budget: Budget = DEFAULT_BUDGET,
+    *,
+    method: str = "auto",
+    layers: Sequence[str] = (),
+    skip: Sequence[str] = (),
+    seed: int = 0,
+) -> nn.Module:
+    """A new network within `budget`: planned under the metric kronecker and corrected in network order.
+
+    `images` [n, 3, h, w] are some fifty or more inputs as the network takes them, on the CPU as the network is; no
+    labels are needed. `method`, `layers` and `skip` are those of `plan`, which this calls after `collect_statistics`
+    and before `decompose_in_order`. A budget of latency needs a table of times: give it to `plan`.
+
+    Raises as these do: UsageError for a budget that no plan meets, CompressError for a network that cannot be run.
+    """
+    statistics = collect_statistics(model, batches(images), "kronecker", seed=seed)
+    checked = to_check(images, profile(model, images[:1]).total_macs)
+    planned = plan(
+        model,
+        images[:1],
+        method=method,
+        budget=budget,
+        metric="kronecker",
+        statistics=statistics,
+        layers=layers,
+        skip=skip,
+        images=checked,
+    )
+    known = layers_of(model)
+    left_out = select(known, layers, skip)
+    adjust = [name for name in planned.kept if name in known and name not in left_out]
+    return decompose_in_order(model, planned, images, statistics=statistics, adjust=adjust)
+
+
+def finetune(
+    model: nn.Module,
+    train: Dataset,
+    val: Dataset,
+    settings: FinetuneSettings | None = None,
+    checkpoints: str | Path | None = None,
+    *,
+    device: str = "auto",
+    resume: bool = False,
+) -> FinetuneResult:
+    """Train `model` in place; afterwards it holds the weights of the best epoch by top-1 on `val`.
+
+    The weights before training count too, so it is never worse than before. Items of both sets are (image [3, H, W],
+    class index). `settings` default to one epoch of SGD with a cosine. `checkpoints` is a folder that training can
+    `resume` from; without one nothing is left on the disk.
+
+    Raises UsageError for settings that do not fit, DataError for labels, RunError for files, CompressError where the
+    loss is no longer finite.
+    """
+    settings = settings or FinetuneSettings()
+    if checkpoints is not None:
+        return train_in_place(model, train, val, settings, Path(checkpoints), device=device, resume=resume)
+    if resume:
+        raise UsageError("resume needs the folder of the checkpoints: finetune(..., checkpoints=FOLDER, resume=True)")
+    with tempfile.TemporaryDirectory() as folder:
+        return train_in_place(model, train, val, settings, Path(folder, "checkpoints"), device=device)
+
+
+def report(*runs: str | Path, data: str | None = None, latency: bool = False, device: str = "auto") -> Report:
+    """Cost and accuracy of one or more runs beside their originals; `render` makes a table, CSV or JSON of it.
+
+    `data` (as `--data`) has the accuracies measured again, `latency` the networks timed. RunError for a run that
+    cannot be read, UsageError where there is none.
+    """
+    if not runs:
+        raise UsageError("nothing to report on; give at least one run: report('runs/vgg16')")
+    settings = ModelSettings.model_validate({"data": data, "device": device})
+    return run_report([Path(run) for run in runs], settings, Timing(device=device) if latency else None)
+
+
+def export(
+    model: nn.Module | str | Path,
+    path: str | Path,
+    example: Tensor | None = None,
+    *,
+    format: str | None = None,
+    tolerance: float | None = None,
+    force: bool = False,
+) -> ExportReport:
+    """Write a network, or the network of a run, as one file; it is run and compared before it is in its place.
+
+    `format` is `onnx` or `pt2`, by default what the file is called. `example` [n, c, h, w] is a batch of inputs, which
+    a network of `load_model` or of a run knows itself. `tolerance` is relative to the largest output. UsageError for
+    an unknown format or a missing example, else as `export_onnx`.
+    """
+    kind = format or Path(path).suffix.removeprefix(".")
+    if kind not in EXPORTERS:
+        raise UsageError(f"cannot export to '{kind}'{nearest(kind, EXPORTERS)}; known: {', '.join(EXPORTERS)}")
+    network = model if isinstance(model, nn.Module) else load(model)
+    return EXPORTERS[kind](network, _example(network) if example is None else example, path, tolerance, force)
+
+
+def _example(model: nn.Module) -> Tensor:
+    known = provenance(model)
+    if known is None or known.preprocessing is None:
+        raise UsageError("the size of this network's input is not known; give export(..., example=IMAGES)")
+    return Opened("network", model, known.preprocessing, known).example(2)
