@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
+from cnncompress.counting import counting_macs
 from cnncompress.errors import CompressError, UsageError, nearest
 from cnncompress.evaluation import resolve_device
 from cnncompress.factored import MEMORY_FORMATS, FactoredLayer, forward, layers_of, memory_format_of, spec_of, trace
@@ -25,8 +25,8 @@ def profile(model: nn.Module, example: Tensor) -> Profile:
     """Count what `model` costs on the first image of `example` [n, c, h, w]; the network stays as it is.
 
     `params` counts every parameter once, `size_bytes` every tensor of the state dict once. MACs of a convolution or
-    linear layer follow from its shape; `other_macs` is what `torch.utils.flop_counter` sees beyond them: products
-    inside attention, other kinds of convolution. Biases, normalisation, activations and pooling are not counted.
+    linear layer follow from its shape; `other_macs` is what `counting_macs` sees beyond them: products in attention,
+    recurrent layers, other kinds of convolution. Biases, normalisation, activations and pooling are not counted.
     Layers that the forward pass does not call as such come last, with 0 MACs.
     Raises CompressError if the forward pass fails.
     """
@@ -69,9 +69,9 @@ def _meta_copy(model: nn.Module) -> nn.Module:
 
 def _count(model: nn.Module, image: Tensor) -> tuple[dict[str, Call], int]:
     """The calls of the layers, and all MACs that the counter sees, in one forward pass."""
-    with FlopCounterMode(display=False) as counter:
+    with counting_macs() as counter:
         calls = trace(model, image)
-    return calls, counter.get_total_flops() // 2
+    return calls, counter.total
 
 
 def latency(
