@@ -32,10 +32,10 @@ def cells(line):
 
 def test_json_follows_the_schema(report):
     found = json.loads(render(report, "json"))
-    assert list(found) == ["schema", "rows", "layers", "kept"]
+    assert list(found) == ["schema", "rows", "layers", "kept", "notes"]
     assert found["schema"] == 1
     types = {"name": str, "kind": str, "params": int, "macs": int, "size_bytes": int}
-    types |= {"top1": float, "top5": float, "images": int, "latency_ms": dict}
+    types |= {"top1": float, "top5": float, "images": int, "other_macs": int, "data": str, "latency_ms": dict}
     for row in found["rows"]:
         assert list(row) == list(types)
         assert all(row[key] is None or type(row[key]) is kind for key, kind in types.items())
@@ -47,19 +47,33 @@ def test_json_follows_the_schema(report):
         "threads": 2,
         "device": "cpu",
         "dtype": "float32",
+        "memory_format": "contiguous",
     }
     assert (found["rows"][2]["top5"], found["rows"][2]["latency_ms"]) == (None, None)
-    layer = {"layer": "features.0", "method": "spatial-svd", "rank": [5]}
-    assert found["layers"] == [layer | {"params": [1792, 1069], "macs": [1000, 600], "error": 0.03125}]
-    assert found["kept"] == report.kept
+    layer = {"layer": "features.0", "method": "spatial-svd", "rank": [5], "params": [1792, 1069], "macs": [1000, 600]}
+    assert found["layers"] == [layer | {"error": 0.03125, "was": "3×3 3→64", "rise": None}]
+    assert (found["kept"], found["notes"]) == (report.kept, report.notes)
 
 
 def test_json_round_trip(report):
-    again = Report.from_json(json.loads(render(report, "json")))
-    assert again.rows == report.rows
-    assert again.layers == [replace(layer, was="") for layer in report.layers]
-    assert again.kept == report.kept
-    assert again.to_json() == report.to_json()
+    last = replace(LATENCY, memory_format="channels_last")
+    report.rows[1] = replace(SMALL, latency=last, other_macs=7, data="0123")
+    report.layers.append(replace(LAYERS[0], rise=0.25))
+    assert Report.from_json(json.loads(render(report, "json"))) == report
+
+
+def test_json_of_an_earlier_version(report):
+    values = json.loads(render(report, "json"))
+    del values["notes"]
+    for row in values["rows"]:
+        del row["other_macs"], row["data"]
+        if row["latency_ms"]:
+            del row["latency_ms"]["memory_format"]
+    for layer in values["layers"]:
+        del layer["was"], layer["rise"]
+    again = Report.from_json(values)
+    assert [row.params for row in again.rows] == [row.params for row in report.rows]
+    assert "unknown memory format" in render(again)
 
 
 def test_json_has_no_nan():
@@ -210,7 +224,7 @@ def test_merge_shows_the_same_original_once(report):
     assert [row.name for row in merged.rows] == ["net", "runs/net", "runs/tuned", "runs/other"]
     assert [layer.layer for layer in merged.layers] == ["a:features.0", "b:features.0"]
     assert (merged.kept["a:dw"], merged.kept["b:dw"]) == ("depthwise: nothing to share", "kept")
-    assert merged.notes == report.notes
+    assert merged.notes == ["a: Calibrated on 256 images.", "b: Calibrated on 256 images."]
     assert report.layers == LAYERS
 
 

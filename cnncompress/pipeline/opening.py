@@ -116,12 +116,9 @@ def recorded(opened: Opened) -> Report:
     if run is None:
         return Report()
     try:
-        report = Report.from_json({**run.metrics, "kept": run.plan.kept})
+        return Report.from_json(run.metrics)
     except CompressError as error:
         raise RunError(f"{opened.weights} is damaged: metrics.json: {error}") from error
-    layers = run.plan.layers
-    known = [dataclasses.replace(x, was=str(layers[x.layer].spec)) if x.layer in layers else x for x in report.layers]
-    return dataclasses.replace(report, layers=known)
 
 
 def open_data(settings: ModelSettings, opened: Opened) -> Data | None:

@@ -15,6 +15,10 @@ Kind = Literal["original", "decomposed", "finetuned"]
 LATENCY_KEYS = ("median", "p10", "p90", "batch", "threads", "device", "dtype")
 ROW_KEYS = ("name", "kind", "params", "macs", "size_bytes", "top1", "top5", "images")
 LAYER_KEYS = ("layer", "method", "rank", "params", "macs", "error")
+# What reports of earlier versions lack, with the value that stands for it.
+LATER_LATENCY: dict[str, Any] = {"memory_format": "unknown memory format"}
+LATER_ROW: dict[str, Any] = {"other_macs": 0, "data": None}
+LATER_LAYER: dict[str, Any] = {"was": "", "rise": None}
 
 
 @dataclass(frozen=True)
@@ -22,7 +26,7 @@ class Row:
     """One network: costs of one image, accuracy in percent on `images` images, milliseconds.
 
     `other_macs` of `macs` are outside convolution and linear layers. `data` identifies the images the accuracy was
-    measured on. These two and the latency's memory format serve the tables and are not part of the JSON schema.
+    measured on.
     """
 
     name: str
@@ -48,8 +52,7 @@ class Row:
 class LayerRow:
     """One decomposed layer: (before, after) costs and the relative error in the metric, None where there is none.
 
-    `was` describes the original layer and `rise` is the plan's prediction of what it costs in accuracy; both are for
-    the tables and not part of the JSON schema.
+    `was` describes the original layer and `rise` is the plan's prediction of what it costs in accuracy.
     """
 
     layer: str
@@ -76,17 +79,20 @@ class Report:
         return f"<Report: {names or 'no networks'}; {len(self.layers)} layers decomposed, {len(self.kept)} kept>"
 
     def to_json(self) -> dict[str, Any]:
-        """JSON-ready values after the schema; notes are for the tables only."""
+        """All of it as JSON-ready values after the schema: what a run stores, and what `from_json` reads back."""
         return {
             "schema": SCHEMA,
-            "rows": [_pick(row, ROW_KEYS) | {"latency_ms": _latency_to_json(row.latency)} for row in self.rows],
-            "layers": [_pick(layer, LAYER_KEYS) for layer in self.layers],
+            "rows": [
+                _pick(row, (*ROW_KEYS, *LATER_ROW)) | {"latency_ms": _latency_to_json(row.latency)} for row in self.rows
+            ],
+            "layers": [_pick(layer, (*LAYER_KEYS, *LATER_LAYER)) for layer in self.layers],
             "kept": dict(self.kept),
+            "notes": list(self.notes),
         }
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Report:
-        """Read what `to_json` gave; CompressError for another schema or for values that are not a report."""
+        """Read what `to_json` gave, also in earlier versions; CompressError for another schema or other values."""
         if not isinstance(values, Mapping) or values.get("schema") != SCHEMA:
             found = values.get("schema") if isinstance(values, Mapping) else None
             raise CompressError(f"this report has schema {found}, not {SCHEMA}; read it with the version that wrote it")
@@ -94,9 +100,10 @@ class Report:
             return cls(
                 [_row_from_json(row) for row in values["rows"]],
                 [_layer_from_json(layer) for layer in values["layers"]],
-                dict(values["kept"]),
+                dict(values.get("kept", {})),
+                list(values.get("notes", [])),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise CompressError(f"this is not a report of schema {SCHEMA}: {error}; write it again") from error
 
 
@@ -106,7 +113,7 @@ def _pick(value: Any, keys: Iterable[str]) -> dict[str, Any]:
 
 
 def _latency_to_json(latency: Latency | None) -> dict[str, Any] | None:
-    return None if latency is None else _pick(latency, LATENCY_KEYS)
+    return None if latency is None else _pick(latency, (*LATENCY_KEYS, *LATER_LATENCY))
 
 
 def _row_from_json(values: Mapping[str, Any]) -> Row:
@@ -114,13 +121,17 @@ def _row_from_json(values: Mapping[str, Any]) -> Row:
         raise ValueError(f"unknown kind {values['kind']!r}")
     latency = values["latency_ms"]
     if latency is not None:
-        latency = Latency(**{key: latency[key] for key in LATENCY_KEYS})
-    return Row(**{key: values[key] for key in ROW_KEYS}, latency=latency)
+        latency = Latency(**_read(latency, LATENCY_KEYS, LATER_LATENCY))
+    return Row(**_read(values, ROW_KEYS, LATER_ROW), latency=latency)
 
 
 def _layer_from_json(values: Mapping[str, Any]) -> LayerRow:
-    picked: dict[str, Any] = {key: values[key] for key in LAYER_KEYS}
+    picked = _read(values, LAYER_KEYS, LATER_LAYER)
     return LayerRow(**picked | {key: tuple(values[key]) for key in ("rank", "params", "macs")})
+
+
+def _read(values: Mapping[str, Any], keys: Iterable[str], later: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: values[key] for key in keys} | {key: values.get(key, default) for key, default in later.items()}
 
 
 def layer_rows(plan: Plan, errors: Mapping[str, float]) -> list[LayerRow]:
@@ -132,7 +143,7 @@ def layer_rows(plan: Plan, errors: Mapping[str, float]) -> list[LayerRow]:
 
 
 def merge(reports: Mapping[str, Report]) -> Report:
-    """One report of several runs by name: rows by original, an identical row once, the run before a layer's name.
+    """One report of several runs by name: rows by original, an identical row once, the run before layers and notes.
 
     Originals whose latency was measured apart stay apart, so that every ratio is of one measurement.
     """
@@ -150,7 +161,7 @@ def merge(reports: Mapping[str, Report]) -> Report:
                 group.append((run, row))
         result.layers += [dataclasses.replace(layer, layer=f"{run}:{layer.layer}") for layer in report.layers]
         result.kept |= {f"{run}:{name}": reason for name, reason in report.kept.items()}
-        result.notes += [note for note in report.notes if note not in result.notes]
+        result.notes += [f"{run}: {note}" for note in report.notes]
     taken: set[str] = set()
     for run, row in (item for group in groups.values() for item in group):
         result.rows.append(dataclasses.replace(row, name=f"{run}:{row.name}") if row.name in taken else row)

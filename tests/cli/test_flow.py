@@ -43,10 +43,12 @@ def test_decompose_finetune_report(done, cli):
         "plan.json",
         "run.json",
     ]
+    assert text.startswith(done("report", "half", "--layers").rstrip("\n"))
     before = report_of(done, "half")
     tuning = ["finetune", "half", "--data", "digits", "--lr", "0.005"]
     text = done(*tuning, "--out", "tuned")
     assert "saved in tuned" in text
+    assert text.startswith(done("report", "tuned").rstrip("\n"))
     assert report_of(done, "half") == before
     after = report_of(done, "tuned")
     assert after["rows"][:2] == before["rows"]
@@ -67,19 +69,21 @@ def test_decompose_finetune_report(done, cli):
 
 def test_json_report(saved, done):
     report = report_of(done, saved, "--data", "digits", "--latency", "--threads", "1")
-    assert set(report) == {"schema", "rows", "layers", "kept"}
+    assert set(report) == {"schema", "rows", "layers", "kept", "notes"}
     assert report["schema"] == 1
     keys = {"name", "kind", "params", "macs", "size_bytes", "top1", "top5", "images", "latency_ms"}
+    keys |= {"other_macs", "data"}
+    timing = {"median", "p10", "p90", "batch", "threads", "device", "dtype", "memory_format"}
     for row in report["rows"]:
         assert set(row) == keys
-        assert set(row["latency_ms"]) == {"median", "p10", "p90", "batch", "threads", "device", "dtype"}
+        assert set(row["latency_ms"]) == timing
         assert row["images"] == 359  # a fifth of scikit-learn's 1,797
         assert 0 <= row["top1"] <= row["top5"] <= 100
     first, second = report["rows"]
     assert (first["params"], first["macs"]) == originals()
     # K = 4 in k×k layers C→F: k·K·(C + F) weights, at the sizes above; in Linear layers K·(C + F); biases stay
     for layer in report["layers"]:
-        assert set(layer) == {"layer", "method", "rank", "params", "macs", "error"}
+        assert set(layer) == {"layer", "method", "rank", "params", "macs", "error", "was", "rise"}
         assert layer["rank"] == [4]
         assert 0 < layer["error"] < 1
     saved_params = sum(a - b for a, b in (layer["params"] for layer in report["layers"]))
