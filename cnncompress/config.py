@@ -98,6 +98,8 @@ DeviationsField = Annotated[tuple[float, ...], BeforeValidator(parse_deviations)
 Name = Annotated[str, Field(min_length=1)]
 Count = Annotated[int, Field(ge=1)]
 
+MOST_WORKERS = 256  # processes that read images; the system gives out far more before it fails
+
 
 class Settings(BaseModel):
     """Base of all sections: no unknown keys."""
@@ -126,7 +128,7 @@ class ModelSettings(Settings):
     std: DeviationsField | None = None
     data: Name | None = None
     batch_size: Count = 64
-    workers: Annotated[int, Field(ge=0)] = 0
+    workers: Annotated[int, Field(ge=0, le=MOST_WORKERS)] = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
 

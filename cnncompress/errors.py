@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from typing import Concatenate, ParamSpec, TypeVar
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_PLACE = "while in "  # how a note begins that says where an exception arose
+_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "bad_alloc", "failed to allocate")
 
 
 class CompressError(Exception):
@@ -31,3 +40,40 @@ def nearest(name: str, known: Iterable[str]) -> str:
     folded = {k.casefold(): k for k in known}
     close = difflib.get_close_matches(name.casefold(), folded, n=1)
     return f"; did you mean '{folded[close[0]]}'?" if close else ""
+
+
+@contextmanager
+def during(what: str) -> Iterator[None]:
+    """Have an exception that leaves the block know `what` was being done; see `place`."""
+    try:
+        yield
+    except Exception as error:
+        error.add_note(_PLACE + what)
+        raise
+
+
+def in_layer(function: Callable[Concatenate[str, P], R]) -> Callable[Concatenate[str, P], R]:
+    """Have the exceptions of a function of a layer's name and more know the layer."""
+
+    @wraps(function)
+    def named(name: str, *args: P.args, **kwargs: P.kwargs) -> R:
+        with during(f"layer {name}"):
+            return function(name, *args, **kwargs)
+
+    return named
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an exception's message, or its type where it has none."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def place(error: BaseException) -> list[str]:
+    """What was being done when an exception arose, from the outside in, as `during` has noted it."""
+    notes = [note.removeprefix(_PLACE) for note in getattr(error, "__notes__", ()) if note.startswith(_PLACE)]
+    return list(dict.fromkeys(reversed(notes)))
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that the system, or a GPU, has no more memory to give."""
+    return isinstance(error, MemoryError) or any(words in str(error).lower() for words in _MEMORY)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from cnncompress.decompositions import get_method
-from cnncompress.errors import CompressError, UnsupportedLayerError
+from cnncompress.errors import CompressError, UnsupportedLayerError, is_out_of_memory
 from cnncompress.lowering import lower_kernels
 from cnncompress.modules import FactoredLayer, Permute, SplitConv2d, spec_of
 from cnncompress.spec import Call, ConvSpec, LayerPlan, Plan, Preprocessing
@@ -64,6 +64,8 @@ def forward(model: nn.Module, inputs: Tensor) -> Tensor:
     except CompressError:
         raise
     except Exception as error:  # whatever somebody else's code raises
+        if is_out_of_memory(error):
+            raise
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         shape = "×".join(map(str, inputs.shape))
         raise CompressError(

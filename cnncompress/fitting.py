@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from cnncompress.decompositions import extract_groups, get_method
+from cnncompress.errors import in_layer
 from cnncompress.factored import (
     FactoredLayer,
     Provenance,
@@ -85,6 +86,7 @@ class Fitted:
     kernels: list[Tensor] | None = None
 
 
+@in_layer
 def fit_layer(
     name: str,
     module: Any,

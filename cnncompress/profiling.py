@@ -18,7 +18,7 @@ from cnncompress.errors import CompressError, UsageError, nearest
 from cnncompress.evaluation import resolve_device
 from cnncompress.factored import MEMORY_FORMATS, FactoredLayer, forward, layers_of, memory_format_of, spec_of, trace
 from cnncompress.spec import Call, Latency, LayerProfile, Profile
-from cnncompress.timing.clock import cpu_threads, milliseconds, synchronize
+from cnncompress.timing.clock import check_threads, cpu_threads, milliseconds, synchronize
 
 
 def profile(model: nn.Module, example: Tensor) -> Profile:
@@ -191,7 +191,8 @@ def _time_calls(name: str, module: nn.Module, spent: dict[str, float], device: t
 
 
 def _check(batch: int, threads: int | None, repeats: int, memory_format: str | None) -> None:
-    for what, value in (("batch size", batch), ("number of threads", threads), ("number of repeats", repeats)):
+    check_threads(threads)
+    for what, value in (("batch size", batch), ("number of repeats", repeats)):
         if value is not None and value < 1:
             raise UsageError(f"the {what} is {value}; give a whole number from 1 on")
     if memory_format is not None and memory_format not in MEMORY_FORMATS:

@@ -14,7 +14,9 @@ from typing import Any, NoReturn
 import click
 
 from cnncompress import __version__
-from cnncompress.errors import CompressError, UsageError, nearest
+from cnncompress.cli.rescue import last_words
+from cnncompress.cli.streams import make_printable
+from cnncompress.errors import CompressError, UsageError, first_line, is_out_of_memory, nearest
 
 COMMANDS = ("decompose", "finetune", "report", "evaluate", "profile", "inspect", "export", "methods")
 INTERRUPTED = "interrupted; nothing is left half-written"
@@ -68,11 +70,11 @@ def main(args: list[str] | None = None) -> None:
     """Run the command line; errors that a user can cause end in one line and exit code 1 or 2."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, _on_interrupt)
+    make_printable()
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="torch|PIL")  # about their own internals
             code: Any = cli.main(args=args, prog_name="cnncompress", standalone_mode=False)
-        sys.exit(code if isinstance(code, int) else 0)
     except (click.exceptions.Abort, KeyboardInterrupt):
         fail(INTERRUPTED, 1, everywhere=True)
     except click.UsageError as error:
@@ -85,10 +87,14 @@ def main(args: list[str] | None = None) -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has gone: nothing left to say
         sys.exit(1)
-    except (OSError, MemoryError) as error:
-        fail(f"{type(error).__name__}: {error}" if str(error) else "out of memory; try a smaller --batch-size", 1)
-    except RuntimeError as error:
+    except OSError as error:
+        fail(f"{type(error).__name__}: {error}", 1)
+    except SystemExit as error:  # a network's own code: the work is not done, whatever its exit code says
+        fail(f"the code of the network ended the program ({error.code})", 1)
+    except Exception as error:
         fail(_explain(error), 1)
+    else:
+        sys.exit(code if isinstance(code, int) else 0)
     finally:
         atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)  # nothing is left to interrupt but the exit
 
@@ -110,14 +116,11 @@ def _joined() -> bool:
     return torch is not None and torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
-def _explain(error: RuntimeError) -> str:
-    """What to say about a RuntimeError of PyTorch; raises it again where it is not the user's to mend."""
-    text = str(error)
-    if "out of memory" in text or "not enough memory" in text:
-        return "out of memory; try a smaller --batch-size, or --device cpu"
-    if _joined():
-        return f"the processes lost each other, see the error of the one that ended first ({text.splitlines()[0]})"
-    raise error
+def _explain(error: Exception) -> str:
+    """What to say about an exception that is nobody's own."""
+    if isinstance(error, RuntimeError) and _joined() and not is_out_of_memory(error):
+        return f"the processes lost each other, see the error of the one that ended first ({first_line(error)})"
+    return last_words(error)
 
 
 def _on_interrupt(number: int, frame: Any) -> None:

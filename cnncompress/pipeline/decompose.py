@@ -28,6 +28,7 @@ from cnncompress.profiling import profile
 from cnncompress.reporting import Report, layer_rows
 from cnncompress.runs import check_output, save_run
 from cnncompress.spec import Plan
+from cnncompress.timing.clock import check_threads
 
 UNITS = {"macs": "MACs", "params": "parameters", "latency": "latency"}
 
@@ -51,6 +52,7 @@ def run_decompose(settings: DecomposeSettings, command: list[str]) -> Decomposed
     """The whole job of `cnncompress decompose`: load, plan, factorize, correct, measure, save."""
     phases, settings = Phases(), settings.resolved()
     resolve_device(settings.device)
+    check_threads(settings.threads)
     if settings.out is not None and not settings.dry_run:
         check_output(settings.out, settings.force)
     with phases("build"):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import resource
 import sys
 import time
 from collections.abc import Iterator
@@ -42,10 +41,18 @@ class Phases:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
     def __str__(self) -> str:
-        scale = 2**30 if sys.platform == "darwin" else 2**20  # macOS gives bytes, Linux KiB
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / scale
         parts = [f"{name} {seconds:.1f} s" for name, seconds in self.seconds.items()]
-        return f"time: {', '.join(parts)}; peak memory {peak:.2f} GiB"
+        return f"time: {', '.join(parts)}{_peak_memory()}"
+
+
+def _peak_memory() -> str:
+    """The most memory that the process held, in words; nothing where the system does not tell."""
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return ""
+    scale = 2**30 if sys.platform == "darwin" else 2**20  # macOS gives bytes, Linux KiB
+    return f"; peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / scale:.2f} GiB"
 
 
 @dataclasses.dataclass

@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from cnncompress.decompositions import Decomposition
+from cnncompress.errors import in_layer
 from cnncompress.lowering import lower
 from cnncompress.metrics import Metric, squared_error
 from cnncompress.planning.rules import Choice, RankRequest, choose_method, rank_for
@@ -102,6 +103,7 @@ def methods_of(choice: Choice, spec: ConvSpec) -> list[str]:
     return [name for text in choice.methods for name in (auto if text == "auto" else [text])]
 
 
+@in_layer
 def make_layer(
     name: str,
     call: Call,

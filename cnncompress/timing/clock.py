@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
-import resource
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
 
+from cnncompress.errors import UsageError
+
+try:
+    import resource
+except ImportError:  # not on Windows
+    resource = None  # type: ignore[assignment]
+
+MOST_THREADS = 64  # on a machine of fewer processors
+
+
+def check_threads(number: int | None) -> None:
+    """UsageError for a number of CPU threads below 1, or so high that the system would end the process."""
+    most = max(MOST_THREADS, os.cpu_count() or 1)
+    if number is not None and not 1 <= number <= most:
+        raise UsageError(f"the number of threads is {number}; give --threads a whole number from 1 to {most}")
+
 
 @contextmanager
 def cpu_threads(number: int | None) -> Iterator[None]:
-    """Run the block with so many CPU threads (None leaves them)."""
+    """Run the block with so many CPU threads (None leaves them); UsageError as `check_threads`."""
+    check_threads(number)
     before = torch.get_num_threads()
     try:
         if number is not None:
@@ -23,8 +40,8 @@ def cpu_threads(number: int | None) -> Iterator[None]:
 
 
 def preemptions() -> int:
-    """How often the system has taken the processor away from this process."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
+    """How often the system has taken the processor away from this process; always 0 where it does not tell."""
+    return 0 if resource is None else resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
 
 
 def synchronize(device: torch.device) -> None:

@@ -14,6 +14,7 @@ import torch
 from cnncompress.errors import UsageError, nearest
 from cnncompress.evaluation import resolve_device
 from cnncompress.factored import MEMORY_FORMATS
+from cnncompress.timing.clock import check_threads
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 CACHE = 32 * 2**20  # bytes of the last cache where the system does not tell
@@ -30,9 +31,9 @@ class TimingSetting:
     memory_format: str = "contiguous"
 
     def __post_init__(self) -> None:
-        for what, value in (("batch size", self.batch), ("number of threads", self.threads)):
-            if value is not None and value < 1:
-                raise UsageError(f"the {what} is {value}; give a whole number from 1 on")
+        if self.batch < 1:
+            raise UsageError(f"the batch size is {self.batch}; give a whole number from 1 on")
+        check_threads(self.threads)
         _check_known("dtype", self.dtype, DTYPES)
         _check_known("memory format", self.memory_format, list(MEMORY_FORMATS))
 
@@ -75,10 +76,13 @@ def last_cache_bytes(device: torch.device) -> int:
         return CACHE
 
 
-def cache_folder() -> Path:
-    """Where times are kept: $CNNCOMPRESS_CACHE, or cnncompress in the user's cache folder."""
+def cache_folder() -> Path | None:
+    """Where times are kept: $CNNCOMPRESS_CACHE, or cnncompress in the user's cache folder; None without a home."""
     own = os.environ.get("CNNCOMPRESS_CACHE")
     if own:
         return Path(own)
     base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "cnncompress"
+    try:
+        return (Path(base) if base else Path.home() / ".cache") / "cnncompress"
+    except RuntimeError:  # the user has no home folder
+        return None
