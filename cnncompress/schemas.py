@@ -1,0 +1,238 @@
+"""What the files of a run and the other JSON files may hold. A key that is stored is listed here, or it is refused."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, StrictBool, StrictFloat, StrictInt, StrictStr, model_validator
+
+from cnncompress.reading import Schema
+
+Text = Annotated[str, Field(max_length=10_000)]
+Name = Annotated[str, Field(min_length=1, max_length=1_000)]
+Whole = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+Channels = Annotated[int, Field(ge=1, le=2**24)]
+Extent = Annotated[int, Field(ge=1, le=2**16)]
+Pixels = Annotated[int, Field(ge=1, le=2**13)]
+Percent = Annotated[float, Field(ge=0, le=100)]
+Milliseconds = Annotated[float, Field(ge=0)]
+Costs = Annotated[list[Whole], Field(min_length=2, max_length=2)]
+Rank = Annotated[list[Count], Field(min_length=1, max_length=8)]
+Extents = Annotated[list[Extent], Field(min_length=2, max_length=2)]
+Paddings = Annotated[list[Annotated[int, Field(ge=0, le=2**16)]], Field(min_length=2, max_length=2)]
+Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+Scalar = StrictBool | StrictInt | StrictFloat | Annotated[StrictStr, Field(max_length=10_000)] | None
+Options = dict[Name, Scalar | list[Scalar]]
+Numbers = dict[Name, float | None]
+Channelwise = Annotated[list[float], Field(min_length=1, max_length=4096)]
+
+
+# --- plan.json ---
+
+
+class Convolution(Schema):
+    """A `spec.ConvSpec`."""
+
+    kind: Literal["conv2d", "linear"]
+    in_channels: Channels
+    out_channels: Channels
+    kernel_size: Extents
+    stride: Extents
+    padding: Paddings | Literal["same"]
+    dilation: Extents
+    groups: Channels
+    bias: bool
+    padding_mode: Literal["zeros", "reflect", "replicate", "circular"]
+
+    @model_validator(mode="after")
+    def _fits(self) -> Convolution:
+        if self.in_channels % self.groups or self.out_channels % self.groups:
+            raise ValueError(f"{self.in_channels} and {self.out_channels} channels are not in {self.groups} groups")
+        if self.kind == "linear" and (self.kernel_size != [1, 1] or self.groups > 1):
+            raise ValueError("a linear layer has no kernel size and no groups")
+        return self
+
+
+class Permutation(Schema):
+    """A `spec.Permutation`."""
+
+    kind: Literal["permutation"]
+    channels: Channels
+    linear: bool
+
+    @property
+    def in_channels(self) -> int:
+        """As a convolution has it."""
+        return self.channels
+
+    out_channels = in_channels
+
+
+Stage = Annotated[Convolution | Permutation, Field(discriminator="kind")]
+Stages = Annotated[list[Stage], Field(min_length=1, max_length=64)]
+
+
+class PlanEntry(Schema):
+    """One layer of a plan that a person may have written: what follows from method and rank may be left out."""
+
+    method: Name
+    rank: Count | Rank
+    options: Options = {}
+    layer: Convolution | None = None
+    macs: Costs = [0, 0]
+    stages: Stages | None = None
+    lowering: Text = ""
+
+    @model_validator(mode="after")
+    def _connected(self) -> PlanEntry:
+        if self.layer is None or self.stages is None:
+            return self
+        widths = [(stage.in_channels, stage.out_channels) for stage in self.stages]
+        inner = all(out == into for (_, out), (into, _) in zip(widths, widths[1:], strict=False))
+        if not inner or (widths[0][0], widths[-1][1]) != (self.layer.in_channels, self.layer.out_channels):
+            raise ValueError("the channels of its stages do not follow on each other")
+        return self
+
+
+class StoredEntry(PlanEntry):
+    """One layer of a run's plan.json."""
+
+    rank: Rank
+    layer: Convolution
+    stages: Stages
+
+
+class PlanFile(Schema):
+    """A file for `--plan`."""
+
+    metric: Name = "frobenius"
+    memory_format: Text = ""
+    layers: dict[Name, PlanEntry]
+    kept: dict[Name, Text] = {}
+    achieved: Numbers = {}
+    rises: Numbers = {}
+    errors: Numbers = {}
+
+
+class StoredPlan(PlanFile):
+    """A run's plan.json."""
+
+    metric: Name
+    layers: dict[Name, StoredEntry]  # type: ignore[assignment]
+    kept: dict[Name, Text]
+
+
+# --- metrics.json ---
+
+
+class Latency(Schema):
+    """A `spec.Latency`."""
+
+    median: Milliseconds
+    p10: Milliseconds
+    p90: Milliseconds
+    batch: Count
+    threads: Count
+    device: Name
+    dtype: Name
+
+
+class Row(Schema):
+    """A `reporting.rows.Row`."""
+
+    name: Text
+    kind: Literal["original", "decomposed", "finetuned"]
+    params: Whole
+    macs: Whole
+    size_bytes: Whole
+    top1: Percent | None
+    top5: Percent | None
+    images: Whole | None
+    latency_ms: Latency | None
+
+
+class LayerRow(Schema):
+    """A `reporting.rows.LayerRow`."""
+
+    layer: Name
+    method: Name
+    rank: Rank
+    params: Costs
+    macs: Costs
+    error: float | None
+
+
+class Metrics(Schema):
+    """A run's metrics.json, and what `report --format json` prints."""
+
+    schema_: Literal[1] = Field(alias="schema")
+    rows: list[Row]
+    layers: list[LayerRow]
+    kept: dict[Name, Text] = {}
+
+
+# --- run.json ---
+
+
+class Source(Schema):
+    """A `models.ModelSource`."""
+
+    kind: Literal["torchvision", "timm", "builtin", "factory"]
+    name: Name
+    kwargs: Options
+
+
+class Preprocessing(Schema):
+    """A `spec.Preprocessing`."""
+
+    size: Annotated[list[Pixels], Field(min_length=2, max_length=2)]
+    resize: Pixels | None
+    mean: Channelwise
+    std: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1, max_length=4096)]
+    interpolation: Literal["nearest", "nearest-exact", "bilinear", "bicubic", "box", "hamming", "lanczos"]
+
+
+class Data(Schema):
+    """The images that a run was measured on."""
+
+    spec: Text
+    fingerprint: Text
+
+
+class Model(Schema):
+    """The network that a run was made of, as it was asked for."""
+
+    name: Text
+    weights: Text
+
+
+class Info(Schema):
+    """A run's run.json."""
+
+    format: Count
+    source: Source
+    preprocessing: Preprocessing | None = None
+    versions: dict[Name, Text] = {}
+    created: Text = ""
+    command: list[Text] = []
+    seed: int | None = None
+    name: Text = ""
+    model: Model | None = None
+    data: Data | None = None
+    finetune: Options = {}
+    sha256: dict[Name, Digest] = {}  # of the files beside it
+    code: dict[Name, Digest] = {}  # of the Python file that the network's factory is in
+
+
+# --- small ones ---
+
+
+class Tensors(Schema):
+    """The metadata of model.safetensors, once its values are read as JSON."""
+
+    aliases: dict[Name, Name] = {}
+    strides: dict[Name, Annotated[list[Whole], Field(max_length=16)]] = {}
+
+
+ClassIndex = dict[Name, Whole]  # the class index of each folder
