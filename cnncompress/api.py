@@ -95,15 +95,17 @@ def finetune(
         return train_in_place(model, train, val, settings, Path(folder, "checkpoints"), device=device)
 
 
-def report(*runs: str | Path, data: str | None = None, latency: bool = False, device: str = "auto") -> Report:
+def report(
+    *runs: str | Path, data: str | None = None, latency: bool = False, device: str = "auto", trust_code: bool = False
+) -> Report:
     """Cost and accuracy of one or more runs beside their originals; `render` makes a table, CSV or JSON of it.
 
-    `data` (as `--data`) has the accuracies measured again, `latency` the networks timed. RunError for a run that
-    cannot be read, UsageError where there is none.
+    `data` (as `--data`) has the accuracies measured again, `latency` the networks timed. `trust_code` is that
+    of `load`. RunError for a run that cannot be read, UsageError where there is none.
     """
     if not runs:
         raise UsageError("nothing to report on; give at least one run: report('runs/vgg16')")
-    settings = ModelSettings.model_validate({"data": data, "device": device})
+    settings = ModelSettings.model_validate({"data": data, "device": device, "trust_code": trust_code})
     return run_report([Path(run) for run in runs], settings, Timing(device=device) if latency else None)
 
 
@@ -115,17 +117,18 @@ def export(
     format: str | None = None,
     tolerance: float | None = None,
     force: bool = False,
+    trust_code: bool = False,
 ) -> ExportReport:
     """Write a network, or the network of a run, as one file; it is run and compared before it is in its place.
 
     `format` is `onnx` or `pt2`, by default what the file is called. `example` [n, c, h, w] is a batch of inputs, which
-    a network of `load_model` or of a run knows itself. `tolerance` is relative to the largest output. UsageError for
-    an unknown format or a missing example, else as `export_onnx`.
+    a network of `load_model` or of a run knows itself. `tolerance` is relative to the largest output. `trust_code`
+    is that of `load`. UsageError for an unknown format or a missing example, else as `export_onnx`.
     """
     kind = format or Path(path).suffix.removeprefix(".")
     if kind not in EXPORTERS:
         raise UsageError(f"cannot export to '{kind}'{nearest(kind, EXPORTERS)}; known: {', '.join(EXPORTERS)}")
-    network = model if isinstance(model, nn.Module) else load(model)
+    network = model if isinstance(model, nn.Module) else load(model, trust_code)
     return EXPORTERS[kind](network, _example(network) if example is None else example, path, tolerance, force)
 
 

@@ -9,11 +9,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from cnncompress import reading
 from cnncompress.errors import UsageError, nearest
+from cnncompress.reading import MalformedError
 from cnncompress.spec import Budget
+from cnncompress.text import QUOTED, plain, quote
 
 DEFAULT_BUDGET = Budget(macs=0.5)
 BUDGET_HINT = "is not a budget such as macs=0.5, params=0.3 or latency=0.6"
@@ -31,9 +33,9 @@ def parse_rank(value: Any) -> int | float | tuple[int, ...]:
         with suppress(ValueError):
             number = float(value) if any(c in value for c in ".eEn") else int(value)
     if isinstance(number, bool) or not isinstance(number, int | float):
-        raise ValueError(f"rank {value!r} is not a number; {hint}")
+        raise ValueError(f"rank {quote(value)} is not a number; {hint}")
     if (isinstance(number, float) and not 0 < number <= 1) or number <= 0:
-        raise ValueError(f"rank {value} makes no sense; {hint}")
+        raise ValueError(f"rank {quote(value)} makes no sense; {hint}")
     return number
 
 
@@ -45,7 +47,7 @@ def parse_size(value: Any) -> tuple[int, int]:
     except (ValueError, TypeError):
         numbers = []
     if len(numbers) not in (1, 2) or min(numbers) < 1:
-        raise ValueError(f"'{value}' is not H or HxW in pixels, such as 224 or 224x192")
+        raise ValueError(f"{quote(str(value))} is not H or HxW in pixels, such as 224 or 224x192")
     return numbers[0], numbers[-1]
 
 
@@ -57,7 +59,7 @@ def parse_floats(value: Any) -> tuple[float, ...]:
     except (ValueError, TypeError):
         numbers = ()
     if len(numbers) not in (1, 3) or not all(map(math.isfinite, numbers)):
-        raise ValueError(f"'{value}' is not one number, or three separated by commas")
+        raise ValueError(f"{quote(str(value))} is not one number, or three separated by commas")
     return numbers * 3 if len(numbers) == 1 else numbers
 
 
@@ -65,7 +67,7 @@ def parse_deviations(value: Any) -> tuple[float, ...]:
     """As `parse_floats`, and positive."""
     numbers = parse_floats(value)
     if min(numbers) <= 0:
-        raise ValueError(f"a standard deviation is positive, unlike '{value}'")
+        raise ValueError(f"a standard deviation is positive, unlike {quote(str(value))}")
     return numbers
 
 
@@ -104,7 +106,7 @@ MOST_WORKERS = 256  # processes that read images; the system gives out far more 
 class Settings(BaseModel):
     """Base of all sections: no unknown keys."""
 
-    model_config = ConfigDict(extra="forbid", strict=False)
+    model_config = ConfigDict(extra="forbid", strict=False, allow_inf_nan=False)
 
 
 S = TypeVar("S", bound=Settings)
@@ -131,6 +133,7 @@ class ModelSettings(Settings):
     workers: Annotated[int, Field(ge=0, le=MOST_WORKERS)] = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    trust_code: bool = False
 
 
 class TuneSettings(ModelSettings):
@@ -214,12 +217,11 @@ class DecomposeSettings(ModelSettings):
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file; UsageError in one line for anything else."""
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"cannot read the config {path}: {getattr(error, 'strerror', None) or error}") from None
-    except (yaml.YAMLError, RecursionError) as error:
-        reason = " ".join(str(error).split())
-        raise UsageError(f"{path} is not YAML: {reason}") from None
+        values = reading.read_yaml(path)
+    except OSError as error:
+        raise UsageError(f"cannot read the config {path}: {error.strerror}") from None
+    except MalformedError as error:
+        raise UsageError(f"{path} {error}") from None
     if values is None:
         return {}
     if not isinstance(values, dict):
@@ -239,10 +241,10 @@ def validate(cls: type[S], values: Mapping[str, Any], where: str = "") -> S:
 
 
 def _explain(cls: type[Settings], first: Any, where: str) -> str:
-    key = ".".join(str(part) for part in first["loc"])
+    key = plain(".".join(str(part) for part in first["loc"]))[:QUOTED]
     at = f"{where}: {key}" if where else f"--{key.replace('_', '-')}"
     if first["type"] == "extra_forbidden":
-        name = str(first["loc"][-1])
+        name = str(first["loc"][-1])[:QUOTED]
         sections: dict[Any, type[Settings]] = {"per_layer": LayerRule, "finetune": TuneSettings}
         fields = (sections[first["loc"][0]] if len(first["loc"]) > 1 else cls).model_fields
         if key in TuneSettings.model_fields and cls is DecomposeSettings:
@@ -251,7 +253,16 @@ def _explain(cls: type[Settings], first: Any, where: str) -> str:
     if first["type"] == "value_error":
         return f"{at}: {first['ctx']['error']}"
     message = str(first["msg"]).removeprefix("Input ").partition(" or instance of")[0]
-    return f"{at}: {first['input']!r} {message}"
+    return f"{at}: {quote(first['input'])} {message}"
+
+
+def _check_consent(config: Path, values: Mapping[str, Any], flags: Mapping[str, Any]) -> None:
+    """UsageError where only the file, and no person, says that code is to be run."""
+    if any("trust_code" in section for section in (values, values.get("finetune", {}))):
+        raise UsageError(f"{config}: trust_code is not for files; give --trust-code on the command line")
+    model = values.get("model", "") if flags.get("model") is None else ""
+    if ":" in model and not model.startswith("timm:") and not flags.get("trust_code"):
+        raise UsageError(f"{config} has the code of {plain(model)} run: give --trust-code, or MODEL beside --config")
 
 
 INHERITED = ("data", "workers", "device", "seed")  # top-level keys that a section takes over
@@ -266,6 +277,7 @@ def merge(cls: type[Settings], config: Path | None, flags: Mapping[str, Any], se
     if config is not None:
         whole = validate(DecomposeSettings, read_yaml(config), str(config))
         values = whole.model_dump(exclude_unset=True)
+        _check_consent(config, values, flags)
         if section:
             values = {k: v for k, v in values.items() if k in INHERITED} | values.get(section, {})
         validate(cls, values, f"{config}: {section}" if section else str(config))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -47,8 +48,7 @@ def read_json(path: str | Path, schema: Any = None) -> dict[str, Any]:
 
 def read_text(path: str | Path, limit: int) -> str:
     """The text of a regular file of at most `limit` bytes of UTF-8; OSError or MalformedError otherwise."""
-    if not stat.S_ISREG(os.stat(path).st_mode):
-        raise MalformedError("is not a regular file")
+    check_regular(path)
     with open(path, "rb", opener=_open_without_waiting) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise MalformedError("is not a regular file")
@@ -59,6 +59,15 @@ def read_text(path: str | Path, limit: int) -> str:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise MalformedError(f"is not UTF-8 text (byte {error.start:,})") from None
+
+
+def check_regular(path: str | Path) -> None:
+    """MalformedError for a pipe or a device; OSError for a folder, and where there is nothing."""
+    mode = os.stat(path).st_mode
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(mode):
+        raise MalformedError("is not a regular file")
 
 
 def _open_without_waiting(path: str, flags: int) -> int:
@@ -156,8 +165,9 @@ def read_yaml(path: str | Path) -> Any:
     Only plain values are made. Duplicate keys, references of a value to itself, and more than `VALUES` values after
     the expansion of aliases are refused.
     """
-    loader = yaml.SafeLoader(read_text(path, YAML_BYTES))
+    text = read_text(path, YAML_BYTES)
     try:
+        loader = yaml.SafeLoader(text)
         node = loader.get_single_node()
         if node is None:
             return None
@@ -169,8 +179,6 @@ def read_yaml(path: str | Path) -> Any:
         raise MalformedError(f"is nested deeper than {DEPTH} levels") from None
     except (yaml.YAMLError, ValueError, TypeError, KeyError, OverflowError) as error:
         raise MalformedError(f"is not YAML: {plain(' '.join(str(error).split()))[:400]}") from None
-    finally:
-        loader.dispose()
 
 
 def _check_nodes(root: yaml.Node) -> None:

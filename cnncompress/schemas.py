@@ -1,10 +1,12 @@
 """What the files of a run and the other JSON files may hold. A key that is stored is listed here, or it is refused."""
 
+# ruff: noqa: RUF012 - pydantic copies defaults
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Annotated, Literal
 
-from pydantic import Field, StrictBool, StrictFloat, StrictInt, StrictStr, model_validator
+from pydantic import ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr, model_validator
 
 from cnncompress.reading import Schema
 
@@ -15,6 +17,7 @@ Count = Annotated[int, Field(ge=1)]
 Channels = Annotated[int, Field(ge=1, le=2**24)]
 Extent = Annotated[int, Field(ge=1, le=2**16)]
 Pixels = Annotated[int, Field(ge=1, le=2**13)]
+Share = Annotated[float, Field(ge=0, le=1)]
 Percent = Annotated[float, Field(ge=0, le=100)]
 Milliseconds = Annotated[float, Field(ge=0)]
 Costs = Annotated[list[Whole], Field(min_length=2, max_length=2)]
@@ -89,7 +92,7 @@ class PlanEntry(Schema):
         if self.layer is None or self.stages is None:
             return self
         widths = [(stage.in_channels, stage.out_channels) for stage in self.stages]
-        inner = all(out == into for (_, out), (into, _) in zip(widths, widths[1:], strict=False))
+        inner = all(out == into for (_, out), (into, _) in pairwise(widths))
         if not inner or (widths[0][0], widths[-1][1]) != (self.layer.in_channels, self.layer.out_channels):
             raise ValueError("the channels of its stages do not follow on each other")
         return self
@@ -136,6 +139,7 @@ class Latency(Schema):
     threads: Count
     device: Name
     dtype: Name
+    memory_format: Name = "unknown memory format"
 
 
 class Row(Schema):
@@ -150,6 +154,8 @@ class Row(Schema):
     top5: Percent | None
     images: Whole | None
     latency_ms: Latency | None
+    other_macs: Whole = 0
+    data: Text | None = None
 
 
 class LayerRow(Schema):
@@ -161,6 +167,8 @@ class LayerRow(Schema):
     params: Costs
     macs: Costs
     error: float | None
+    was: Text = ""
+    rise: float | None = None
 
 
 class Metrics(Schema):
@@ -170,6 +178,7 @@ class Metrics(Schema):
     rows: list[Row]
     layers: list[LayerRow]
     kept: dict[Name, Text] = {}
+    notes: list[Text] = []
 
 
 # --- run.json ---
@@ -181,6 +190,31 @@ class Source(Schema):
     kind: Literal["torchvision", "timm", "builtin", "factory"]
     name: Name
     kwargs: Options
+
+
+class Arguments(Schema):
+    """What a network that a library builds can be built with: nothing here loads, downloads or calls anything."""
+
+    num_classes: Annotated[int, Field(ge=0, le=10**6)] | None = None
+    in_chans: Annotated[int, Field(ge=1, le=4096)] | None = None
+    image_size: Annotated[int, Field(ge=1, le=4096)] | None = None
+    img_size: Annotated[int, Field(ge=1, le=4096)] | Annotated[list[Pixels], Field(max_length=2)] | None = None
+    patch_size: Annotated[int, Field(ge=1, le=4096)] | None = None
+    output_stride: Annotated[int, Field(ge=1, le=64)] | None = None
+    groups: Annotated[int, Field(ge=1, le=4096)] | None = None
+    width_per_group: Annotated[int, Field(ge=1, le=4096)] | None = None
+    width_mult: Annotated[float, Field(gt=0, le=16)] | None = None
+    aux_logits: bool | None = None
+    transform_input: bool | None = None
+    zero_init_residual: bool | None = None
+    memory_efficient: bool | None = None
+    replace_stride_with_dilation: Annotated[list[bool], Field(max_length=8)] | None = None
+    global_pool: Annotated[str, Field(pattern="^[a-z]{0,16}$")] | None = None
+    dropout: Share | None = None
+    attention_dropout: Share | None = None
+    stochastic_depth_prob: Share | None = None
+    drop_rate: Share | None = None
+    drop_path_rate: Share | None = None
 
 
 class Preprocessing(Schema):
@@ -228,6 +262,17 @@ class Info(Schema):
 # --- small ones ---
 
 
+class Evaluation(Schema):
+    """An `evaluation.Evaluation` beside the best weights of a training; its loss may be infinite."""
+
+    model_config = ConfigDict(allow_inf_nan=True)
+
+    top1: float
+    top5: float
+    loss: float
+    images: Whole
+
+
 class Tensors(Schema):
     """The metadata of model.safetensors, once its values are read as JSON."""
 
@@ -235,4 +280,5 @@ class Tensors(Schema):
     strides: dict[Name, Annotated[list[Whole], Field(max_length=16)]] = {}
 
 
+Counts = dict[Name, Annotated[list[Whole], Field(min_length=2, max_length=2)]]  # images and rows of each layer
 ClassIndex = dict[Name, Whole]  # the class index of each folder

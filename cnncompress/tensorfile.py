@@ -15,6 +15,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from cnncompress.errors import RunError
+from cnncompress.reading import check, check_regular, parse_json
+from cnncompress.schemas import Tensors
+from cnncompress.text import first_line
 
 
 def save_tensors(path: Path, state: Mapping[str, Any]) -> None:
@@ -58,16 +61,17 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     """
     tensors: dict[str, Tensor] = {}
     try:
+        check_regular(path)
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            strides = json.loads(metadata.get("strides", "{}"))
+            told = {key: parse_json(text) for key, text in (file.metadata() or {}).items()}
+            check(Tensors, told)
+            strides = told.get("strides", {})
             for name in file.keys():  # noqa: SIM118
                 tensors[name] = _copy(file.get_tensor(name), strides.get(name))
-        for name, other in json.loads(metadata.get("aliases", "{}")).items():
+        for name, other in told.get("aliases", {}).items():
             tensors[name] = tensors[other]
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise RunError(f"{path} cannot be read: it is missing, truncated or garbled ({reason})") from error
+    except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
+        raise RunError(f"{path} cannot be read: it is missing, truncated or garbled ({first_line(error)})") from error
     return tensors
 
 

@@ -8,6 +8,8 @@ from cnncompress.config import DecomposeSettings, TuneSettings, merge, validate
 from cnncompress.errors import UsageError
 from cnncompress.pipeline import run_decompose
 
+LEVEL = ", ".join(["*a{}"] * 9)
+BOMB = "method:\n- &a0 [x]\n" + "".join(f"- &a{i} [{LEVEL.replace('{}', str(i - 1))}]\n" for i in range(1, 9))
 CONFIGS = Path(__file__).parents[1] / "configs"
 
 
@@ -82,9 +84,20 @@ def test_rules_by_layer(write):
         ("input_size: [1, 2, 3]", "input_size: '[1, 2, 3]' is not H or HxW"),
         ("input_size: {a: 1}", "is not H or HxW"),
         ("model: [", "is not YAML"),
-        ("a: &x [*x]\nb: *x", "unknown key 'a'"),
-        ("? [a]\n: b", "is not YAML"),
-        ("[" * 5000, "is not YAML"),
+        ("a: &x [*x]\nb: *x", "refers to itself"),
+        ("? [a]\n: b", "a key in line 1 that is not a word"),
+        ("[" * 5000, "nested deeper than 32 levels"),
+        ("rank: 8\nseed: 1\nrank: 4", "has the key 'rank' twice (line 3)"),
+        ("max_drop: .nan", "max_drop: nan should be a finite number"),
+        ("finetune: {lr: .inf}", "finetune.lr: inf should be a finite number"),
+        (BOMB, "more than 50,000 values once its aliases are expanded"),
+        (f"rank: {'9' * 5000}", "is not YAML"),
+        (f"rank: {'9' * 20_000}", "a value of more than 10,000 characters"),
+        (f"model: {'1:' * 200_000}", "larger than 262,144 bytes"),
+        ("{" + "a" * 900 + ": 1}", "unknown key 'aaa"),
+        ("model: os:system", "has the code of os:system run: give --trust-code"),
+        ("trust_code: true", "trust_code is not for files"),
+        ("finetune: {trust_code: true}", "trust_code is not for files"),
         ('!!python/object/apply:os.system ["true"]', "is not YAML"),
         ("\x00", "is not YAML"),
         ("- a", "holds a list, not a mapping"),
@@ -98,6 +111,7 @@ def test_wrong_files(text, words, write):
     assert words in str(error.value)
     assert str(error.value).startswith(str(path))
     assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 1000
 
 
 def test_files_that_cannot_be_read(tmp_path):
@@ -106,7 +120,7 @@ def test_files_that_cannot_be_read(tmp_path):
     with pytest.raises(UsageError, match="Is a directory"):
         decomposing(tmp_path)
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(UsageError, match="decode"):
+    with pytest.raises(UsageError, match="not UTF-8"):
         decomposing(tmp_path / "binary.yaml")
 
 

@@ -18,7 +18,7 @@ from cnncompress.runs import load, load_run, save, save_run, update_run
 from cnncompress.spec import ConvSpec, LayerPlan, Plan, Preprocessing
 from cnncompress.specjson import plan_to_json
 from cnncompress.tensorfile import load_tensors
-from tests.run_networks import EMPTY, FACTORY, env, network, plan, randomise
+from tests.run_networks import EMPTY, FACTORY, ROW, env, network, plan, randomise
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ from cnncompress.decompositions import REGISTRY
 REGISTRY.clear()
 from cnncompress.runs import load
 torch.set_num_threads(1)
-net = load(sys.argv[1])
+net = load(sys.argv[1], trust_code=True)
 with torch.no_grad():
     torch.save(net(torch.load(sys.argv[2])), sys.argv[3])
 """
@@ -52,10 +52,10 @@ with torch.no_grad():
 def test_round_trip_is_bitwise(tmp_path, factory, variant):
     net = VARIANTS[variant](randomise(network(factory, plan=plan())))
     before = {name: (t.clone(), t.stride(), t.dtype) for name, t in net.state_dict().items()}
-    save_run(tmp_path / "run", net, metrics={**EMPTY, "rows": [1]}, info={"seed": 3, "command": ["a"]})
-    run = load_run(tmp_path / "run")
+    save_run(tmp_path / "run", net, metrics={**EMPTY, "rows": [ROW]}, info={"seed": 3, "command": ["a"]})
+    run = load_run(tmp_path / "run", trust_code=True)
     assert run.plan == plan()
-    assert run.metrics["rows"] == [1]
+    assert run.metrics["rows"] == [ROW]
     assert (run.info["format"], run.info["seed"], run.info["command"]) == (1, 3, ["a"])
     assert run.info["versions"]["torch"] == torch.__version__
     assert run.preprocessing == Preprocessing((8, 8), None, (0.5, 0.4, 0.3), (0.2, 0.2, 0.2))
@@ -82,7 +82,7 @@ def test_lowered_chains_and_the_memory_format_come_back(tmp_path, factory, lower
     net = network(factory, plan=Plan({"body": layer}, memory_format="channels_last"))
     assert memory_format_of(net) == "channels_last"
     save(net, tmp_path / "run")
-    found = load(tmp_path / "run")
+    found = load(tmp_path / "run", trust_code=True)
     assert memory_format_of(found) == "channels_last"
     assert [type(m) for m in found.body] == [SplitConv2d if "split" in lowering else nn.Conv2d] * 2
     assert [spec_of(m) for m in found.body] == list(lower(chain, lowering))
@@ -103,7 +103,7 @@ def test_words_of_a_plan_that_are_not_known(tmp_path, factory, old, new, words):
     path = tmp_path / "run" / "plan.json"
     path.write_text(path.read_text().replace(old, new))
     with pytest.raises(RunError, match=words) as caught:
-        load(tmp_path / "run")
+        load(tmp_path / "run", trust_code=True)
     assert "\n" not in str(caught.value)
 
 
@@ -136,7 +136,7 @@ def test_torchvision_networks_come_back(tmp_path):
     net = attach(rebuild.build_architecture(source).to_empty(device="cpu"), Provenance(source))
     randomise(net)
     save(net, tmp_path / "run")
-    found = load(tmp_path / "run").state_dict()
+    found = load(tmp_path / "run", trust_code=True).state_dict()
     assert all(torch.equal(tensor, found[name]) for name, tensor in net.state_dict().items())
 
 
@@ -146,7 +146,7 @@ def test_saving_and_loading_draw_no_random_numbers(tmp_path, factory):
     expected = torch.rand(1)
     torch.manual_seed(7)
     save(net, tmp_path / "run")
-    load(tmp_path / "run")
+    load(tmp_path / "run", trust_code=True)
     assert torch.equal(torch.rand(1), expected)
 
 
@@ -156,7 +156,7 @@ def test_a_network_of_unknown_origin_needs_a_source(tmp_path, factory):
         save(net, tmp_path / "run")
     save(net, tmp_path / "run", source=f"{factory}:tiny")
     inputs = torch.randn(2, 3, 8, 8)
-    assert torch.equal(load(tmp_path / "run")(inputs), net(inputs))
+    assert torch.equal(load(tmp_path / "run", trust_code=True)(inputs), net(inputs))
 
 
 def test_a_network_that_could_not_be_loaded_is_not_saved(tmp_path, factory):
@@ -179,16 +179,16 @@ def test_carry_and_update(tmp_path, factory):
     (old / "history.jsonl").write_text("{}\n")
     save_run(new, net, metrics=EMPTY, carry=[old / "checkpoints", old / "history.jsonl"])
     assert (new / "checkpoints" / "last.pt").samefile(old / "checkpoints" / "last.pt")
-    update_run(old, metrics={**EMPTY, "rows": [2]}, info={"seed": 2, "note": "x"})
-    run = load_run(old)
-    assert (run.metrics["rows"], run.info["seed"], run.info["note"]) == ([2], 2, "x")
+    update_run(old, metrics={**EMPTY, "rows": [ROW]}, info={"seed": 2, "name": "x"})
+    run = load_run(old, trust_code=True)
+    assert (run.metrics["rows"], run.info["seed"], run.info["name"]) == ([ROW], 2, "x")
     assert (old / "checkpoints" / "last.pt").read_text() == "state"
     randomise(net)
     (tmp_path / "history.jsonl").write_text("newer\n")
     update_run(old, net, carry=[tmp_path / "history.jsonl"])
-    run = load_run(old)
+    run = load_run(old, trust_code=True)
     assert torch.equal(run.model[0].weight, net[0].weight)
-    assert (run.metrics["rows"], run.info["seed"]) == ([2], 2)
+    assert (run.metrics["rows"], run.info["seed"]) == ([ROW], 2)
     assert (old / "history.jsonl").read_text() == "newer\n"
     assert (new / "history.jsonl").read_text() == "{}\n"
     with pytest.raises(RunError, match="does not exist"):
@@ -250,7 +250,7 @@ def test_damage_is_told_in_one_line(tmp_path, factory, case):
     save(network(factory, "tiny"), tmp_path / "run")
     damage(tmp_path / "run")
     with pytest.raises(RunError, match=words) as caught:
-        load_run(tmp_path / "run")
+        load_run(tmp_path / "run", trust_code=True)
     assert "\n" not in str(caught.value)
 
 

@@ -14,14 +14,15 @@ from cnncompress.cli import options
 @click.option("--format", "format_", type=click.Choice(["onnx", "pt2"]), required=True, help="ONNX, or torch.export's.")
 @click.option("--output", type=options.PATH, metavar="FILE", help="File to write [default: RUN.onnx or RUN.pt2].")
 @click.option("--force", is_flag=True, help="Replace an existing file.")
-def command(run: Path, format_: str, output: Path | None, force: bool) -> None:
+@options.trust_option
+def command(run: Path, format_: str, output: Path | None, force: bool, trust_code: bool | None) -> None:
     """Write the network of RUN as one checked file.
 
     The file is run, in ONNX Runtime or PyTorch, and its outputs compared with the network's, before it is in its place.
     """
     from cnncompress.pipeline import run_export
 
-    done = run_export(run, format_, output, force)
+    done = run_export(run, format_, output, force, bool(trust_code))
     click.echo(
         f"{done.path}: {done.bytes:,} bytes, outputs differ by at most {done.max_abs_difference:.2g} "
         f"(allowed {done.tolerance:.2g})"

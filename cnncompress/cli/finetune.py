@@ -35,6 +35,7 @@ from cnncompress.cli import options
 @click.option("--resume", is_flag=True, default=None, help="Go on from the run's last checkpoint.")
 @options.input_options
 @options.seed_option
+@options.trust_option
 @click.option(
     "--config", type=options.PATH, metavar="FILE", help="YAML file whose section `finetune:` has options; flags win."
 )

@@ -28,6 +28,12 @@ def seed_option(f: F) -> F:
     return click.option("--seed", type=int, metavar="N", help="Seed of everything random [default: 0].")(f)
 
 
+def trust_option(f: F) -> F:
+    """`--trust-code`."""
+    text = "Run the Python code that a run or a config names to build its network."
+    return click.option("--trust-code", is_flag=True, default=None, help=text)(f)
+
+
 def input_options(f: F) -> F:
     """How images are prepared for the network."""
     for option in reversed(
@@ -46,7 +52,7 @@ def model_options(f: F) -> F:
     weights = click.option("--weights", metavar="DEFAULT|NAME|none|PATH", help="Weights of MODEL [default: DEFAULT].")
     text = "Outputs of the network, where the weights do not tell."
     classes = click.option("--num-classes", type=int, metavar="N", help=text)
-    return weights(classes(input_options(seed_option(f))))
+    return weights(classes(input_options(seed_option(trust_option(f)))))
 
 
 def loader_options(f: F) -> F:

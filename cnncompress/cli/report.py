@@ -23,6 +23,7 @@ from cnncompress.cli import options
 )
 @options.loader_options
 @options.device_option
+@options.trust_option
 def command(
     runs: tuple[Path, ...],
     latency: bool,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import pickle
 from collections.abc import Iterable, Sequence
@@ -20,6 +19,8 @@ from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
 from cnncompress.data.digits import digit_splits, draw_digits
 from cnncompress.data.loading import Images
 from cnncompress.errors import DataError
+from cnncompress.reading import MalformedError, read_json
+from cnncompress.schemas import ClassIndex
 from cnncompress.spec import Preprocessing
 
 CLASS_INDEX = "class_index.json"
@@ -157,13 +158,12 @@ def _class_folders(folder: Path) -> list[str]:
 
 def _read_class_index(path: Path) -> dict[str, int]:
     try:
-        index = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"cannot read {path}: {error}") from error
-    good = isinstance(index, dict) and all(type(v) is int and v >= 0 for v in index.values())
-    if not good:
-        raise DataError(f'{path} must map folder names to class indices, as {{"cat": 0, "dog": 1}}')
-    return index
+        return read_json(path, ClassIndex)
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from error
+    except MalformedError as error:
+        example = '{"cat": 0, "dog": 1}'
+        raise DataError(f"{path} must map folder names to class indices, as {example}: it {error}") from error
 
 
 @dataclass

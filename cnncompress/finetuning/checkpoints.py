@@ -15,8 +15,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
+from cnncompress import schemas
 from cnncompress.errors import RunError, UsageError
 from cnncompress.evaluation import Evaluation
+from cnncompress.reading import check
 
 FORMAT = 1
 FREE = ("workers", "checkpoint_minutes")  # settings that do not change the result
@@ -100,10 +102,12 @@ class Checkpoints:
         try:
             with safe_open(self.best, framework="pt") as file:
                 metadata = file.metadata()
+                evaluation = json.loads(metadata["evaluation"])
+                check(schemas.Evaluation, evaluation)
                 if model is not None:
                     model.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
-            return int(metadata["epoch"]), Evaluation(**json.loads(metadata["evaluation"]))
-        except (OSError, SafetensorError, RuntimeError, TypeError, KeyError, ValueError) as error:
+            return int(metadata["epoch"]), Evaluation(**evaluation)
+        except (OSError, SafetensorError, RuntimeError, RecursionError, TypeError, KeyError, ValueError) as error:
             raise RunError(f"{self.best} is missing or damaged; run without --resume to start again") from error
 
 

@@ -6,6 +6,7 @@ import hashlib
 import importlib
 import importlib.util
 import os
+import re
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -20,9 +21,13 @@ from torch import nn
 
 from cnncompress.errors import CompressError, RunError, UsageError, nearest
 from cnncompress.models.digits_vgg import DigitsVGG
+from cnncompress.reading import MalformedError, check
+from cnncompress.schemas import Arguments
+from cnncompress.text import quote
 
 BUILTIN: dict[str, Callable[..., nn.Module]] = {"digits_vgg": DigitsVGG}
 TIMM_PREFIX = "timm:"
+LOCAL_NAME = re.compile(r"[A-Za-z0-9_.-]+")  # timm takes addresses and folders beside names: they hold : and /
 AUXILIARY = {"googlenet": ("aux1", "aux2"), "inception_v3": ("AuxLogits",)}
 
 
@@ -46,7 +51,7 @@ def find_source(name: str) -> ModelSource:
         return ModelSource("builtin", name)
     if name.startswith(TIMM_PREFIX):
         timm, model = import_timm(), name.removeprefix(TIMM_PREFIX)
-        if not timm.is_model(model):
+        if not LOCAL_NAME.fullmatch(model) or not timm.is_model(model):
             raise UsageError(f"timm has no model '{model}'{nearest(model, timm.list_models())}")
         return ModelSource("timm", model)
     if name in list_models():
@@ -65,6 +70,40 @@ def find_source(name: str) -> ModelSource:
     )
 
 
+def model_name(source: ModelSource) -> str:
+    """The name that `find_source` takes a source from."""
+    return f"{TIMM_PREFIX}{source.name}" if source.kind == "timm" else source.name
+
+
+def foreign_code(source: ModelSource) -> str | None:
+    """The user's code that building a network runs, in words, or None where a library or this package builds it."""
+    if source.kind != "factory":
+        return None
+    origin, _, function = source.name.rpartition(":")
+    return f"{function} of {'the file' if origin.endswith('.py') else 'the Python module'} {origin}"
+
+
+def check_source(source: ModelSource) -> None:
+    """UsageError unless a source names a registered network and arguments that only shape it, or the user's code."""
+    if source.kind == "factory":
+        return
+    if not _registered(source):
+        raise UsageError(f"{source.kind} has no network {quote(source.name)}")
+    try:
+        check(Arguments, source.kwargs)
+    except MalformedError as error:
+        raise UsageError(f"its arguments cannot be used: {source.name} {error}") from error
+
+
+def _registered(source: ModelSource) -> bool:
+    """Whether the name is that of a network, so that nothing else is ever called or looked up by it."""
+    if source.kind == "builtin":
+        return source.name in BUILTIN
+    if source.kind == "timm":
+        return LOCAL_NAME.fullmatch(source.name) is not None and import_timm().is_model(source.name)
+    return source.kind == "torchvision" and source.name in torchvision.models.list_models(module=torchvision.models)
+
+
 def build_architecture(source: ModelSource) -> nn.Module:
     """Build a network without its weights, in eval mode; fill it with `load_weights`.
 
@@ -81,6 +120,7 @@ def build_architecture(source: ModelSource) -> nn.Module:
 
 def construct(source: ModelSource, *, empty: bool) -> nn.Module:
     """Build a network in eval mode; with `empty`, leave torchvision's and timm's parameters on the meta device."""
+    check_source(source)
     kwargs = dict(source.kwargs)
     if source.kind == "builtin":
         return BUILTIN[source.name](**kwargs).eval()

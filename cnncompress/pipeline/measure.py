@@ -18,7 +18,7 @@ from cnncompress.evaluation import Evaluation, resolve_device
 from cnncompress.exporting import ExportReport, export_onnx, export_pt2
 from cnncompress.factored import Provenance, layers_of, memory_format_of, provenance, refuse_module, spec_of, trace
 from cnncompress.models import load_model
-from cnncompress.models.sources import construct
+from cnncompress.models.sources import construct, model_name
 from cnncompress.pipeline.opening import Opened, evaluate_on, open_data, open_model, open_run, recorded
 from cnncompress.planning import choose_method, describe_methods
 from cnncompress.profiling import latency, layer_latencies, profile
@@ -182,9 +182,9 @@ def rank_for_energy(singular_values: torch.Tensor, share: float) -> int:
     return int(reached.int().argmax(-1).max()) + 1
 
 
-def run_export(run: Path, format_: str, output: Path | None, force: bool) -> ExportReport:
+def run_export(run: Path, format_: str, output: Path | None, force: bool, trust_code: bool = False) -> ExportReport:
     """Export the network of a run, checked against it before the file appears."""
-    settings = ModelSettings(model=str(run))
+    settings = ModelSettings(model=str(run), trust_code=trust_code)
     opened = open_run(run, settings)
     suffix = {"onnx": ".onnx", "pt2": ".pt2"}[format_]
     target = output or Path(f"{run}".rstrip("/") + suffix)
@@ -215,8 +215,8 @@ def remeasure(report: Report, opened: Opened, settings: ModelSettings) -> None:
     networks: dict[int, nn.Module] = {len(report.rows) - 1: opened.model}
     try:
         known: Any = opened.run.info["model"] if opened.run else None
-        networks[0] = load_model(known["name"], known["weights"]).model
-    except (CompressError, KeyError, TypeError, AttributeError):
+        networks[0] = load_model(model_name(opened.provenance.source), known["weights"]).model
+    except (CompressError, KeyError, TypeError):
         report.notes.append("the original's weights are not at hand: its accuracy was not measured")
     for i, row in enumerate(report.rows):
         result = evaluate_on(networks[i], data, settings) if i in networks else None

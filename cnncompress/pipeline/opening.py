@@ -104,7 +104,7 @@ def _means_run(name: str) -> bool:
 
 def open_run(path: Path, settings: ModelSettings) -> Opened:
     """The network of a run; UsageError for settings that only a network by name can follow."""
-    run = load_run(path)
+    run = load_run(path, settings.trust_code)
     for option in ("weights", "num_classes"):
         if getattr(settings, option) != type(settings).model_fields[option].default:
             flag = option.replace("_", "-")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,11 @@ from cnncompress.errors import CompressError, UsageError, nearest
 from cnncompress.lowering import check_lowering, lower
 from cnncompress.metrics import CENTRED, check_metric
 from cnncompress.planning.rules import Choice, plan_layer
+from cnncompress.reading import MalformedError, read_json
+from cnncompress.schemas import PlanFile
 from cnncompress.spec import Call, LayerPlan, Plan
 from cnncompress.specjson import stage_from_json
+from cnncompress.text import first_line
 
 
 def read_plan(path: Path, calls: Mapping[str, Call], reasons: Mapping[str, str], corrected: bool) -> Plan:
@@ -24,16 +26,14 @@ def read_plan(path: Path, calls: Mapping[str, Call], reasons: Mapping[str, str],
     which layers may not change, `corrected` gives every chain a bias.
     """
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        layers, metric = dict(values["layers"]), str(values.get("metric", "frobenius"))
-        kept = {str(k): str(v) for k, v in dict(values.get("kept", {})).items()}
-        memory_format = str(values.get("memory_format", ""))
+        values = read_json(path, PlanFile)
     except OSError as error:
         raise UsageError(f"cannot read the plan {path}: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise UsageError(f"{path} is not a plan; a run's plan.json shows what one looks like") from None
+    except MalformedError as error:
+        raise UsageError(f"{path} is not a plan, as a run's plan.json is: it {error}") from None
+    layers, metric, kept = values["layers"], values.get("metric", "frobenius"), values.get("kept", {})
     check_metric(metric)
-    plan = Plan(metric=metric, memory_format=memory_format)
+    plan = Plan(metric=metric, memory_format=values.get("memory_format", ""))
     for name, entry in layers.items():
         if name not in calls:
             raise UsageError(f"{path}: the network calls no layer '{name}'{nearest(name, calls)}")
@@ -43,21 +43,19 @@ def read_plan(path: Path, calls: Mapping[str, Call], reasons: Mapping[str, str],
             plan.layers[name] = _layer(calls[name], entry, corrected or metric in CENTRED)
         except CompressError as error:
             raise UsageError(f"{path}: {name}: {error}") from None
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise UsageError(
-                f"{path}: {name}: give at least its method and its rank, as in a run's plan.json"
-            ) from None
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise UsageError(f"{path}: {name}: {first_line(error)}") from None
     plan.kept = {name: kept.get(name, "not in the plan") for name in calls if name not in layers}
     return plan
 
 
 def _layer(call: Call, entry: Mapping[str, Any], centred: bool) -> LayerPlan:
     """What one entry says; UsageError with the reason where it cannot be."""
-    if "layer" in entry and stage_from_json(entry["layer"]) != call.spec:
-        raise UsageError(f"it is {call.spec} here, and {stage_from_json(entry['layer'])} in the plan")
-    method = get_method(str(entry["method"]), **entry.get("options", {}))
+    if (layer := entry.get("layer")) and stage_from_json(layer) != call.spec:
+        raise UsageError(f"it is {call.spec} here, and {stage_from_json(layer)} in the plan")
+    method = get_method(entry["method"], **entry.get("options", {}))
     request = entry["rank"]
-    rank = tuple(int(k) for k in request) if isinstance(request, list) else (int(request),)
+    rank = tuple(request) if isinstance(request, list) else (request,)
     reason = method.refuse(call.spec)
     if reason is not None:
         raise UsageError(reason)
@@ -65,7 +63,7 @@ def _layer(call: Call, entry: Mapping[str, Any], centred: bool) -> LayerPlan:
     found = plan_layer(call, Choice(f"{method.name}:{options}" if options else method.name, rank), centred=centred)
     if isinstance(found, str):
         raise UsageError(found)
-    lowering = str(entry.get("lowering", ""))
+    lowering = entry.get("lowering", "")
     check_lowering(lowering)
     chain = lower(found.chain, lowering)
     return dataclasses.replace(found, chain=chain, macs=(call.macs, call.macs_of(chain)), lowering=lowering)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from cnncompress.errors import CompressError
+from cnncompress.reading import MalformedError, check
+from cnncompress.schemas import Metrics
 from cnncompress.spec import Latency, Pair, Plan, Profile, Rank
 
 SCHEMA = 1
@@ -97,14 +99,11 @@ class Report:
             found = values.get("schema") if isinstance(values, Mapping) else None
             raise CompressError(f"this report has schema {found}, not {SCHEMA}; read it with the version that wrote it")
         try:
-            return cls(
-                [_row_from_json(row) for row in values["rows"]],
-                [_layer_from_json(layer) for layer in values["layers"]],
-                dict(values.get("kept", {})),
-                list(values.get("notes", [])),
-            )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise CompressError(f"this is not a report of schema {SCHEMA}: {error}; write it again") from error
+            check(Metrics, values)
+        except MalformedError as error:
+            raise CompressError(f"this is not a report of schema {SCHEMA}: it {error}; write it again") from error
+        rows, layers = map(_row_from_json, values["rows"]), map(_layer_from_json, values["layers"])
+        return cls(list(rows), list(layers), dict(values.get("kept", {})), list(values.get("notes", [])))
 
 
 def _pick(value: Any, keys: Iterable[str]) -> dict[str, Any]:
@@ -117,8 +116,6 @@ def _latency_to_json(latency: Latency | None) -> dict[str, Any] | None:
 
 
 def _row_from_json(values: Mapping[str, Any]) -> Row:
-    if values["kind"] not in get_args(Kind):
-        raise ValueError(f"unknown kind {values['kind']!r}")
     latency = values["latency_ms"]
     if latency is not None:
         latency = Latency(**_read(latency, LATENCY_KEYS, LATER_LATENCY))

@@ -1,10 +1,10 @@
-"""Reading runs: no data, no decomposition and no code of the run's own are needed."""
+"""Reading runs: no data and no decomposition are needed, and no code that a run names is run without consent."""
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,15 @@ from torch import nn
 from cnncompress.errors import RunError
 from cnncompress.factored import Provenance, attach
 from cnncompress.models import ModelSource
+from cnncompress.models.sources import foreign_code
+from cnncompress.reading import MalformedError, Schema, check, read_json
 from cnncompress.rebuild import fill, skeleton
 from cnncompress.runs.place import FORMAT, INFO, METRICS, MODEL, PLAN, is_run
+from cnncompress.schemas import Info, Metrics, StoredPlan
 from cnncompress.spec import Plan, Preprocessing
 from cnncompress.specjson import plan_from_json
 from cnncompress.tensorfile import load_tensors
+from cnncompress.text import first_line
 
 
 @dataclass
@@ -35,20 +39,22 @@ class LoadedRun:
     preprocessing: Preprocessing | None
 
 
-def load_run(path: str | Path) -> LoadedRun:
-    """Read a run: no data, no decomposition and no code of the run's own are needed.
+def load_run(path: str | Path, trust_code: bool = False) -> LoadedRun:
+    """Read a run: no data and no decomposition are needed.
 
-    RunError in one line where it is missing, damaged, of a newer version, or where its network cannot be built.
+    A network of a Python file or module is built with `trust_code` only, as that runs its code. RunError in one line
+    where the run needs such code without consent, is missing, damaged, of a newer version, or cannot be built.
     """
     info = read_info(path)
-    plan_json, metrics = _read_json(path, PLAN), _read_json(path, METRICS)
+    source, preprocessing = ModelSource(**info["source"]), _preprocessing(info.get("preprocessing"))
+    plan_json, metrics = _read(path, PLAN, StoredPlan), _read(path, METRICS, Metrics)
     try:
         plan = plan_from_json(plan_json)
-        errors = dict(plan_json.get("errors", {}))
-        source = ModelSource(**info["source"])
-        preprocessing = _preprocessing(info.get("preprocessing"))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise RunError(f"{path} is damaged: {INFO} or {PLAN} lacks or garbles {_line(error)}") from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise RunError(f"{path} is damaged: {PLAN}: {first_line(error)}") from error
+    errors = {name: error for name, error in plan_json.get("errors", {}).items() if error is not None}
+    if not trust_code and (code := foreign_code(source)):
+        raise RunError(f"{path} is built by {code}: give --trust-code (trust_code=True) to run that code")
     known = Provenance(source, preprocessing, plan, errors)
     model = skeleton(known, f"{path} cannot be loaded")
     fill(model, load_tensors(Path(path, MODEL)), f"{path} is damaged: {MODEL}")
@@ -56,21 +62,9 @@ def load_run(path: str | Path) -> LoadedRun:
     return LoadedRun(model, plan, metrics, info, preprocessing)
 
 
-def load(path: str | Path) -> nn.Module:
-    """The network of a run, in eval mode on the CPU."""
-    return load_run(path).model
-
-
-def _read_json(path: str | Path, name: str) -> dict[str, Any]:
-    try:
-        values = json.loads(Path(path, name).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise RunError(f"{path} is incomplete: {name} cannot be read ({error.strerror})") from error
-    except ValueError as error:
-        raise RunError(f"{path} is damaged: {name} is not JSON ({error})") from error
-    if not isinstance(values, dict):
-        raise RunError(f"{path} is damaged: {name} holds no JSON object")
-    return values
+def load(path: str | Path, trust_code: bool = False) -> nn.Module:
+    """The network of a run, in eval mode on the CPU; `trust_code` and errors are those of `load_run`."""
+    return load_run(path, trust_code).model
 
 
 def read_info(path: str | Path) -> dict[str, Any]:
@@ -79,24 +73,35 @@ def read_info(path: str | Path) -> dict[str, Any]:
         if not os.path.exists(path):
             raise RunError(f"no run at {path}: there is no such folder; `cnncompress decompose` writes one")
         raise RunError(f"{path} is not a run: it has no {INFO}")
-    info = _read_json(path, INFO)
+    info = _read(path, INFO)
     version = info.get("format")
     if not isinstance(version, int) or version < 1:
         raise RunError(f"{path} is damaged: {INFO} names no format")
     if version > FORMAT:
         raise RunError(f"{path} was written by a newer version of cnncompress (format {version}); upgrade cnncompress")
+    with _damage(path, INFO):
+        check(Info, info)
     return info
+
+
+def _read(path: str | Path, name: str, schema: type[Schema] | None = None) -> dict[str, Any]:
+    with _damage(path, name):
+        return read_json(Path(path, name), schema)
+
+
+@contextmanager
+def _damage(path: str | Path, name: str) -> Iterator[None]:
+    """Say which file of the run cannot be read or is not what it should be."""
+    try:
+        yield
+    except OSError as error:
+        raise RunError(f"{path} is incomplete: {name} cannot be read ({error.strerror})") from error
+    except MalformedError as error:
+        raise RunError(f"{path} is damaged: {name} {error}") from error
 
 
 def _preprocessing(values: Mapping[str, Any] | None) -> Preprocessing | None:
     if values is None:
         return None
     fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-    known = Preprocessing(**fields)
-    if not (len(known.size) == 2 and all(isinstance(n, int) and n > 0 for n in known.size)):
-        raise ValueError(f"the size {known.size}")
-    return known
-
-
-def _line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).split("\n")[0]
+    return Preprocessing(**fields)

@@ -17,7 +17,10 @@ from torch import Tensor, nn
 
 from cnncompress.errors import RunError
 from cnncompress.publish import os_errors, replacing
+from cnncompress.reading import check, check_regular, parse_json
+from cnncompress.schemas import Counts
 from cnncompress.spec import LayerStatistics
+from cnncompress.text import first_line
 
 _TENSORS = tuple(f.name for f in fields(LayerStatistics) if f.name not in ("images", "rows"))
 
@@ -62,15 +65,27 @@ def load_statistics(path: str | Path, key: str | None = None) -> dict[str, Layer
         return None
     found = {}
     try:
+        check_regular(path)
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             if key is not None and metadata["key"] != key:
                 return None
             names = set(file.keys())
-            for name, (images, rows) in json.loads(metadata["layers"]).items():
+            counts = parse_json(metadata["layers"])
+            check(Counts, counts)
+            for name, (images, rows) in counts.items():
                 tensors = {t: file.get_tensor(f"{name}:{t}") for t in _TENSORS if f"{name}:{t}" in names}
                 found[name] = LayerStatistics(images, rows, **tensors)
+                _check_tensors(found[name])
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise RunError(f"{path} cannot be read: it is truncated or garbled ({reason}); delete it") from error
+        raise RunError(f"{path} cannot be read: it is truncated or garbled ({first_line(error)}); delete it") from error
     return found
+
+
+def _check_tensors(statistics: LayerStatistics) -> None:
+    """ValueError for tensors of other dimensions than `LayerStatistics` says, or with NaN or infinite values."""
+    dimensions = {"mean": 2, "moment": 3, "samples": 2, "gradient": 2, "sensitivity": 4}
+    for name, expected in dimensions.items():
+        tensor = getattr(statistics, name)
+        if tensor is not None and (tensor.dim() != expected or not tensor.isfinite().all()):
+            raise ValueError(f"{name} is not {expected}-dimensional and finite")

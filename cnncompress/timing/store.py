@@ -11,6 +11,7 @@ from typing import Any
 
 from cnncompress.errors import CompressError
 from cnncompress.publish import replacing
+from cnncompress.reading import read_json
 
 SCHEMA = 1
 
@@ -32,7 +33,7 @@ class Store:
 
     def _read(self) -> dict[str, float]:
         try:
-            values = json.loads(self.path.read_text(encoding="utf-8")) if self.path else {}
+            values = read_json(self.path) if self.path else {}
             if values["schema"] != SCHEMA or values["identity"] != self.identity:
                 return {}
             times = {str(key): float(ms) for key, ms in values["times"].items()}

@@ -79,7 +79,7 @@ def test_a_run_has_weights_of_its_own(command, option, saved, refused):
     [
         ([], 2, "nothing to train on; give --data"),
         (["--data", "digits", "--lr", "-1"], 2, "lr -1"),
-        (["--data", "digits", "--lr", "nan"], 2, "lr nan"),
+        (["--data", "digits", "--lr", "nan"], 2, "--lr: nan should be a finite number"),
         (["--data", "digits", "--epochs", "0"], 2, "epochs 0"),
         (["--data", "digits", "--weight-decay", "-1"], 2, "weight_decay -1"),
         (["--data", "digits", "--batch-size", "0"], 2, "--batch-size"),

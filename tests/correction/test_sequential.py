@@ -251,7 +251,7 @@ def test_saved_and_loaded_it_gives_the_same(tmp_path):
     small = in_order(model, found, x, statistics, adjust=["3"])
     assert not torch.equal(small.get_submodule("3").weight, model.get_submodule("3").weight)
     save(small, tmp_path / "run", source=f"{tmp_path / 'net.py'}:build")
-    again = load(tmp_path / "run")
+    again = load(tmp_path / "run", trust_code=True)
     assert torch.equal(again(x), small(x))
     assert provenance(again).plan.layers == found.layers
     assert provenance(again).errors == pytest.approx(provenance(small).errors)

@@ -1,0 +1,36 @@
+"""Text that is safe to print."""
+
+import pytest
+
+from cnncompress.text import first_line, plain, plain_lines, quote
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("features.0: 3×3 8→16, 0.25", "features.0: 3×3 8→16, 0.25"),
+        ("kept\x1b[2J", "kept[2J"),  # ESC: a terminal would clear its screen
+        ("a\x07\x08\x7fb", "ab"),
+        ("\x9b31mred\x85", "31mred "),  # C1: the same by one character, and a next line
+        ("safe\u202etxt.exe\u2066", "safetxt.exe"),  # bidirectional override and isolate
+        ("a\u200bb\ufeff", "ab"),
+        ("a\r\nb\tc\u2028d", "a  b c d"),
+        ("half \ud800", "half "),
+    ],
+)
+def test_nothing_that_a_terminal_obeys_is_left(text, shown):
+    assert plain(text) == shown
+
+
+def test_lines_stay_lines():
+    assert plain_lines("a\x1b[1m\n\tb\r\n") == "a[1m\n b \n"
+
+
+def test_values_are_quoted_short():
+    assert quote("a\x1b'") == '"a\\x1b\'"'
+    assert quote("x" * 1000) == "'" + "x" * 79 + "…"
+
+
+def test_the_first_line_of_an_error():
+    assert first_line(ValueError("\n one\x1b \ntwo")) == "one"
+    assert first_line(KeyError()) == "KeyError"
