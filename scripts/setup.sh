@@ -1,13 +1,10 @@
-# Sourced by the other scripts: a virtual environment in .venv with the project and the extras in $1 (such as "[dev]").
+# Sourced by the other scripts: a virtual environment with the project and the extras in $1 (such as "[dev]"), in the
+# versions that $2 names (locked, oldest or newest: see environment.py), whose programs come first on the path.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-extras="${1:-}"
-stamp=".venv/.installed$(printf '%s' "$extras" | tr -cd 'a-z')"
-wanted="$(cksum < pyproject.toml)"
-if [ ! -f "$stamp" ] || [ "$(cat "$stamp")" != "$wanted" ]; then
-    [ -x .venv/bin/python ] || "${PYTHON:-python3}" -m venv .venv
-    echo "installing cnncompress$extras into .venv (about two minutes the first time)" >&2
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check -e ".$extras"
-    printf '%s\n' "$wanted" > "$stamp"
+python="${PYTHON:-python3}"
+if [ "${2:-}" = oldest ] && [ -z "${PYTHON:-}" ] && python3.11 -c pass 2> /dev/null; then
+    python=python3.11 # the oldest versions of some packages have nothing for newer ones
 fi
-export PATH="$PWD/.venv/bin:$PATH"
+PATH="$("$python" scripts/environment.py "${1:-}" "${2:-locked}"):$PATH"
+export PATH
