@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -14,9 +15,11 @@ from typing import Any
 import numpy as np
 import torchvision.datasets
 from PIL import Image
-from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
+from torchvision.datasets.folder import IMG_EXTENSIONS
+from tqdm import tqdm
 
 from cnncompress.data.digits import digit_splits, draw_digits
+from cnncompress.data.files import files_below, read_image, refuse_link
 from cnncompress.data.loading import Images
 from cnncompress.errors import DataError
 from cnncompress.reading import MalformedError, read_json
@@ -146,12 +149,6 @@ def torchvision_set(name: str, root: str, preprocessing: Preprocessing) -> Data:
 # --- folders ---
 
 
-def _from_file(root: str, names: Sequence[str], index: int) -> Image.Image:
-    with Image.open(os.path.join(root, names[index])) as image:
-        image.load()
-        return image
-
-
 def _class_folders(folder: Path) -> list[str]:
     return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
 
@@ -188,10 +185,24 @@ def _scan(folder: Path, root: Path) -> _Folder:
         if unknown := [name for name in names if name not in known]:
             raise DataError(f"{mapping} has no class index for {len(unknown)} of the folders in {folder}: {unknown[0]}")
         index = {name: known[name] for name in names}
-    samples = make_dataset(str(folder), index, extensions=IMG_EXTENSIONS, allow_empty=True)
+    samples, left_out = [], dict[str, str]()
+    for name, label in index.items():
+        path, roots = os.path.join(folder, name), _roots(folder, root)
+        if reason := refuse_link(path, roots):
+            raise DataError(f"{path} is {reason}; put the images themselves there")
+        paths = files_below(path, roots, left_out)
+        samples += [(path, label) for path in paths if path.lower().endswith(IMG_EXTENSIONS)]
+    if left_out:
+        first, reason = next(iter(left_out.items()))
+        tqdm.write(f"warning: left out {len(left_out)} folders of images: {first} ({reason})", file=sys.stderr)
     if not samples:
         raise DataError(f"{folder} holds no images ({', '.join(IMG_EXTENSIONS)})")
     return _Folder(folder, index, mapping is not None, samples)
+
+
+def _roots(folder: Path, root: Path) -> tuple[str, str]:
+    """Where links may lead: the data folder, and its part where that is itself a link."""
+    return os.path.realpath(root), os.path.realpath(folder)
 
 
 def _check_classes(folder: _Folder, num_classes: int | None) -> None:
@@ -210,10 +221,10 @@ def _check_classes(folder: _Folder, num_classes: int | None) -> None:
         )
 
 
-def _images(folder: _Folder, preprocessing: Preprocessing) -> Images:
+def _images(folder: _Folder, root: Path, preprocessing: Preprocessing) -> Images:
     names = [os.path.relpath(path, folder.path) for path, _ in folder.samples]
     labels = [label for _, label in folder.samples]
-    return Images(partial(_from_file, str(folder.path), names), names, labels, preprocessing)
+    return Images(partial(read_image, str(folder.path), _roots(folder.path, root), names), names, labels, preprocessing)
 
 
 def _entries(part: str, folder: _Folder) -> Iterable[tuple[str, int, int]]:
@@ -235,7 +246,7 @@ def image_folder(root: Path, preprocessing: Preprocessing, num_classes: int | No
     if "train" in folders and folders["train"].index != folders["val"].index and not folders["val"].mapped:
         different = sorted(set(folders["train"].index) ^ set(folders["val"].index))
         raise DataError(f"{root}: train/ and val/ have different class folders, for instance {different[0]}")
-    sets = {part: _images(folder, preprocessing) for part, folder in folders.items()}
+    sets = {part: _images(folder, root, preprocessing) for part, folder in folders.items()}
     for part, images in sets.items():
         images.require_one(str(folders[part].path))
     entries = (entry for part, folder in folders.items() for entry in _entries(part, folder))
