@@ -14,8 +14,9 @@ from types import ModuleType
 import torch
 from torch import Tensor, nn
 
+from cnncompress.copying import clone
 from cnncompress.errors import CompressError
-from cnncompress.factored import clone, forward, inference, logits
+from cnncompress.factored import forward, inference, logits
 from cnncompress.publish import check_file, replacing
 
 ONNX_LIMIT = 2**31  # bytes of one protobuf file

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,6 +10,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from cnncompress.copying import clone as clone
+from cnncompress.copying import undone
 from cnncompress.decompositions import get_method
 from cnncompress.errors import CompressError, UnsupportedLayerError, is_out_of_memory
 from cnncompress.lowering import lower_kernels
@@ -46,15 +47,10 @@ def layers_of(model: nn.Module) -> dict[str, nn.Conv2d | nn.Linear]:
 
 @contextmanager
 def inference(model: nn.Module) -> Iterator[None]:
-    """Eval mode without gradients; every module's own train/eval state comes back afterwards."""
-    states = [(m, m.training) for m in model.modules()]
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, training in states:
-            module.training = training
+    """Eval mode without gradients; what forward passes leave behind in the network is undone afterwards (`undone`)."""
+    with undone(model), torch.no_grad():
+        model.eval()
+        yield
 
 
 def forward(model: nn.Module, inputs: Tensor) -> Tensor:
@@ -190,11 +186,6 @@ def to_memory_format(model: nn.Module, memory_format: str) -> nn.Module:
     if memory_format not in MEMORY_FORMATS:
         raise ValueError(f"unknown memory format {memory_format!r}")
     return model.to(memory_format=MEMORY_FORMATS[memory_format])  # type: ignore[call-overload, no-any-return]
-
-
-def clone(model: nn.Module) -> nn.Module:
-    """A copy that shares nothing with the original."""
-    return copy.deepcopy(model)
 
 
 @dataclass

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from cnncompress.copying import clone
 from cnncompress.decompositions import extract_groups, get_method
 from cnncompress.errors import in_layer
 from cnncompress.factored import (
@@ -43,7 +43,7 @@ def decompose(
     replaced in shape only. Raises CompressError for NaN or infinite weights, UsageError for missing statistics.
     """
     replaced = [model.get_submodule(name) for name in plan.layers]
-    small = copy.deepcopy(model, {id(m): m for m in replaced})  # layers on their way out need no copy
+    small = clone(model, {id(m): m for m in replaced})  # layers on their way out need no copy
     errors: dict[str, float] = {}
     rises: dict[str, float] = {}
     bar = tqdm(plan.layers.items(), desc="decompose", unit="layer", disable=None if progress else True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Iterator, Mapping
 from itertools import chain
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from cnncompress.copying import clone, same_random_numbers
 from cnncompress.counting import counting_macs
 from cnncompress.errors import CompressError, UsageError, nearest
 from cnncompress.evaluation import resolve_device
@@ -64,7 +64,7 @@ def _meta_copy(model: nn.Module) -> nn.Module:
     for tensor in chain(model.parameters(), model.buffers()):
         meta = torch.empty_like(tensor, device="meta")
         memo[id(tensor)] = nn.Parameter(meta, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else meta
-    return copy.deepcopy(model, memo)
+    return clone(model, memo)
 
 
 def _count(model: nn.Module, image: Tensor) -> tuple[dict[str, Call], int]:
@@ -100,7 +100,7 @@ def latency(
     samples: dict[str, list[float]] = {name: [] for name in models}
     names = list(models)
     bar = tqdm(desc="latency", unit=" rounds", leave=False, disable=None if progress else True)
-    with cpu_threads(threads), torch.inference_mode(), bar:
+    with cpu_threads(threads), torch.inference_mode(), same_random_numbers(), bar:
         for name in names * warmup:
             forward(*prepared[name])
         start, rounds = time.perf_counter(), 0
@@ -147,10 +147,10 @@ def layer_latencies(
     prepared = {name: _prepare(m, example, batch, target, memory_format) for name, m in models.items()}
     spent: dict[str, float] = {}
     samples: dict[str, dict[str, list[float]]] = {name: {} for name in models}
-    for clone, _ in prepared.values():
-        for layer, module in _units(clone):
+    for ready, _ in prepared.values():
+        for layer, module in _units(ready):
             _time_calls(layer, module, spent, target)
-    with cpu_threads(threads), torch.inference_mode():
+    with cpu_threads(threads), torch.inference_mode(), same_random_numbers():
         for i in range(warmup + repeats):
             for name in models:
                 spent.clear()
@@ -206,11 +206,11 @@ def _prepare(
     """A copy of the network, ready to run, and its input in the network's own dtype."""
     layout = MEMORY_FORMATS[memory_format or memory_format_of(model)]
     try:
-        clone: Any = copy.deepcopy(model).eval()
-        clone = clone.to(device=device, memory_format=layout) if memory_format else clone.to(device=device)
-        dtype = next((p.dtype for p in clone.parameters() if p.is_floating_point()), example.dtype)
+        ready: Any = clone(model).eval()
+        ready = ready.to(device=device, memory_format=layout) if memory_format else ready.to(device=device)
+        dtype = next((p.dtype for p in ready.parameters() if p.is_floating_point()), example.dtype)
         inputs = example.repeat(-(-batch // len(example)), 1, 1, 1)[:batch].to(device, dtype)
-        return clone, inputs.contiguous(memory_format=layout)
+        return ready, inputs.contiguous(memory_format=layout)
     except RuntimeError as error:
         reason = str(error).split("\n")[0]
         raise CompressError(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from cnncompress.copying import clone
 from cnncompress.factored import forward, inference
 
 
@@ -17,16 +17,22 @@ def reestimate(model: nn.Module, images: Tensor) -> nn.Module | None:
     They are set in the order of the forward pass, each one from inputs that the ones before it have made. None where
     the network has none with running statistics.
     """
-    model = copy.deepcopy(model)
+    model = clone(model)
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
     if not norms:
         return None
 
+    found: dict[Any, tuple[Tensor, Tensor]] = {}
+
     def hook(module: Any, args: tuple[Tensor, ...]) -> None:
         rows = args[0].transpose(0, 1).flatten(1).double()
         if rows.shape[1] > 1:  # one value has no variance
-            module.running_mean.copy_(rows.mean(1))
-            module.running_var.copy_(rows.var(1))
+            found[module] = rows.mean(1), rows.var(1)
+            put(module)
+
+    def put(module: Any) -> None:
+        module.running_mean.copy_(found[module][0])
+        module.running_var.copy_(found[module][1])
 
     handles = [norm.register_forward_pre_hook(hook) for norm in norms]
     try:
@@ -35,4 +41,6 @@ def reestimate(model: nn.Module, images: Tensor) -> nn.Module | None:
     finally:
         for handle in handles:
             handle.remove()
+    for norm in found:  # a forward pass leaves buffers as they were
+        put(norm)
     return model

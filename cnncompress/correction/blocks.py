@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from cnncompress.correction.graph import trace_graph
+from cnncompress.correction.graph import Interpreter, Traced, trace_graph
 from cnncompress.factored import FactoredLayer, inference, logits
 
 PROBE = 3  # images that show which values have one row an image
@@ -30,8 +30,8 @@ class Block:
 class Runner:
     """Runs blocks of a graph with the modules of one network."""
 
-    def __init__(self, graph: fx.Graph, network: nn.Module) -> None:
-        self.interpreter = fx.Interpreter(network, graph=graph)
+    def __init__(self, traced: Traced, network: nn.Module) -> None:
+        self.interpreter = Interpreter(traced, network)
 
     def modules(self, block: Block) -> list[nn.Module]:
         """The modules that a block calls, each once."""
@@ -56,22 +56,22 @@ class Runner:
         return values[block.end]
 
 
-def split_blocks(model: nn.Module, small: nn.Module, images: Tensor) -> tuple[fx.Graph, list[Block]] | None:
+def split_blocks(model: nn.Module, small: nn.Module, images: Tensor) -> tuple[Traced, list[Block]] | None:
     """The graph of `model` as blocks that follow each other, the last one up to the logits.
 
     Each but the first begins with the part that calls a chain of `small`; the first is what comes before all chains.
     None where torch.fx cannot follow either network, or where both are not made of the same operations. A few of the
     `images` [n, 3, h, w] show where a single value crosses.
     """
-    graph = trace_graph(model)
-    if graph is None:
+    traced = trace_graph(model, images[:1])
+    if traced is None:
         return None
     try:
-        rows = [_has_rows(graph, network, images[:PROBE].clone()) for network in (model, small)]
+        rows = [_has_rows(traced, network, images[:PROBE].clone()) for network in (model, small)]
     except Exception:  # whatever the operations raise in a network of another structure
         return None
     chains = {name for name, m in small.named_modules(remove_duplicate=False) if isinstance(m, FactoredLayer)}
-    return graph, _blocks(graph, rows[0] & rows[1], chains)
+    return traced, _blocks(traced.graph, rows[0] & rows[1], chains)
 
 
 def _blocks(graph: fx.Graph, rows: set[fx.Node], chains: set[str]) -> list[Block]:
@@ -124,11 +124,11 @@ def _sources(nodes: Iterable[fx.Node], constant: set[fx.Node]) -> set[fx.Node]:
     return found
 
 
-def _has_rows(graph: fx.Graph, network: nn.Module, images: Tensor) -> set[fx.Node]:
+def _has_rows(traced: Traced, network: nn.Module, images: Tensor) -> set[fx.Node]:
     """The nodes whose value is a tensor with one row an image."""
     found: set[fx.Node] = set()
 
-    class Probe(fx.Interpreter):
+    class Probe(Interpreter):
         def run_node(self, n: fx.Node) -> Any:
             value = super().run_node(n)
             if isinstance(value, Tensor) and value.is_floating_point() and value.dim() and len(value) == len(images):
@@ -136,7 +136,7 @@ def _has_rows(graph: fx.Graph, network: nn.Module, images: Tensor) -> set[fx.Nod
             return value
 
     with inference(network), torch.no_grad():
-        Probe(network, graph=graph).run(images)
+        Probe(traced, network).run(images)
     return found
 
 

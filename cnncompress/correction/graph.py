@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
+from torch.utils._pytree import tree_leaves
 
+from cnncompress.copying import clone
 from cnncompress.factored import FactoredLayer, inference
 
 ADDITIONS = {operator.add, operator.iadd, torch.add, "add", "add_"}
@@ -24,27 +26,69 @@ class _Tracer(fx.Tracer):
         return isinstance(m, FactoredLayer) or super().is_leaf_module(m, module_qualified_name)
 
 
-def trace_graph(model: nn.Module) -> fx.Graph | None:
+@dataclass(frozen=True)
+class Traced:
+    """The graph of a network, and the constants that its forward pass makes, by the names that the graph has for them.
+
+    So networks of the same structure can run it; none of them needs to hold the constants.
+    """
+
+    graph: fx.Graph
+    constants: Mapping[str, Any]
+
+
+class Interpreter(fx.Interpreter):
+    """Runs the operations of a graph with the modules and parameters of a network."""
+
+    def __init__(self, traced: Traced, network: nn.Module) -> None:
+        super().__init__(network, graph=traced.graph)
+        self.constants = traced.constants
+
+    def fetch_attr(self, target: str) -> Any:
+        """The module, parameter or constant that the graph calls `target`."""
+        return self.constants[target] if target in self.constants else super().fetch_attr(target)
+
+
+def trace_graph(model: nn.Module, example: Tensor | None = None) -> Traced | None:
     """The graph of a network in eval mode, or None where torch.fx cannot follow its forward pass.
 
-    A forward pass with further arguments counts as such: what it does without them is not to be seen.
+    A forward pass with further arguments counts as such: what it does without them is not to be seen. So does one whose
+    graph gives something else for the images `example` than the network does.
     """
+    # torch.fx puts constants into the network that it traces, and the placeholders stay where the pass stores them
+    work = clone(model, {id(p): p for p in model.parameters()}).eval()
+    before = set(vars(work))
     try:
-        with inference(model):
-            graph = _Tracer().trace(model)
+        with torch.no_grad():
+            graph = _Tracer().trace(work)
+        constants = {name: value for name, value in vars(work).items() if name not in before}
+        traced = Traced(graph, {n: c for n, c in constants.items() if not isinstance(c, fx.Proxy)})
+        if sum(node.op == "placeholder" for node in graph.nodes) != 1:
+            return None
+        return traced if example is None or _agrees(traced, model, example) else None
     except Exception:  # whatever the network's own code does when it is called with placeholders
         return None
-    return graph if sum(node.op == "placeholder" for node in graph.nodes) == 1 else None
 
 
-def walk(graph: fx.Graph, first: nn.Module, second: nn.Module, images: Tensor, visit: Visit) -> None:
+def _agrees(traced: Traced, model: nn.Module, example: Tensor) -> bool:
+    with inference(model):
+        found, expected = Interpreter(traced, model).run(example.clone()), model(example.clone())
+    parts = tree_leaves(found), tree_leaves(expected)
+    return len(parts[0]) == len(parts[1]) and all(
+        torch.allclose(a, b, rtol=1e-3, atol=1e-5, equal_nan=True) if isinstance(a, Tensor) else a == b
+        for a, b in zip(*parts, strict=True)
+    )
+
+
+def walk(traced: Traced, first: nn.Module, second: nn.Module, images: Tensor, visit: Visit) -> None:
     """Run two networks on `images`, operation by operation; both are in eval mode meanwhile.
 
     `visit(node, values, others)` is called for every module of the graph when the first network has run it and the
     second has not, with what both have computed so far. What an addition adds to a module's output is computed before
     that module where it can be, so that both summands are known to it. Values are let go after their last use.
     """
-    runners = [fx.Interpreter(model, graph=graph) for model in (first, second)]
+    graph = traced.graph
+    runners = [Interpreter(traced, model) for model in (first, second)]
     values: list[Values] = [{}, {}]
     modules = dict(first.named_modules())
     waiting = {node: len(node.users) for node in graph.nodes}

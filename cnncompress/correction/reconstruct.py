@@ -7,7 +7,6 @@ original's own answers (as in the metric `kronecker`).
 
 from __future__ import annotations
 
-import copy
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from cnncompress.copying import clone
 from cnncompress.correction.blocks import Block, Runner, columns, gradient_moments, split_blocks, weighted
 from cnncompress.divergence import PIXELS, Answers
 from cnncompress.errors import UsageError
@@ -54,7 +54,7 @@ def reconstruct(
     if steps and len(images) < 2:
         raise UsageError(f"reconstruction needs at least 2 images, to fit and to check; there are {len(images)}")
     with torch.inference_mode(False):
-        result = copy.deepcopy(small)
+        result = clone(small)
         if not steps or not chain_parameters(result):
             return result, []
         session = _Session(_single(model), _single(result), _single(images), steps, seed, progress)
@@ -69,7 +69,7 @@ def reconstruct(
     if not clearly_worse(before, after):
         within = ", a rise within twice its standard error" if after.mean() > before.mean() else ""
         return result, [*session.remarks, change + within]
-    return copy.deepcopy(small), [f"reconstruction undone, it took the answers further away: {change}"]
+    return clone(small), [f"reconstruction undone, it took the answers further away: {change}"]
 
 
 def divergences(model: nn.Module, networks: Sequence[nn.Module], images: Tensor) -> list[Tensor]:
@@ -237,7 +237,7 @@ def _single(value: Any) -> Any:
     """A network or images in half precision as a copy in float32, others themselves."""
     tensors = [value] if isinstance(value, Tensor) else _tensors(value)
     if any(t.dtype in (torch.float16, torch.bfloat16) for t in tensors):
-        return copy.deepcopy(value).float()
+        return value.float() if isinstance(value, Tensor) else clone(value).float()
     return value
 
 

@@ -9,7 +9,6 @@ nothing does not count. Convolutions that stay are given the kernel W'.
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import zlib
 from collections.abc import Collection, Iterator, Mapping
@@ -20,6 +19,7 @@ import torch
 from torch import Tensor, fx, nn
 from tqdm import tqdm
 
+from cnncompress.copying import clone
 from cnncompress.correction.after import After, after_of
 from cnncompress.correction.graph import Values, input_of, trace_graph, walk
 from cnncompress.correction.target import Samples, outputs_at
@@ -130,13 +130,13 @@ def decompose_in_order(
     called more than once on an image is left at what `fitting.decompose` gives. Raises as that does, and
     UnsupportedLayerError for a plan whose chains have no bias.
     """
-    small = copy.deepcopy(model)
+    small = clone(model)
     order = _Order(model, small, plan, images, statistics or {}, rounds)
     modules, layers = dict(model.named_modules()), layers_of(model)
     free = {n for n in adjust if refit and n not in plan.layers and isinstance(modules[n], nn.Conv2d)}
     last = max(order.calls, key=lambda n: order.calls[n].order, default=None)
     free = {n for n in free if n != last and refuse_in_network(n, layers, order.calls) is None}
-    graph = trace_graph(model)
+    graph = trace_graph(model, images[:1])
     with tqdm(total=len(plan.layers), desc="fit", unit="layer", disable=None if progress else True) as bar:
 
         def fit(name: str, x: Tensor, y: Tensor, after: After) -> None:

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from cnncompress.config import DecomposeSettings
+from cnncompress.copying import clone
 from cnncompress.correction import decompose_in_order, reconstruct, reestimate
 from cnncompress.data import Data, make_loader
 from cnncompress.divergence import Answers, to_check
 from cnncompress.evaluation import Evaluation, resolve_device
-from cnncompress.factored import Provenance, clone, memory_format_of, provenance, to_memory_format, trace
+from cnncompress.factored import Provenance, memory_format_of, provenance, to_memory_format, trace
 from cnncompress.fitting import decompose
 from cnncompress.metrics import CENTRED, check_metric
 from cnncompress.pipeline.calibration import Calibration, calibrate, calibration_set

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from torch import nn
 from tqdm import tqdm
 
 from cnncompress.config import ModelSettings
+from cnncompress.copying import clone
 from cnncompress.errors import CompressError, DataError, RunError, UsageError
 from cnncompress.evaluation import Evaluation, resolve_device
 from cnncompress.exporting import ExportReport, export_onnx, export_pt2
@@ -82,7 +82,7 @@ def run_profile(settings: ModelSettings, timing: Timing) -> tuple[Opened, Profil
     if opened.run is None or timing.memory_format or memory_format_of(opened.model) == "contiguous":
         return opened, cost, measure_latency(opened, timing)
     original = original_of(opened.run)
-    last = copy.deepcopy(original).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    last = clone(original).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     models = {"original, contiguous": original, "original": last, opened.name: opened.model}
     return opened, cost, latency(models, opened.example(), **timing.settings())
 

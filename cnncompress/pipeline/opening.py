@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import sys
 import time
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from cnncompress.config import ModelSettings
+from cnncompress.copying import clone
 from cnncompress.data import Data, load_data, make_loader
 from cnncompress.errors import CompressError, RunError, UsageError
 from cnncompress.evaluation import Evaluation, evaluate, resolve_device
@@ -147,7 +147,7 @@ def evaluate_on(model: nn.Module, data: Data | None, settings: ModelSettings) ->
         return None
     device = resolve_device(settings.device)
     loader = make_loader(data.val, settings.batch_size, workers=settings.workers)
-    on_device = model if device.type == "cpu" else copy.deepcopy(model).to(device)
+    on_device = model if device.type == "cpu" else clone(model).to(device)
     return evaluate(on_device, loader, device)
 
 

@@ -11,9 +11,10 @@ import numpy as np
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from cnncompress.copying import clone
 from cnncompress.divergence import Answers
 from cnncompress.errors import UsageError
-from cnncompress.factored import clone, swap
+from cnncompress.factored import swap
 from cnncompress.fitting import fit_layer
 from cnncompress.linalg import check_finite
 from cnncompress.metrics import CENTRED, layer_metrics

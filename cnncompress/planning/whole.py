@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from cnncompress.factored import build_chain, clone, memory_format_of, swap, to_memory_format
+from cnncompress.copying import clone
+from cnncompress.factored import build_chain, memory_format_of, swap, to_memory_format
 from cnncompress.profiling import latency, layer_latency
 from cnncompress.spec import Call, Plan
 from cnncompress.timing import LatencyTable, TimingSetting

@@ -21,7 +21,7 @@ from tests.decompositions.helpers import randn, relative
 
 def rectified(model: nn.Module) -> set[str]:
     modules = dict(model.named_modules())
-    return {str(n.target) for n in trace_graph(model).nodes if following(n, modules).rectified}
+    return {str(n.target) for n in trace_graph(model).graph.nodes if following(n, modules).rectified}
 
 
 def test_what_is_rectified_in_known_networks():

@@ -82,7 +82,7 @@ def test_what_is_put_in_during_the_walk_is_run():
 def test_chains_are_single_operations():
     model, x = made(Residual()), images(2)
     small = changed(model, x)
-    graph = trace_graph(small)
+    graph = trace_graph(small).graph
     targets = [str(node.target) for node in graph.nodes if node.op == "call_module"]
     assert {"stem", "conv1", "conv2", "short.0", "head"} <= set(targets)
     assert not any(target.startswith(("stem.", "conv1.", "short.0.")) for target in targets)
@@ -94,10 +94,10 @@ def test_every_module_of_a_resnet_is_visited_once_and_computed_once(make):
     calls = Counter()
     for name, layer in layers_of(model).items():
         layer.register_forward_hook(lambda *args, name=name: calls.update([name]))
-    graph = trace_graph(model)
-    walk(graph, model, model, x, lambda node, values, others: visits.update([node]))
+    traced = trace_graph(model)
+    walk(traced, model, model, x, lambda node, values, others: visits.update([node]))
     assert set(visits.values()) == {1}
-    assert len(visits) == sum(node.op == "call_module" for node in graph.nodes)
+    assert len(visits) == sum(node.op == "call_module" for node in traced.graph.nodes)
     assert calls == dict.fromkeys(layers_of(model), 2)  # once for either network
 
 
@@ -141,7 +141,7 @@ def summands(model: nn.Module) -> dict[str, tuple[str, str | None]]:
     """For every convolution that goes into a sum: the target of what is added, and of its own normalisation."""
     modules, found = dict(model.named_modules()), {}
     names = {id(module): name for name, module in modules.items()}
-    for node in trace_graph(model).nodes:
+    for node in trace_graph(model).graph.nodes:
         after = following(node, modules)
         if after.partner is not None:
             found[str(node.target)] = (str(after.partner.target), names.get(id(after.norm)))
@@ -270,3 +270,53 @@ def test_a_network_that_fails_is_not_followed():
             raise ValueError("no")
 
     assert trace_graph(Fails()) is None
+
+
+class Constants(nn.Module):
+    """Makes a tensor in its forward pass, takes an element of a buffer, and keeps what it computed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("std", torch.tensor([0.5, 2.0]))
+        self.conv, self.head = nn.Conv2d(3, 8, 3, padding=1), nn.Linear(8, 5)
+        self.seen = None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = (x - torch.tensor([0.1, 0.2, 0.3]).view(1, 3, 1, 1)) * self.std[0]
+        self.seen = self.conv(x)
+        return self.head(self.seen.mean((2, 3)))
+
+
+def test_constants_go_with_the_graph_and_not_into_the_network():
+    model, x = made(Constants()), images()
+    other, outputs = made(clone(model), seed=7), {}
+    before = set(vars(model))
+
+    def visit(node, values, others):
+        outputs[str(node.target)] = values[node]
+        if node.target == "head":
+            outputs["other"] = other.head(others[input_of(node)])
+
+    walk(trace_graph(model, x), model, other, x, visit)
+    assert torch.equal(outputs["head"], recorded(model, x)[1])
+    assert torch.equal(outputs["other"], recorded(other, x)[1])
+    assert set(vars(model)) == before == set(vars(other))
+    assert trace_graph(model).constants.keys() == {"_tensor_constant0", "_tensor_constant1"}
+
+
+class Suspicious(nn.Module):
+    """Another way for what is no tensor, as a placeholder is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(3, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.head(x.mean((2, 3)))
+        return x if isinstance(x, torch.Tensor) else 2 * x
+
+
+def test_a_graph_that_gives_something_else_is_not_followed():
+    model = made(Suspicious())
+    assert trace_graph(model) is not None
+    assert trace_graph(model, images()) is None

@@ -146,7 +146,7 @@ def test_without_a_graph_the_result_is_the_same(name, monkeypatch):
     model, x = made(NETWORKS[name]()), natural(5)
     found, statistics = planned(model, x)
     expected = in_order(model, found, x, statistics, rounds=1)  # what is rectified is seen in the graph
-    monkeypatch.setattr(sequential, "trace_graph", lambda model: None)
+    monkeypatch.setattr(sequential, "trace_graph", lambda model, example: None)
     small = in_order(model, found, x, statistics)
     torch.testing.assert_close(small(x), expected(x), rtol=1e-4, atol=1e-5)
     assert provenance(small).errors == pytest.approx(provenance(expected).errors, rel=1e-3)

@@ -1,0 +1,154 @@
+"""Copies of networks, and what a forward pass leaves behind in one."""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from cnncompress.errors import CompressError
+
+OWN = frozenset({*vars(nn.Module()), "_forward_pre_hooks_with_kwargs"})  # what torch itself keeps in a module
+
+
+def plain_attributes(module: nn.Module) -> dict[str, Any]:
+    """The attributes of a module that are neither its modules, parameters and buffers nor torch's own."""
+    return {name: value for name, value in vars(module).items() if name not in OWN}
+
+
+def clone(model: nn.Module, memo: Mapping[int, Any] | None = None) -> nn.Module:
+    """A copy that shares nothing with the original; `memo` has what takes the place of some objects, by their ids.
+
+    Attributes that nothing can copy (locks, open files, generators) are shared; tensors that were computed with
+    gradients lose their history. CompressError, naming the module, where that is not enough.
+    """
+    memo = memo or {}
+    try:
+        return copy.deepcopy(model, dict(memo))
+    except Exception:  # whatever the parts of somebody else's network raise
+        memo = {**_substitutes(model), **memo}
+    try:
+        return copy.deepcopy(model, dict(memo))
+    except Exception as error:
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        refusing = [
+            f", {name} ({type(m).__name__})," for name, m in model.named_modules() if name and not _copies(m, memo)
+        ]
+        where = refusing[-1] if refusing else ""  # the innermost one
+        raise CompressError(f"{type(model).__name__}{where} cannot be copied: {reason}") from error
+
+
+def _attributes(model: nn.Module) -> Iterator[tuple[str, Any]]:
+    for prefix, module in model.named_modules():
+        for name, value in plain_attributes(module).items():
+            yield f"{prefix}.{name}" if prefix else name, value
+
+
+def _parts(model: nn.Module) -> dict[int, Any]:
+    return {id(part): part for part in (*model.modules(), *model.parameters(), *model.buffers())}
+
+
+def _copies(value: Any, memo: Mapping[int, Any]) -> bool:
+    try:
+        copy.deepcopy(value, dict(memo))
+    except Exception:
+        return False
+    return True
+
+
+def _substitutes(model: nn.Module) -> dict[int, Any]:
+    """What takes the place of the values that refuse to be copied, wherever attributes hold them, by their ids."""
+    parts = _parts(model)
+    found: dict[int, Any] = {}
+    seen = set(parts)
+
+    def visit(value: Any) -> None:
+        if id(value) in seen or _copies(value, {**parts, **found}):
+            return
+        seen.add(id(value))
+        if isinstance(value, Tensor):
+            found[id(value)] = value.detach().clone()
+            return
+        for part in _inside(value):
+            visit(part)
+        if not _copies(value, {**parts, **found}):
+            found[id(value)] = value
+
+    for _, value in _attributes(model):
+        visit(value)
+    return found
+
+
+def _inside(value: Any) -> list[Any]:
+    """The parts that a container or an object is copied by."""
+    if isinstance(value, Mapping):
+        return [*value.keys(), *value.values()]
+    if isinstance(value, list | tuple | set | frozenset):
+        return list(value)
+    return list(vars(value).values()) if hasattr(value, "__dict__") and not isinstance(value, ModuleType) else []
+
+
+@contextmanager
+def undone(model: nn.Module) -> Iterator[None]:
+    """What happens inside leaves no trace: modes, plain attributes, buffers and the random state come back.
+
+    Modules that are put in meanwhile stay, and so do changes of parameters.
+    """
+    kept = [_Kept(module) for module in model.modules()]
+    try:
+        with same_random_numbers({p.device for p in model.parameters() if p.device.type == "cuda"}):
+            yield
+    finally:
+        for module in kept:
+            module.restore()
+
+
+@contextmanager
+def same_random_numbers(gpus: Iterable[torch.device] = ()) -> Iterator[None]:
+    """Draws inside do not change those that come after: of torch on the CPU and on `gpus`, of NumPy and of Python."""
+    numbers, others = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=list(gpus)):
+            yield
+    finally:
+        random.setstate(numbers)
+        np.random.set_state(others)
+
+
+class _Kept:
+    """The state of one module that its forward pass may change."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module, self.training = module, module.training
+        self.attributes = plain_attributes(module)
+        self.contents = {k: copy.copy(v) for k, v in self.attributes.items() if type(v) in (list, dict, set)}
+        self.buffers = dict(module._buffers)
+        self.values = {
+            name: (b._version, b.clone())
+            for name, b in self.buffers.items()
+            if b is not None and not b.is_meta and not b.is_inference()
+        }
+
+    def restore(self) -> None:
+        module = self.module
+        module.training = self.training
+        for name in plain_attributes(module).keys() - self.attributes.keys():
+            del vars(module)[name]
+        vars(module).update(self.attributes)
+        for name, content in self.contents.items():
+            value = self.attributes[name]
+            value.clear()
+            (value.extend if isinstance(value, list) else value.update)(content)
+        module._buffers.update(self.buffers)
+        for name, (version, before) in self.values.items():
+            buffer = self.buffers[name]
+            if buffer is not None and buffer._version != version:
+                with torch.no_grad():
+                    buffer.copy_(before)
