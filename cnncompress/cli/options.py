@@ -19,7 +19,10 @@ def device_option(f: F) -> F:
 
 def data_option(f: F) -> F:
     """`--data`."""
-    text = "Images: a folder in ImageFolder layout, cifar10:ROOT (and other torchvision sets), or digits."
+    text = (
+        "Images: a folder in ImageFolder layout, cifar10:ROOT (and other torchvision sets), or the built-in digits "
+        "and photodigits."
+    )
     return click.option("--data", metavar="SPEC", help=text)(f)
 
 

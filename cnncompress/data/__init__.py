@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from cnncompress.data.builtin import BUILTIN, built_in
 from cnncompress.data.loading import Augmented, Images, Loader, evaluation_transform, make_loader
-from cnncompress.data.sources import TORCHVISION, Data, digits, image_folder, torchvision_set
+from cnncompress.data.sources import TORCHVISION, Data, image_folder, torchvision_set
 from cnncompress.errors import DataError, UsageError, nearest
 from cnncompress.spec import Preprocessing
 
@@ -16,7 +17,9 @@ __all__ = ["Augmented", "Data", "Images", "Loader", "evaluation_transform", "loa
 
 
 def load_data(spec: str, preprocessing: Preprocessing, num_classes: int | None) -> Data:
-    """Open a data set: a folder, `NAME:ROOT` for a torchvision set such as `cifar10:data`, or `digits`.
+    """Open a data set: a folder, `NAME:ROOT` for a torchvision set such as `cifar10:data`, or a built-in one.
+
+    The built-in ones are `digits` and `photodigits`; `digits:test` is the test part alone.
 
     A folder holds `val/` (and `train/`) with one folder a class, or the class folders themselves, which are then all
     for evaluation. Class folders are numbered in order of their names, or by a `class_index.json` (folder name →
@@ -28,8 +31,8 @@ def load_data(spec: str, preprocessing: Preprocessing, num_classes: int | None) 
     unknown kind of data.
     """
     kind, colon, root = spec.partition(":")
-    if spec == "digits":
-        return _checked(digits(preprocessing), num_classes)
+    if kind in BUILTIN:
+        return _checked(built_in(kind, root, preprocessing), num_classes)
     if kind.lower() in TORCHVISION and not (Path(spec).is_dir() and not colon):
         if not root:
             raise UsageError(f"{kind} needs the folder of its files: {kind}:FOLDER")
@@ -43,9 +46,9 @@ def load_data(spec: str, preprocessing: Preprocessing, num_classes: int | None) 
     if path.exists():
         raise DataError(f"{spec} is a file; data are a folder of class folders, NAME:FOLDER or digits")
     if colon and "/" not in kind:
-        known = ", ".join(sorted(TORCHVISION))
-        raise UsageError(f"unknown data set '{kind}'{nearest(kind.lower(), TORCHVISION)} (known: {known}, digits)")
-    raise DataError(f"no such folder: {spec}{nearest(spec, [*TORCHVISION, 'digits'])}")
+        known = ", ".join([*sorted(TORCHVISION), *BUILTIN])
+        raise UsageError(f"unknown data set '{kind}'{nearest(kind.lower(), TORCHVISION)} (known: {known})")
+    raise DataError(f"no such folder: {spec}{nearest(spec, [*TORCHVISION, *BUILTIN])}")
 
 
 def _checked(data: Data, num_classes: int | None) -> Data:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from functools import lru_cache
 
 import numpy as np
+from PIL import Image
+
+from cnncompress.data.drawn import Drawn
 
 SCALE = 3
 SIZE = 32
@@ -41,3 +44,10 @@ def digit_splits() -> dict[str, list[int]]:
     order = np.random.RandomState(1).permutation(n).tolist()
     first, second = int(n * SHARES["train"]), int(n * (SHARES["train"] + SHARES["val"]))
     return {"train": order[:first], "val": order[first:second], "test": order[second:]}
+
+
+def _draw(index: int) -> Image.Image:
+    return Image.fromarray(draw_digits()[0][index])
+
+
+DIGITS = Drawn(_draw, lambda: draw_digits()[1].tolist(), digit_splits)

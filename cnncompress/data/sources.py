@@ -1,4 +1,4 @@
-"""Where images come from: folders, torchvision's classification sets, the built-in digits."""
+"""Where images come from: folders, torchvision's classification sets."""
 
 from __future__ import annotations
 
@@ -12,13 +12,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torchvision.datasets
 from PIL import Image
 from torchvision.datasets.folder import IMG_EXTENSIONS
 from tqdm import tqdm
 
-from cnncompress.data.digits import digit_splits, draw_digits
 from cnncompress.data.files import files_below, read_image, refuse_link
 from cnncompress.data.loading import Images
 from cnncompress.errors import DataError
@@ -80,26 +78,6 @@ def fingerprint(entries: Iterable[tuple[str, int, int]]) -> str:
     for entry in sorted(entries):
         digest.update(repr(entry).encode())
     return digest.hexdigest()[:16]
-
-
-# --- digits ---
-
-
-def _from_array(images: np.ndarray, index: int) -> Image.Image:
-    return Image.fromarray(images[index])
-
-
-def digits(preprocessing: Preprocessing) -> Data:
-    """The built-in digits with their fixed training, validation and test parts."""
-    images, labels = draw_digits()
-    names = [f"digit {i}" for i in range(len(labels))]
-    targets = labels.tolist()
-    parts = {
-        name: Images(partial(_from_array, images), names, targets, preprocessing, positions)
-        for name, positions in digit_splits().items()
-    }
-    print_of = fingerprint((f"{name}/{i}", 0, targets[i]) for name, part in parts.items() for i in part.positions)
-    return Data("digits", parts["val"], parts["train"], 10, print_of, parts["test"], flip=False)
 
 
 # --- torchvision ---

@@ -1,4 +1,4 @@
-"""Networks by name: torchvision's, timm's, the built-in one, and those of a user's own functions."""
+"""Networks by name: torchvision's, timm's, the built-in ones, and those of a user's own functions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torch import nn
 
 from cnncompress.errors import CompressError, UsageError, nearest
 from cnncompress.factored import Provenance, attach
-from cnncompress.models import digits_vgg
+from cnncompress.models.builtin import BUILTIN
 from cnncompress.models.sources import (
     AUXILIARY,
     ModelSource,
@@ -61,7 +61,7 @@ def load_model(
 ) -> LoadedModel:
     """Build a network and give it weights.
 
-    `name` is a torchvision classification network, `digits_vgg`, `timm:NAME`, `package.module:function` or
+    `name` is a torchvision classification network, a built-in one, `timm:NAME`, `package.module:function` or
     `file.py:function`. `weights` is `DEFAULT` (the published ones; a function's network as it is returned), the name
     of a torchvision weights enum member, `none` (a random initialisation by `seed`) or a file (`.safetensors`,
     `.pth`). The number of classes follows the file. `input_size` (height and width in pixels; images are then scaled,
@@ -114,7 +114,7 @@ def _by_name(source: ModelSource, weights: str, seed: int) -> tuple[nn.Module, M
     if source.kind == "timm":
         return _timm_pretrained(source)
     model = construct(source, empty=False)
-    load_weights(model, read_weights(digits_vgg.WEIGHTS), "the built-in weights")
+    load_weights(model, read_weights(BUILTIN[source.name].weights), "the built-in weights")
     return model, source, "built-in"
 
 
@@ -189,7 +189,7 @@ def _from_file(source: ModelSource, state: State, where: str) -> tuple[nn.Module
 
 def _preprocessing(source: ModelSource, weights: str) -> Preprocessing:
     if source.kind == "builtin":
-        return digits_vgg.PREPROCESSING
+        return BUILTIN[source.name].preprocessing
     if source.kind != "torchvision":
         return Preprocessing()
     preset = _weights_enum(source, weights).transforms()

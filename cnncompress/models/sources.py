@@ -8,7 +8,6 @@ import importlib.util
 import os
 import re
 import sys
-from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,12 +19,11 @@ from accelerate import init_empty_weights
 from torch import nn
 
 from cnncompress.errors import CompressError, RunError, UsageError, nearest
-from cnncompress.models.digits_vgg import DigitsVGG
+from cnncompress.models.builtin import BUILTIN
 from cnncompress.reading import MalformedError, check
 from cnncompress.schemas import Arguments
 from cnncompress.text import quote
 
-BUILTIN: dict[str, Callable[..., nn.Module]] = {"digits_vgg": DigitsVGG}
 TIMM_PREFIX = "timm:"
 LOCAL_NAME = re.compile(r"[A-Za-z0-9_.-]+")  # timm takes addresses and folders beside names: they hold : and /
 AUXILIARY = {"googlenet": ("aux1", "aux2"), "inception_v3": ("AuxLogits",)}
@@ -66,7 +64,7 @@ def find_source(name: str) -> ModelSource:
         raise UsageError(f"{name} names no function: give {name}:FUNCTION")
     raise UsageError(
         f"unknown model '{name}'{nearest(name, list_models())} "
-        "(a torchvision name, digits_vgg, timm:NAME, package.module:FUNCTION, file.py:FUNCTION or a run)"
+        f"(a torchvision name, {', '.join(BUILTIN)}, timm:NAME, package.module:FUNCTION, file.py:FUNCTION or a run)"
     )
 
 
@@ -123,7 +121,7 @@ def construct(source: ModelSource, *, empty: bool) -> nn.Module:
     check_source(source)
     kwargs = dict(source.kwargs)
     if source.kind == "builtin":
-        return BUILTIN[source.name](**kwargs).eval()
+        return BUILTIN[source.name].build(**kwargs).eval()
     if source.kind == "factory":
         return _call_factory(source).eval()
     with init_empty_weights(include_buffers=False) if empty else nullcontext():

@@ -1,0 +1,86 @@
+"""Handwritten digits on photographs."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from cnncompress.data import load_data, photodigits
+from cnncompress.data.digits import digit_splits
+from cnncompress.data.photodigits import COLUMNS, DRAWINGS, draw_photodigit
+from cnncompress.errors import UsageError
+from cnncompress.spec import Preprocessing
+
+PREPROCESSING = Preprocessing((64, 64), None, (0, 0, 0), (1, 1, 1))
+
+
+def test_parts_share_no_digit_and_hold_every_one_four_times():
+    data = load_data("photodigits", PREPROCESSING, 10)
+    assert data.train is not None
+    assert data.test is not None
+    digits = [[i // DRAWINGS for i in part.positions] for part in (data.train, data.val, data.test)]
+    assert [len(part) for part in digits] == [4 * 1078, 4 * 359, 4 * 360]
+    assert np.array_equal(np.bincount(np.concatenate(digits)), np.full(1797, 4))
+    assert sum(len(set(part)) for part in digits) == 1797
+    assert data.flip is False
+
+
+def test_labels_are_scikit_learns():
+    from sklearn.datasets import load_digits
+
+    data = load_data("photodigits:test", PREPROCESSING, 10)
+    target = load_digits().target
+    assert [data.val.label(i) for i in range(len(data.val))] == [target[i // DRAWINGS] for i in data.val.positions]
+
+
+def test_a_drawing_follows_from_its_numbers():
+    first = np.asarray(draw_photodigit(5, 1))
+    draw_photodigit(6, 1)
+    assert np.array_equal(np.asarray(draw_photodigit(5, 1)), first)
+    assert not np.array_equal(np.asarray(draw_photodigit(5, 2)), first)
+    assert first.shape == (64, 64, 3)
+
+
+@pytest.mark.parametrize("part", COLUMNS)
+def test_backgrounds_come_from_the_columns_of_their_part(monkeypatch, part):
+    columns = np.broadcast_to(np.linspace(0, 255, 640)[None, :, None], (427, 640, 3)).astype(np.uint8)
+    monkeypatch.setattr(photodigits, "_photographs", lambda: [columns, columns])
+    first, end = (255 * share for share in COLUMNS[part])
+    for seed in range(20):
+        crop = photodigits._background(np.random.RandomState(seed), part)
+        assert first - 1 <= crop.min() < crop.max() <= end + 1
+
+
+def test_ink_stands_out_from_what_it_covers():
+    mask = np.zeros((64, 64, 1), dtype=np.float32)
+    mask[20:40, 20:40] = 1
+    for seed in range(20):
+        grey = np.full((64, 64, 3), 12.0 * seed, dtype=np.float32)
+        painted = photodigits._painted(np.random.RandomState(seed), grey, mask)
+        assert np.array_equal(painted[mask[..., 0] == 0], grey[mask[..., 0] == 0])
+        # 60 in brightness, of which the tints of the channels take up to 40
+        assert abs(painted[30, 30] - grey[30, 30]).max() >= 20
+
+
+def test_pieces_come_from_the_digits_of_the_same_part(monkeypatch):
+    drawn = []
+    ink, labels = photodigits._digits()
+    spy = type("Spy", (), {"__getitem__": lambda _, i: drawn.append(int(i)) or ink[i]})()
+    monkeypatch.setattr(photodigits, "_digits", lambda: (spy, labels))
+    splits = digit_splits()
+    for members in splits.values():
+        drawn.clear()
+        draw_photodigit(members[0], 0)
+        assert len(drawn) == 3
+        assert set(drawn) <= set(members)
+
+
+@pytest.mark.parametrize("name", ["digits", "photodigits"])
+def test_the_test_part_alone(name):
+    whole, part = load_data(name, PREPROCESSING, 10), load_data(f"{name}:test", PREPROCESSING, 10)
+    assert whole.test is not None
+    assert part.val.positions == whole.test.positions
+    assert (part.train, part.test, part.name) == (None, None, f"{name}:test")
+    assert part.fingerprint != whole.fingerprint
+    with pytest.raises(UsageError, match="give digits, or digits:test" if name == "digits" else "no part 'train'"):
+        load_data(f"{name}:train", PREPROCESSING, 10)

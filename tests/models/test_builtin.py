@@ -1,0 +1,62 @@
+"""Every built-in network keeps the promises made for it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from cnncompress.data import Images, load_data, make_loader
+from cnncompress.models import list_models, load_model
+from cnncompress.models.builtin import BUILTIN
+
+SOME = 100
+SLACK = 5.0  # points by which a part of the images may differ from all: 3 standard errors of 97 % of 100
+
+
+def accuracy(name: str, images: Images, every: int = 1) -> float:
+    model = load_model(name).model
+    chosen = range(0, len(images), every)
+    with torch.inference_mode():
+        right = sum(int((model(x).argmax(1) == y).sum()) for x, y in make_loader(images, 64, indices=chosen))
+    return 100 * right / len(chosen)
+
+
+def held_out(name: str) -> Images:
+    """The images that neither training nor any choice has seen."""
+    return load_data(f"{BUILTIN[name].data}:test", load_model(name).preprocessing, 10).val
+
+
+@pytest.mark.parametrize("name", sorted(BUILTIN))
+def test_known_by_name_small_and_about_as_accurate_as_it_says(name):
+    network, images = BUILTIN[name], held_out(name)
+    assert name in list_models()
+    assert network.weights.stat().st_size < 4_000_000
+    assert all(torch.isfinite(p).all() for p in load_model(name).model.parameters())
+    assert accuracy(name, images, every=len(images) // SOME) >= network.accuracy - SLACK
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(BUILTIN))
+def test_accuracy_on_images_never_trained_on(name):
+    assert accuracy(name, held_out(name)) >= BUILTIN[name].accuracy
+
+
+@pytest.mark.parametrize("name", sorted(BUILTIN))
+def test_takes_the_images_of_its_data_set_and_other_numbers_of_classes(name):
+    network = BUILTIN[name]
+    image, label = load_data(network.data, network.preprocessing, 10).val[0]
+    assert image.shape == (3, *network.preprocessing.size)
+    assert 0 <= label < 10
+    assert network.build(num_classes=3).eval()(image[None]).shape == (1, 3)
+
+
+def test_shape_of_digits_vgg():
+    model = load_model("digits_vgg").model
+    assert sum(isinstance(m, nn.Conv2d) for m in model.modules()) == 6
+    assert [m.out_features for m in model.modules() if isinstance(m, nn.Linear)] == [256, 256, 10]
+    params = sum(p.numel() for p in model.parameters())
+    linear = sum(p.numel() for m in model.modules() if isinstance(m, nn.Linear) for p in m.parameters())
+    # 1024·256 + 256, 256·256 + 256, 256·10 + 10
+    assert linear == 262_400 + 65_792 + 2_570
+    assert linear / params > 0.8
