@@ -74,7 +74,7 @@ from cnncompress.cli import options
 def command(config: Path | None, **flags: Any) -> None:
     """Replace the layers of MODEL by cheaper chains; write a run.
 
-    MODEL is a torchvision name (vgg16), timm:NAME, a built-in one (digits_vgg, photodigits_vgg), package.module:factory,
+    MODEL is a torchvision name (vgg16), timm:NAME, a built-in one (digits_vgg), package.module:factory,
     path/to/file.py:factory, or a run directory.
     """
     from cnncompress.config import DecomposeSettings, merge
