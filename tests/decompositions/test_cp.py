@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import subprocess
 import sys
 
@@ -17,6 +16,7 @@ from cnncompress.errors import UsageError
 from cnncompress.metrics import layer_metrics, squared_error
 from cnncompress.spec import ConvSpec
 from tests.decompositions.helpers import made_up_statistics, randn, relative
+from tests.orders import never_rises
 
 
 def total(factors) -> torch.Tensor:
@@ -63,7 +63,7 @@ def test_more_components_than_the_tensor_has_stay_bounded():
 def test_never_worse_than_zero_and_better_with_more_iterations(iterations):
     tensor = randn(10, 8, 9, seed=4)
     errors = [relative(total(fit_factors(tensor, 6, n)), tensor) for n in (iterations, iterations + 1)]
-    assert errors[1] <= errors[0] + 1e-12
+    assert never_rises(errors)
     assert errors[0] <= 1
 
 
@@ -117,7 +117,7 @@ def test_the_fit_is_the_chain():
 def test_no_sweep_raises_the_error():
     tensor = randn(9, 8, 9)
     errors = [relative(total(fit_factors(tensor, 15, n)), tensor) for n in range(1, 41)]
-    assert all(b <= a * (1 + 1e-9) for a, b in itertools.pairwise(errors))
+    assert never_rises(errors)
     assert errors[-1] < 0.7 * errors[0]
 
 
@@ -148,7 +148,7 @@ def test_more_starts_are_never_worse():
     spec = ConvSpec(8, 8, (3, 3))
     weight, metrics = randn(*spec.weight_shape), layer_metrics("kronecker", spec, made_up_statistics(spec))
     errors = [float(CP(starts=n).errors(weight, spec, [(12,)], metrics)) for n in (1, 2, 4)]
-    assert errors[2] <= errors[1] <= errors[0]
+    assert never_rises(errors)
 
 
 def test_errors_are_read_off_a_falling_curve():
@@ -156,7 +156,7 @@ def test_errors_are_read_off_a_falling_curve():
     weight = randn(*spec.weight_shape)
     method, ranks = CP().quick(), [(k,) for k in range(1, 57)]  # 56 ranks have fewer MACs than the layer
     curve = method.errors(weight, spec, ranks)
-    assert bool((curve.diff() <= 0).all())
+    assert never_rises(curve)
     for k in (3, 11, 17, 29, 40):
         own = (weight - compose(method.stages(spec, (k,)), method.factorize(weight, spec, (k,)))).square().sum()
         assert float(curve[k - 1]) == pytest.approx(float(own), rel=0.25)

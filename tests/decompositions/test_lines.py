@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import combinations, pairwise
+from itertools import combinations
 
 import pytest
 import torch
@@ -11,6 +11,7 @@ from cnncompress.decompositions.lines import Quadratic, Weighted, descend, find_
 from cnncompress.metrics import FROBENIUS, Metric, Moment, layer_metrics
 from cnncompress.spec import ConvSpec
 from tests.decompositions.helpers import made_up_statistics, randn
+from tests.orders import never_rises
 
 FORMS = ["quadratic", "quadratic with gamma", "weighted"]
 
@@ -71,7 +72,7 @@ def test_energy_never_rises_and_is_the_form_of_the_error(name):
         form, weight, matrices = problem(name, F=24, C=4, P=3, seed=10 * seed)
         lines = descend(form, randn(6, 4, seed=seed), 50)
         assert torch.bincount(lines.labels).tolist() == [4] * 6
-        assert all(after <= before * (1 + 1e-12) for before, after in pairwise(lines.history))
+        assert never_rises(lines.history)
         found = torch.einsum("fc,fp->fcp", lines.colours[lines.labels], lines.coefficients).flatten(1)
         error = torch.einsum("fi,fij,fj->", weight - found, matrices, weight - found)
         assert lines.history[-1] == pytest.approx(float(error))
