@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from contextlib import suppress
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -71,6 +72,35 @@ def parse_deviations(value: Any) -> tuple[float, ...]:
     return numbers
 
 
+def parse_arguments(value: Any) -> dict[str, Any]:
+    """`["width=0.5", "pretrained=false"]`, or a mapping, as keyword arguments of plain values; ValueError otherwise.
+
+    Values are read as YAML: numbers, true and false, null, [1, 2], and text.
+    """
+    if not isinstance(value, dict):
+        items = [value] if isinstance(value, str) else list(value)
+        pairs = [str(item).partition("=") for item in items]
+        if not all(equals for _, equals, _ in pairs):
+            raise ValueError(f"'{' '.join(map(str, items))}' is not NAME=VALUE, such as width=0.5")
+        value = {name.strip(): _plain_value(text) for name, _, text in pairs}
+    for name, given in value.items():
+        if not str(name).isidentifier():
+            raise ValueError(f"'{name}' is not the name of an argument; give NAME=VALUE, such as width=0.5")
+        parts = given if isinstance(given, list) else [given]
+        if not all(part is None or isinstance(part, str | int | float) for part in parts):
+            raise ValueError(f"{name} is to be a number, a text, true, false, null or a list of these")
+    return value
+
+
+def _plain_value(text: str) -> Any:
+    """A value of the command line as YAML reads it; what is no YAML, or a date, is text."""
+    try:
+        value = yaml.safe_load(text) if len(text) < LONGEST_VALUE else text
+    except (yaml.YAMLError, RecursionError, ValueError):
+        return text
+    return text if isinstance(value, date) else value
+
+
 def parse_budget(value: Any) -> Budget:
     """`"macs=0.5"`, several of them in a list or separated by commas, or a mapping; ValueError otherwise."""
     if isinstance(value, Budget):
@@ -97,9 +127,11 @@ SizeField = Annotated[tuple[int, int], BeforeValidator(parse_size)]
 BudgetField = Annotated[Budget, BeforeValidator(parse_budget)]
 FloatsField = Annotated[tuple[float, ...], BeforeValidator(parse_floats)]
 DeviationsField = Annotated[tuple[float, ...], BeforeValidator(parse_deviations)]
+ArgumentsField = Annotated[dict[str, Any], BeforeValidator(parse_arguments)]
 Name = Annotated[str, Field(min_length=1)]
 Count = Annotated[int, Field(ge=1)]
 
+LONGEST_VALUE = 1000  # characters of a --model-arg that is more than text
 MOST_WORKERS = 256  # processes that read images; the system gives out far more before it fails
 
 
@@ -125,6 +157,7 @@ class ModelSettings(Settings):
     model: Name | None = None
     weights: Name = "DEFAULT"
     num_classes: Count | None = None
+    model_arg: ArgumentsField = {}
     input_size: SizeField | None = None
     mean: FloatsField | None = None
     std: DeviationsField | None = None

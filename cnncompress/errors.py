@@ -63,11 +63,6 @@ def in_layer(function: Callable[Concatenate[str, P], R]) -> Callable[Concatenate
     return named
 
 
-def first_line(error: BaseException) -> str:
-    """The first line of an exception's message, or its type where it has none."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-
-
 def place(error: BaseException) -> list[str]:
     """What was being done when an exception arose, from the outside in, as `during` has noted it."""
     notes = [note.removeprefix(_PLACE) for note in getattr(error, "__notes__", ()) if note.startswith(_PLACE)]

@@ -16,7 +16,8 @@ import click
 from cnncompress import __version__
 from cnncompress.cli.rescue import last_words
 from cnncompress.cli.streams import make_printable
-from cnncompress.errors import CompressError, UsageError, first_line, is_out_of_memory, nearest
+from cnncompress.errors import CompressError, UsageError, is_out_of_memory, nearest
+from cnncompress.text import first_line
 
 COMMANDS = ("decompose", "finetune", "report", "evaluate", "profile", "inspect", "export", "methods")
 INTERRUPTED = "interrupted; nothing is left half-written"

@@ -55,7 +55,9 @@ def model_options(f: F) -> F:
     weights = click.option("--weights", metavar="DEFAULT|NAME|none|PATH", help="Weights of MODEL [default: DEFAULT].")
     text = "Outputs of the network, where the weights do not tell."
     classes = click.option("--num-classes", type=int, metavar="N", help=text)
-    return weights(classes(input_options(seed_option(trust_option(f)))))
+    text = "An argument of MODEL's function, such as width=0.5; several may be given."
+    arguments = click.option("--model-arg", metavar="NAME=VALUE", multiple=True, help=text)
+    return weights(classes(arguments(input_options(seed_option(trust_option(f))))))
 
 
 def loader_options(f: F) -> F:

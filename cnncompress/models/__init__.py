@@ -6,7 +6,7 @@ import dataclasses
 import http.client
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,13 +22,14 @@ from cnncompress.models.sources import (
     AUXILIARY,
     ModelSource,
     build_architecture,
+    check_source,
     construct,
     describe,
     find_source,
     import_timm,
     list_models,
 )
-from cnncompress.models.weights import State, is_path, load_weights, read_weights
+from cnncompress.models.weights import SUFFIXES, State, is_path, load_weights, read_weights
 from cnncompress.spec import Pair, Preprocessing, as_pair
 
 __all__ = ["LoadedModel", "ModelSource", "build_architecture", "list_models", "load_model", "load_weights"]
@@ -57,6 +58,7 @@ def load_model(
     input_size: int | Sequence[int] | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    arguments: Mapping[str, Any] | None = None,
     seed: int = 0,
 ) -> LoadedModel:
     """Build a network and give it weights.
@@ -65,14 +67,18 @@ def load_model(
     `file.py:function`. `weights` is `DEFAULT` (the published ones; a function's network as it is returned), the name
     of a torchvision weights enum member, `none` (a random initialisation by `seed`) or a file (`.safetensors`,
     `.pth`). The number of classes follows the file. `input_size` (height and width in pixels; images are then scaled,
-    not cropped), `mean` and `std` override the preprocessing that belongs to the weights.
+    not cropped), `mean` and `std` override the preprocessing that belongs to the weights. `arguments` are keyword
+    arguments of the function or of torchvision's or timm's network: plain values that the source keeps.
 
     Raises UsageError for names that do not exist, CompressError for weights that cannot be had or do not fit and for
     a function that fails.
     """
+    if name.lower().endswith(SUFFIXES):
+        raise UsageError(f"{name} is a file of weights: give a network as MODEL, and --weights {name}")
     source = find_source(name)
-    if num_classes is not None:
-        source = _with(source, num_classes=num_classes)
+    given = dict(arguments or {}) if num_classes is None else {**(arguments or {}), "num_classes": num_classes}
+    source = _with(source, **given)
+    check_source(source)
     size = None if input_size is None else as_pair(input_size)
     path = None if weights in (DEFAULT, NONE) or not is_path(weights) else Path(weights)
     state = None if path is None else read_weights(path)

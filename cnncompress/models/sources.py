@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import importlib
-import importlib.util
-import os
 import re
-import sys
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +15,7 @@ from torch import nn
 
 from cnncompress.errors import CompressError, RunError, UsageError, nearest
 from cnncompress.models.builtin import BUILTIN
+from cnncompress.models.factories import call_factory, describe
 from cnncompress.reading import MalformedError, check
 from cnncompress.schemas import Arguments
 from cnncompress.text import quote
@@ -27,6 +23,13 @@ from cnncompress.text import quote
 TIMM_PREFIX = "timm:"
 LOCAL_NAME = re.compile(r"[A-Za-z0-9_.-]+")  # timm takes addresses and folders beside names: they hold : and /
 AUXILIARY = {"googlenet": ("aux1", "aux2"), "inception_v3": ("AuxLogits",)}
+OTHER_TASKS = {
+    "segmentation": torchvision.models.segmentation,
+    "detection": torchvision.models.detection,
+    "video": torchvision.models.video,
+    "optical flow": torchvision.models.optical_flow,
+    "quantization": torchvision.models.quantization,
+}
 
 
 @dataclass(frozen=True)
@@ -56,12 +59,13 @@ def find_source(name: str) -> ModelSource:
         # The auxiliary heads are for training from nothing; evaluation never calls them.
         return ModelSource("torchvision", name, {"aux_logits": False} if name in AUXILIARY else {})
     origin, colon, function = name.rpartition(":")
-    if colon and origin and function.isidentifier():
+    if colon and origin and all(part.isidentifier() for part in function.split(".")):
         if origin.endswith(".py"):
             origin = str(Path(origin).expanduser().resolve())
         return ModelSource("factory", f"{origin}:{function}")
     if name.endswith(".py"):
         raise UsageError(f"{name} names no function: give {name}:FUNCTION")
+    _refuse_other_tasks(name)
     raise UsageError(
         f"unknown model '{name}'{nearest(name, list_models())} "
         f"(a torchvision name, {', '.join(BUILTIN)}, timm:NAME, package.module:FUNCTION, file.py:FUNCTION or a run)"
@@ -102,6 +106,16 @@ def _registered(source: ModelSource) -> bool:
     return source.kind == "torchvision" and source.name in torchvision.models.list_models(module=torchvision.models)
 
 
+def _refuse_other_tasks(name: str) -> None:
+    """UsageError for a network of torchvision that does not classify single images."""
+    for task, module in OTHER_TASKS.items():
+        if name in torchvision.models.list_models(module=module):
+            raise UsageError(
+                f"{name} is one of torchvision's networks for {task}; those by name are for classification: "
+                "give file.py:FUNCTION, a function of your own that returns a network with scores [images, classes]"
+            )
+
+
 def build_architecture(source: ModelSource) -> nn.Module:
     """Build a network without its weights, in eval mode; fill it with `load_weights`.
 
@@ -123,7 +137,7 @@ def construct(source: ModelSource, *, empty: bool) -> nn.Module:
     if source.kind == "builtin":
         return BUILTIN[source.name].build(**kwargs).eval()
     if source.kind == "factory":
-        return _call_factory(source).eval()
+        return call_factory(source.name, kwargs).eval()
     with init_empty_weights(include_buffers=False) if empty else nullcontext():
         if source.kind == "timm":
             return import_timm().create_model(source.name, pretrained=False, **kwargs).eval()
@@ -139,52 +153,3 @@ def import_timm() -> ModuleType:
     except ImportError as error:
         raise CompressError("timm is not installed: pip install 'cnncompress[timm]'") from error
     return timm
-
-
-def _call_factory(source: ModelSource) -> nn.Module:
-    origin, _, function = source.name.rpartition(":")
-    module = _import_file(Path(origin)) if origin.endswith(".py") else _import_module(origin)
-    if not callable(factory := getattr(module, function, None)):
-        names = [name for name, value in vars(module).items() if callable(value)]
-        raise UsageError(f"{origin} has no function '{function}'{nearest(function, names)}")
-    try:
-        model = factory(**source.kwargs)
-    except (Exception, SystemExit) as error:  # whatever somebody else's code raises
-        raise CompressError(f"{source.name} raised {describe(error)}") from error
-    if not isinstance(model, nn.Module):
-        raise CompressError(f"{source.name} returned {type(model).__name__}, not a torch.nn.Module")
-    return model
-
-
-def _import_file(path: Path) -> ModuleType:
-    if not path.is_file():
-        raise UsageError(f"no such file: {path}")
-    name = f"_cnncompress_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise UsageError(f"{path} is not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses and pickle look the module up by name
-    try:
-        spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:  # whatever somebody else's code raises
-        del sys.modules[name]
-        raise CompressError(f"importing {path} raised {describe(error)}") from error
-    return module
-
-
-def _import_module(name: str) -> ModuleType:
-    if os.getcwd() not in sys.path and "" not in sys.path:
-        sys.path.append(os.getcwd())  # a console script does not look there, unlike python -m
-    try:
-        return importlib.import_module(name)
-    except (Exception, SystemExit) as error:  # whatever somebody else's code raises
-        if isinstance(error, ModuleNotFoundError) and error.name and f"{name}.".startswith(f"{error.name}."):
-            raise UsageError(f"no Python module '{name}' here or among the installed packages") from error
-        raise CompressError(f"importing {name} raised {describe(error)}") from error
-
-
-def describe(error: BaseException) -> str:
-    """The type of an exception and the first line of its message."""
-    message = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    return f"{type(error).__name__}: {message}" if message else type(error).__name__

@@ -215,7 +215,8 @@ def remeasure(report: Report, opened: Opened, settings: ModelSettings) -> None:
     networks: dict[int, nn.Module] = {len(report.rows) - 1: opened.model}
     try:
         known: Any = opened.run.info["model"] if opened.run else None
-        networks[0] = load_model(model_name(opened.provenance.source), known["weights"]).model
+        source = opened.provenance.source
+        networks[0] = load_model(model_name(source), known["weights"], arguments=source.kwargs).model
     except (CompressError, KeyError, TypeError):
         report.notes.append("the original's weights are not at hand: its accuracy was not measured")
     for i, row in enumerate(report.rows):

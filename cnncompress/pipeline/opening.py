@@ -19,6 +19,7 @@ from cnncompress.errors import CompressError, RunError, UsageError
 from cnncompress.evaluation import Evaluation, evaluate, resolve_device
 from cnncompress.factored import Provenance, forward, inference, provenance
 from cnncompress.models import LoadedModel, list_models, load_model
+from cnncompress.models.weights import SUFFIXES
 from cnncompress.reporting import Report, Row
 from cnncompress.reporting.rows import Kind
 from cnncompress.runs import LoadedRun, is_run, load_run
@@ -88,6 +89,7 @@ def open_model(settings: ModelSettings) -> Opened:
         input_size=settings.input_size,
         mean=settings.mean,
         std=settings.std,
+        arguments=settings.model_arg,
         seed=settings.seed,
     )
     origin = Provenance(loaded.source, loaded.preprocessing)
@@ -98,14 +100,14 @@ def open_model(settings: ModelSettings) -> Opened:
 def _means_run(name: str) -> bool:
     if is_run(name):
         return True
-    path_like = "/" in name and ":" not in name and not name.endswith(".py")
+    path_like = "/" in name and ":" not in name and not name.lower().endswith((".py", *SUFFIXES))
     return name not in list_models() and (path_like or Path(name).is_dir())
 
 
 def open_run(path: Path, settings: ModelSettings) -> Opened:
     """The network of a run; UsageError for settings that only a network by name can follow."""
     run = load_run(path, settings.trust_code)
-    for option in ("weights", "num_classes"):
+    for option in ("weights", "num_classes", "model_arg"):
         if getattr(settings, option) != type(settings).model_fields[option].default:
             flag = option.replace("_", "-")
             raise UsageError(f"{path} is a run, with weights and classes of its own; leave out --{flag}")
