@@ -6,7 +6,6 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from contextlib import suppress
-from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -14,7 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from cnncompress import reading
 from cnncompress.errors import UsageError, nearest
-from cnncompress.reading import MalformedError
+from cnncompress.reading import MalformedError, word
 from cnncompress.spec import Budget
 from cnncompress.text import QUOTED, plain, quote
 
@@ -82,7 +81,7 @@ def parse_arguments(value: Any) -> dict[str, Any]:
         pairs = [str(item).partition("=") for item in items]
         if not all(equals for _, equals, _ in pairs):
             raise ValueError(f"'{' '.join(map(str, items))}' is not NAME=VALUE, such as width=0.5")
-        value = {name.strip(): _plain_value(text) for name, _, text in pairs}
+        value = {name.strip(): word(text) for name, _, text in pairs}
     for name, given in value.items():
         if not str(name).isidentifier():
             raise ValueError(f"'{name}' is not the name of an argument; give NAME=VALUE, such as width=0.5")
@@ -90,15 +89,6 @@ def parse_arguments(value: Any) -> dict[str, Any]:
         if not all(part is None or isinstance(part, str | int | float) for part in parts):
             raise ValueError(f"{name} is to be a number, a text, true, false, null or a list of these")
     return value
-
-
-def _plain_value(text: str) -> Any:
-    """A value of the command line as YAML reads it; what is no YAML, or a date, is text."""
-    try:
-        value = yaml.safe_load(text) if len(text) < LONGEST_VALUE else text
-    except (yaml.YAMLError, RecursionError, ValueError):
-        return text
-    return text if isinstance(value, date) else value
 
 
 def parse_budget(value: Any) -> Budget:
@@ -131,7 +121,6 @@ ArgumentsField = Annotated[dict[str, Any], BeforeValidator(parse_arguments)]
 Name = Annotated[str, Field(min_length=1)]
 Count = Annotated[int, Field(ge=1)]
 
-LONGEST_VALUE = 1000  # characters of a --model-arg that is more than text
 MOST_WORKERS = 256  # processes that read images; the system gives out far more before it fails
 
 

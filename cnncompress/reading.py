@@ -8,6 +8,7 @@ import math
 import os
 import stat
 from collections.abc import Iterator
+from datetime import date
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -179,6 +180,15 @@ def read_yaml(path: str | Path) -> Any:
         raise MalformedError(f"is nested deeper than {DEPTH} levels") from None
     except (yaml.YAMLError, ValueError, TypeError, KeyError, OverflowError) as error:
         raise MalformedError(f"is not YAML: {plain(' '.join(str(error).split()))[:400]}") from None
+
+
+def word(text: str) -> Any:
+    """A value that was typed as YAML reads it: a number, true, false, null, a list, or else the text itself."""
+    try:
+        value = yaml.safe_load(text) if len(text) < WORD else text
+    except (yaml.YAMLError, RecursionError, ValueError):
+        return text
+    return text if isinstance(value, date) else value
 
 
 def _check_nodes(root: yaml.Node) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from cnncompress.config import DecomposeSettings, TuneSettings, merge, validate
+from cnncompress.config import DecomposeSettings, TuneSettings, merge, parse_arguments, validate
 from cnncompress.errors import UsageError
 from cnncompress.pipeline import run_decompose
 
@@ -182,3 +182,36 @@ def test_alexnet_with_the_fully_connected_layers_of_denton_et_al():
 def test_every_file_is_valid(path):
     assert merge(DecomposeSettings, path, {}).model
     assert merge(TuneSettings, path, {}, section="finetune")
+
+
+@pytest.mark.parametrize(
+    ("typed", "value"),
+    [
+        ("width=0.5", 0.5),
+        ("width=8", 8),
+        ("width=true", True),
+        ("width=null", None),
+        ("width=", None),
+        ("width=a=b", "a=b"),
+        ("width=[1, 2]", [1, 2]),
+        ("width=2020-01-01", "2020-01-01"),
+        ("width=a: b: c", "a: b: c"),
+        ("width='8'", "8"),
+    ],
+)
+def test_arguments_of_a_network_have_the_types_of_yaml(typed, value):
+    assert parse_arguments((typed,)) == {"width": value}
+    assert type(parse_arguments(typed)["width"]) is type(value)
+
+
+@pytest.mark.parametrize("typed", ["width", "=3", "a b=3", "width={a: 1}", "width=[[1]]", "width=[{a: 1}]"])
+def test_arguments_that_no_network_can_be_given(typed):
+    with pytest.raises(ValueError, match=r"width|NAME=VALUE"):
+        parse_arguments((typed,))
+
+
+def test_arguments_of_a_network_in_a_config(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("model: timm:resnet18\nmodel_arg: {width: 8, names: [a, b]}\n")
+    assert merge(DecomposeSettings, path, {}).model_arg == {"width": 8, "names": ["a", "b"]}
+    assert merge(DecomposeSettings, path, {"model_arg": ("width=9",)}).model_arg == {"width": 9}

@@ -140,3 +140,20 @@ def test_weights_of_another_network(weights, refused):
 def test_good_weights_are_the_networks(name, weights, done):
     args = ["evaluate", "digits_vgg", "--data", "digits"]
     assert done(*args, "--weights", name) == done(*args)
+
+
+def test_arguments_of_a_network_stay_with_its_run(done, cli):
+    Path("nets.py").write_text(
+        "from torch import nn\n"
+        "def build(width, classes=2):\n"
+        "    return nn.Sequential(nn.Conv2d(3, width, 3), nn.Flatten(1), nn.Linear(width * 36, classes))\n"
+    )
+    small = ["--input-size", "8"]
+    assert "give --model-arg width=VALUE" in cli("inspect", "nets.py:build", *small).err
+    assert "3→16" in done("inspect", "nets.py:build", *small, "--model-arg", "width=16")
+    arguments = ["--model-arg", "width=16", "--model-arg", "classes=4"]
+    done("decompose", "nets.py:build", *small, *arguments, "--rank", "2", "--out", "run")
+    assert "2→4" in done("inspect", "run", "--trust-code")  # the last stage of the head
+    refusal = cli("inspect", "run", "--trust-code", "--model-arg", "width=3")
+    assert refusal.code == 2
+    assert "leave out --model-arg" in refusal.err

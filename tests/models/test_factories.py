@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -132,3 +134,163 @@ def test_classes_of_a_factory(factory):
     with pytest.raises(UsageError, match=r"has no argument 'num_classes' \(it takes width\)") as error:
         load_model(f"{factory}:make", num_classes=3)
     one_line(error)
+
+
+# --- neighbours, arguments and other things to call ---
+
+NETWORK = """
+from torch import nn
+{imports}
+def make():
+    return nn.Sequential(nn.Conv2d(3, WIDTH, 3), nn.Flatten(), nn.LazyLinear(2))
+"""
+
+
+def project(root: Path, width: int) -> Path:
+    """A package `parts` with a constant in it, beside it `net.py`, and within it `script.py` and `member.py`."""
+    (root / "parts").mkdir(parents=True)
+    (root / "parts/__init__.py").write_text("")
+    (root / "parts/widths.py").write_text(f"WIDTH = {width}\n")
+    (root / "net.py").write_text(NETWORK.format(imports="from parts.widths import WIDTH"))
+    (root / "parts/script.py").write_text(NETWORK.format(imports="from widths import WIDTH"))
+    (root / "parts/member.py").write_text(NETWORK.format(imports="from .widths import WIDTH"))
+    (root / "parts/deep").mkdir()
+    (root / "parts/deep/__init__.py").write_text("")
+    (root / "parts/deep/member.py").write_text(NETWORK.format(imports="from ..widths import WIDTH"))
+    return root
+
+
+FILES = ["net.py", "parts/script.py", "parts/member.py", "parts/deep/member.py"]
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_a_file_finds_its_neighbours_from_any_folder(file, tmp_path, monkeypatch):
+    root = project(tmp_path / "project", 6)
+    monkeypatch.chdir("/")
+    assert load_model(f"{root}/{file}:make").model[0].out_channels == 6
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_two_files_have_neighbours_of_the_same_name(file, tmp_path):
+    one, two = project(tmp_path / "one", 4), project(tmp_path / "two", 7)
+    for root, width in ((one, 4), (two, 7), (one, 4), (two, 7)):
+        assert load_model(f"{root}/{file}:make").model[0].out_channels == width
+
+
+def test_a_relative_import_needs_no_package(tmp_path):
+    (tmp_path / "widths.py").write_text("WIDTH = 5\n")
+    (tmp_path / "net.py").write_text(NETWORK.format(imports="from .widths import WIDTH"))
+    assert load_model(f"{tmp_path}/net.py:make").model[0].out_channels == 5
+
+
+def test_a_neighbour_gives_way_to_no_installed_package_and_to_no_module_of_the_caller(tmp_path, monkeypatch):
+    (tmp_path / "click.py").write_text("raise RuntimeError\n")
+    (tmp_path / "mine.py").write_text("WIDTH = 5\n")
+    (tmp_path / "net.py").write_text(NETWORK.format(imports="from mine import WIDTH"))
+    theirs = ModuleType("mine")
+    theirs.__file__ = "/elsewhere/mine.py"
+    monkeypatch.setitem(sys.modules, "mine", theirs)
+    click, arguments = sys.modules["click"], list(sys.argv)
+    assert load_model(f"{tmp_path}/net.py:make").model[0].out_channels == 5
+    assert sys.modules["mine"] is theirs
+    assert sys.modules["click"] is click
+    assert sys.argv == arguments
+
+
+def test_a_file_that_reads_the_command_line_sees_none(tmp_path):
+    imports = "import sys\nassert sys.argv == [__file__]\nWIDTH = 4"
+    (tmp_path / "net.py").write_text(NETWORK.format(imports=imports))
+    load_model(f"{tmp_path}/net.py:make")
+
+
+WITH_ARGUMENTS = """
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, width, depth=1, *, names=("a",), bias=True):
+        super().__init__()
+        layers = [nn.Conv2d(3 if i == 0 else width, width, 3, bias=bias) for i in range(depth)]
+        self.layers, self.names = nn.Sequential(*layers), names
+
+    def forward(self, x):
+        return self.layers(x).mean((2, 3))
+
+    @classmethod
+    def wide(cls):
+        return cls(9)
+
+network = Net(3)
+
+def anything(**kwargs):
+    return Net(**kwargs)
+
+def unnamed(width, /):
+    return Net(width)
+"""
+
+
+@pytest.fixture
+def nets(tmp_path):
+    (tmp_path / "nets.py").write_text(WITH_ARGUMENTS)
+    return f"{tmp_path}/nets.py"
+
+
+def test_arguments_reach_the_function_and_stay_with_the_source(nets):
+    given = {"width": 5, "depth": 2, "names": ["x", "y"], "bias": False}
+    loaded = load_model(f"{nets}:Net", arguments=given)
+    assert [m.out_channels for m in loaded.model.layers] == [5, 5]
+    assert loaded.model.names == ["x", "y"]
+    assert loaded.source == ModelSource("factory", f"{nets}:Net", given)
+    source = ModelSource(**json.loads(json.dumps(dataclasses.asdict(loaded.source))))
+    assert str(build_architecture(source)) == str(loaded.model)
+    assert load_model(f"{nets}:anything", arguments=given).model.layers[0].bias is None
+
+
+def test_a_class_a_method_and_a_network_will_do(nets):
+    assert load_model(f"{nets}:Net", arguments={"width": 2}).model.layers[0].out_channels == 2
+    assert load_model(f"{nets}:Net.wide").model.layers[0].out_channels == 9
+    assert load_model(f"{nets}:network").model.layers[0].out_channels == 3
+
+
+@pytest.mark.parametrize(
+    ("function", "arguments", "reason"),
+    [
+        ("Net", {}, "needs the argument width: give --model-arg width=VALUE"),
+        ("Net", {"widht": 3}, "no argument 'widht'; did you mean 'width'? (it takes width, depth, names, bias)"),
+        ("network", {"width": 3}, "takes no arguments"),
+        ("unnamed", {}, "wrap it in a function"),
+        ("Net.narrow", {}, "has no function 'Net.narrow'"),
+    ],
+)
+def test_arguments_that_do_not_fit(nets, function, arguments, reason):
+    with pytest.raises(UsageError) as error:
+        load_model(f"{nets}:{function}", arguments=arguments)
+    assert reason in one_line(error)
+
+
+def test_arguments_of_networks_by_name():
+    loaded = load_model("timm:resnet18", "none", arguments={"in_chans": 1, "num_classes": 2})
+    assert loaded.model.conv1.in_channels == 1
+    assert load_model("squeezenet1_1", "none", arguments={"dropout": 0.1}).model.classifier[0].p == 0.1
+    for name in ("resnet18", "timm:resnet18"):
+        with pytest.raises(UsageError, match="pretrained_cfg"):
+            load_model(name, "none", arguments={"pretrained_cfg": {"file": "x"}})
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("deeplabv3_resnet50", "segmentation"),
+        ("fasterrcnn_resnet50_fpn", "detection"),
+        ("r3d_18", "video"),
+        ("raft_small", "optical flow"),
+        ("quantized_resnet18", "quantization"),
+        ("weights/best.pth", "is a file of weights"),
+        ("model.safetensors", "is a file of weights"),
+    ],
+)
+def test_what_is_no_classification_network_is_named_as_what_it_is(name, what):
+    with pytest.raises(UsageError) as error:
+        load_model(name)
+    assert what in one_line(error)
+    assert "did you mean" not in one_line(error)
