@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from cnncompress.lazy import lazily
 
 if TYPE_CHECKING:
     from cnncompress.api import compress, export, finetune, report
@@ -88,11 +89,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    """Import a public name on first use."""
-    if name not in _HOME:
-        raise AttributeError(f"module 'cnncompress' has no attribute '{name}'")
-    return getattr(importlib.import_module(f"cnncompress.{_HOME[name]}"), name)
+__getattr__ = lazily(__name__, _HOME)
 
 
 def __dir__() -> list[str]:

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from tqdm import tqdm
 
+from cnncompress.console import bar
 from cnncompress.errors import CompressError, DataError, UsageError
 from cnncompress.factored import forward, inference
 
@@ -64,9 +64,7 @@ def tally(model: nn.Module, batches: Batches, device: torch.device, *, progress:
     """
     sums = torch.zeros(4, dtype=torch.float64, device=device)
     with inference(model):
-        for images, labels in tqdm(
-            batches, desc="evaluate", unit="batch", leave=False, disable=None if progress else True
-        ):
+        for images, labels in bar(batches, progress=progress, desc="evaluate", unit="batch", leave=False):
             output = forward(model, images.to(device, non_blocking=True))
             if output.dim() != 2:
                 raise CompressError(f"the network returns logits of {output.dim()} dimensions, not [images, classes]")

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
+from cnncompress.console import bar
 from cnncompress.copying import clone
 from cnncompress.decompositions import extract_groups, get_method
 from cnncompress.errors import in_layer
@@ -46,9 +46,9 @@ def decompose(
     small = clone(model, {id(m): m for m in replaced})  # layers on their way out need no copy
     errors: dict[str, float] = {}
     rises: dict[str, float] = {}
-    bar = tqdm(plan.layers.items(), desc="decompose", unit="layer", disable=None if progress else True)
-    for name, layer_plan in bar:
-        bar.set_postfix_str(name)
+    layers = bar(plan.layers.items(), progress=progress, desc="decompose", unit="layer", leave=False)
+    for name, layer_plan in layers:
+        layers.set_postfix_str(name)
         fitted = fit_layer(
             name, small.get_submodule(name), layer_plan, plan.metric, (statistics or {}).get(name), refine
         )

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
+from cnncompress.console import bar
 from cnncompress.copying import clone, same_random_numbers
 from cnncompress.counting import counting_macs
 from cnncompress.errors import CompressError, UsageError, nearest
@@ -99,8 +99,8 @@ def latency(
     prepared = {name: _prepare(m, example, batch, target, memory_format) for name, m in models.items()}
     samples: dict[str, list[float]] = {name: [] for name in models}
     names = list(models)
-    bar = tqdm(desc="latency", unit=" rounds", leave=False, disable=None if progress else True)
-    with cpu_threads(threads), torch.inference_mode(), same_random_numbers(), bar:
+    timed = bar(progress=progress, desc="latency", unit=" rounds", leave=False)
+    with cpu_threads(threads), torch.inference_mode(), same_random_numbers(), timed:
         for name in names * warmup:
             forward(*prepared[name])
         start, rounds = time.perf_counter(), 0
@@ -109,7 +109,7 @@ def latency(
             for name in names[shift:] + names[:shift]:
                 samples[name].append(milliseconds(lambda name=name: forward(*prepared[name]), target))  # type: ignore[misc]
             rounds += 1
-            bar.update()
+            timed.update()
         used = torch.get_num_threads()
     return {
         name: _summary(

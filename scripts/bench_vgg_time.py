@@ -16,7 +16,7 @@ import torch
 import yaml
 
 import cnncompress as cc
-from cnncompress.pipeline.opening import Phases
+from cnncompress.console import Steps
 
 CONFIG = Path(__file__).parent.parent / "configs" / "tai2016_vgg16.yaml"
 CLASSIFIER = {"classifier.0": 950, "classifier.3": 650, "classifier.6": 850}
@@ -30,7 +30,7 @@ def main() -> None:
     options.add_argument("--refine", type=int, default=1)
     args = options.parse_args()
     torch.set_num_threads(args.threads)
-    phases = Phases()
+    phases = Steps()
     with phases("build"):
         model = cc.load_model("vgg16", "none").model
         images = torch.randn(args.images, 3, 224, 224, generator=torch.Generator().manual_seed(0))

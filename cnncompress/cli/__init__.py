@@ -14,12 +14,34 @@ from typing import Any, NoReturn
 import click
 
 from cnncompress import __version__
+from cnncompress.cli.frame import write_lines
 from cnncompress.cli.rescue import last_words
 from cnncompress.cli.streams import make_printable
 from cnncompress.errors import CompressError, UsageError, is_out_of_memory, nearest
 from cnncompress.text import first_line
 
 COMMANDS = ("decompose", "finetune", "report", "evaluate", "profile", "inspect", "export", "methods")
+OTHER_NAMES = {
+    "compress": "decompose",
+    "factorize": "decompose",
+    "prune": "decompose",
+    "train": "finetune",
+    "fine-tune": "finetune",
+    "eval": "evaluate",
+    "test": "evaluate",
+    "benchmark": "profile",
+    "latency": "profile",
+    "convert": "export",
+    "summary": "inspect",
+    "show": "report",
+    "list": "methods",
+}  # what other tools call these commands
+EXAMPLES = (
+    "cnncompress decompose resnet50 --data imagenet/",
+    "cnncompress finetune runs/resnet50 --data imagenet/",
+    "cnncompress export runs/resnet50 --format onnx",
+)
+COMPLETION = ('eval "$(_CNNCOMPRESS_COMPLETE=bash_source cnncompress)"', "or zsh_source, fish_source")
 INTERRUPTED = "interrupted; nothing is left half-written"
 
 
@@ -43,8 +65,13 @@ class LazyGroup(click.Group):
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[Any, Any, list[str]]:
         """As click does, with the nearest name for an unknown one."""
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
-            raise UsageError(f"unknown command '{args[0]}'{nearest(args[0], COMMANDS)}; known: {', '.join(COMMANDS)}")
+            raise UsageError(f"unknown command '{args[0]}'{_nearest_command(args[0])}; known: {', '.join(COMMANDS)}")
         return super().resolve_command(ctx, args)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Examples, and how to have the shell complete."""
+        write_lines(formatter, "Examples", EXAMPLES)
+        write_lines(formatter, "Completion in the shell", COMPLETION)
 
     def invoke(self, ctx: click.Context) -> Any:
         """As click does, but Ctrl-C keeps its message."""
@@ -52,6 +79,12 @@ class LazyGroup(click.Group):
             return super().invoke(ctx)
         except KeyboardInterrupt as error:
             raise StoppedError(str(error) or INTERRUPTED) from None
+
+
+def _nearest_command(name: str) -> str:
+    """As `nearest`, with the words that other tools use."""
+    known = OTHER_NAMES.get(name.lower())
+    return f"; did you mean '{known}'?" if known else nearest(name, COMMANDS)
 
 
 @click.group(

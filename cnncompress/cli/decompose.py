@@ -8,10 +8,16 @@ from typing import Any
 
 import click
 
-from cnncompress.cli import options
+from cnncompress import console
+from cnncompress.cli import frame, options
 
 
-@click.command("decompose")
+@frame.command(
+    "decompose",
+    "decompose resnet50 --data imagenet/",
+    "decompose resnet50 --budget latency=0.7 --data imagenet/ --out runs/fast",
+    "decompose vgg16 --rank 0.25 --dry-run",
+)
 @click.argument("model", required=False)
 @options.model_options
 @options.data_option
@@ -78,10 +84,13 @@ def command(config: Path | None, **flags: Any) -> None:
     path/to/file.py:factory, or a run directory.
     """
     from cnncompress.config import DecomposeSettings, merge
+
+    settings = merge(DecomposeSettings, config, flags).resolved()
+    frame.begin(settings.model)
     from cnncompress.pipeline import run_decompose
     from cnncompress.reporting import render
 
-    done = run_decompose(merge(DecomposeSettings, config, flags), ["cnncompress", *sys.argv[1:]])
+    done = run_decompose(settings, ["cnncompress", *sys.argv[1:]])
     if done.out is None:
         kept, done.report.kept = done.report.kept, {}
     click.echo(render(done.report, "table", layers=True))
@@ -89,4 +98,4 @@ def command(config: Path | None, **flags: Any) -> None:
         click.echo()
         options.echo_table(kept.items(), ["kept layer", "because"], [None, 80])
     click.echo(f"\nsaved in {done.out}" if done.out else "\ndry run: nothing was written")
-    click.echo(str(done.phases), err=True)
+    console.LOG.info("%s", done.phases)

@@ -6,10 +6,13 @@ from typing import Any
 
 import click
 
-from cnncompress.cli import options
+from cnncompress.cli import frame, options
 
 
-@click.command("evaluate")
+@frame.command(
+    "evaluate",
+    "evaluate runs/resnet50 --data imagenet/",
+)
 @click.argument("model")
 @options.model_options
 @options.data_option
@@ -21,9 +24,11 @@ def command(**flags: Any) -> None:
     MODEL is a network's name, see `decompose`, or a run; the images are the evaluation part of --data.
     """
     from cnncompress.config import ModelSettings, merge
-    from cnncompress.pipeline import run_evaluate
 
     settings = merge(ModelSettings, None, flags)
+    frame.begin(settings.model)
+    from cnncompress.pipeline import run_evaluate
+
     name, result = run_evaluate(settings)
     scores = f"top-1 {result.top1:.2f} %, top-5 {result.top5:.2f} %, loss {result.loss:.4f}"
     click.echo(f"{name}: {scores} on {result.images} images")

@@ -6,10 +6,13 @@ from pathlib import Path
 
 import click
 
-from cnncompress.cli import options
+from cnncompress.cli import frame, options
 
 
-@click.command("export")
+@frame.command(
+    "export",
+    "export runs/resnet50 --format onnx",
+)
 @click.argument("run", type=options.PATH)
 @click.option("--format", "format_", type=click.Choice(["onnx", "pt2"]), required=True, help="ONNX, or torch.export's.")
 @click.option("--output", type=options.PATH, metavar="FILE", help="File to write [default: RUN.onnx or RUN.pt2].")
@@ -20,6 +23,7 @@ def command(run: Path, format_: str, output: Path | None, force: bool, trust_cod
 
     The file is run, in ONNX Runtime or PyTorch, and its outputs compared with the network's, before it is in its place.
     """
+    frame.begin_run(run)
     from cnncompress.pipeline import run_export
 
     done = run_export(run, format_, output, force, bool(trust_code))

@@ -8,10 +8,14 @@ from typing import Any
 
 import click
 
-from cnncompress.cli import options
+from cnncompress.cli import frame, options
 
 
-@click.command("finetune")
+@frame.command(
+    "finetune",
+    "finetune runs/resnet50 --data imagenet/ --epochs 2",
+    "finetune runs/resnet50 --data imagenet/ --epochs 2 --resume",
+)
 @click.argument("run", type=options.PATH)
 @options.data_option
 @click.option(
@@ -53,6 +57,7 @@ def command(run: Path, config: Path | None, **flags: Any) -> None:
 
     Several processes: torchrun --nproc-per-node 2 -m cnncompress finetune RUN ...
     """
+    frame.begin_run(run)
     from cnncompress.pipeline import run_finetune
     from cnncompress.reporting import render
 

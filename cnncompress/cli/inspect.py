@@ -6,10 +6,13 @@ from typing import Any
 
 import click
 
-from cnncompress.cli import options
+from cnncompress.cli import frame, options
 
 
-@click.command("inspect")
+@frame.command(
+    "inspect",
+    "inspect resnet50",
+)
 @click.argument("model")
 @options.model_options
 def command(**flags: Any) -> None:
@@ -19,10 +22,13 @@ def command(**flags: Any) -> None:
     values, in the matrix that --method auto truncates.
     """
     from cnncompress.config import ModelSettings, merge
+
+    settings = merge(ModelSettings, None, flags)
+    frame.begin(settings.model)
     from cnncompress.pipeline import run_inspect
     from cnncompress.reporting.render import fill
 
-    opened, layers = run_inspect(merge(ModelSettings, None, flags))
+    opened, layers = run_inspect(settings)
     total = sum(layer.macs for layer in layers) or 1
     rows: list[list[str]] = []
     letters: dict[str, str] = {}

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import click
-
-from cnncompress.cli import options
+from cnncompress.cli import frame, options
 
 
-@click.command("methods")
+@frame.command(
+    "methods",
+    "methods",
+)
 def command() -> None:
     """The methods: chain, ranks, options, source."""
     from cnncompress.decompositions import REGISTRY

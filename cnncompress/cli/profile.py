@@ -7,14 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cnncompress.cli import options
+from cnncompress.cli import frame, options
 
 if TYPE_CHECKING:
     from cnncompress.pipeline.measure import LayerTime
     from cnncompress.spec import Latency
 
 
-@click.command("profile")
+@frame.command(
+    "profile",
+    "profile runs/resnet50 --batch-size 8 --layers",
+)
 @click.argument("model")
 @options.model_options
 @click.option("--batch-size", type=int, metavar="N", default=1, help="Images timed at once [default: 1].")
@@ -28,13 +31,15 @@ def command(
 
     MODEL is a network's name, see `decompose`, or a run, which is timed in turns with its original.
     """
+    from cnncompress.config import ModelSettings, merge
+
+    settings = merge(ModelSettings, None, flags)
+    frame.begin(settings.model)
     from tabulate import tabulate
 
-    from cnncompress.config import ModelSettings, merge
     from cnncompress.pipeline import run_profile
     from cnncompress.pipeline.measure import Timing, layer_times
 
-    settings = merge(ModelSettings, None, flags)
     timing = Timing(batch_size, threads, device or "auto", memory_format)
     opened, cost, times = run_profile(settings, timing)
     rows = [

@@ -7,10 +7,14 @@ from typing import Any
 
 import click
 
-from cnncompress.cli import options
+from cnncompress.cli import frame, options
 
 
-@click.command("report")
+@frame.command(
+    "report",
+    "report runs/resnet50",
+    "report runs/* --latency --format markdown --output table.md",
+)
 @click.argument("runs", type=options.PATH, nargs=-1, required=True)
 @options.data_option
 @click.option("--latency", is_flag=True, help="Time the networks beside their originals.")

@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from tqdm import tqdm
 
+from cnncompress.console import bar
 from cnncompress.copying import clone
 from cnncompress.correction.blocks import Block, Runner, columns, gradient_moments, split_blocks, weighted
 from cnncompress.divergence import PIXELS, Answers
@@ -125,9 +125,9 @@ class _Session:
         moments = gradient_moments(theirs, blocks, self.images[self.fit], self.batch, self.seed)
         x, y = (self.through(runner, blocks[0], self.images) for runner in (ours, theirs))
         better = 0
-        bar = tqdm(blocks[1:], desc="reconstruct", unit="block", disable=None if self.progress else True)
-        for block, moment in zip(bar, moments, strict=True):
-            bar.set_postfix_str(str(block.end))
+        todo = bar(blocks[1:], progress=self.progress, desc="reconstruct", unit="block", leave=False)
+        for block, moment in zip(todo, moments, strict=True):
+            todo.set_postfix_str(str(block.end))
             y = self.through(theirs, block, y)
             better += self.descend(_block_loss(ours, block, x, y, moment), ours.modules(block), shared)
             if block is not blocks[-1]:

@@ -17,8 +17,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from tqdm import tqdm
 
+from cnncompress.console import bar
 from cnncompress.copying import clone
 from cnncompress.correction.after import After, after_of
 from cnncompress.correction.graph import Values, input_of, trace_graph, walk
@@ -137,12 +137,12 @@ def decompose_in_order(
     last = max(order.calls, key=lambda n: order.calls[n].order, default=None)
     free = {n for n in free if n != last and refuse_in_network(n, layers, order.calls) is None}
     graph = trace_graph(model, images[:1])
-    with tqdm(total=len(plan.layers), desc="fit", unit="layer", disable=None if progress else True) as bar:
+    with bar(progress=progress, total=len(plan.layers), desc="fit", unit="layer", leave=False) as fitted:
 
         def fit(name: str, x: Tensor, y: Tensor, after: After) -> None:
-            bar.set_postfix_str(name)
+            fitted.set_postfix_str(name)
             order.fit(name, x, y, refit, refine, after)
-            bar.update()
+            fitted.update()
 
         def visit(node: fx.Node, values: Values, others: Values) -> None:
             name = str(node.target)

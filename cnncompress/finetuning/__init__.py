@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import sys
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 from torch.utils.data import Dataset
-from tqdm import tqdm
 
+from cnncompress.console import LOG, is_main_process
 from cnncompress.data import make_loader
 from cnncompress.evaluation import resolve_device
 from cnncompress.factored import forward, inference
@@ -21,11 +19,6 @@ from cnncompress.finetuning.settings import FinetuneResult, FinetuneSettings
 from cnncompress.finetuning.trainer import Trainer
 
 __all__ = ["FinetuneResult", "FinetuneSettings", "finetune", "is_main_process", "trainable_modules"]
-
-
-def is_main_process() -> bool:
-    """True but for the processes that torchrun started beside the first: they write no files and print nothing."""
-    return int(os.environ.get("RANK", 0)) == 0
 
 
 def finetune(
@@ -61,7 +54,8 @@ def finetune(
     modes = [(m, m.training) for m in model.modules()]
     try:
         names, note = trainable_modules(model, example, settings.schedule)
-        say(note)
+        if note:
+            LOG.info(note)
         freeze_others(model, names, example)
         with inference(model):
             classes = forward(model, example[:1]).shape[-1]
@@ -76,12 +70,6 @@ def finetune(
             module.training = training
     if result.best_epoch == 0:
         unchanged = "no epoch was better than the start, whose weights are kept"
-        say(unchanged)
+        LOG.info(unchanged)
         note = f"{note}; {unchanged}" if note else unchanged
     return dataclasses.replace(result, note=note)
-
-
-def say(line: str) -> None:
-    """One line on stderr, from the main process."""
-    if line and is_main_process():
-        tqdm.write(line, file=sys.stderr)

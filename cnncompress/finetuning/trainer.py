@@ -12,8 +12,8 @@ import torch
 from accelerate.utils import broadcast
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
-from tqdm import tqdm
 
+from cnncompress.console import LOG, bar
 from cnncompress.data import make_loader
 from cnncompress.errors import CompressError, DataError, RunError, UsageError
 from cnncompress.evaluation import Evaluation, check_labels, summarise, tally
@@ -152,15 +152,15 @@ class Trainer:
     def _train_epoch(self) -> None:
         s = self.settings
         self.set_modes()
-        bar = tqdm(
+        steps = bar(
+            progress=self.main,
             total=self.steps,
             initial=self.step,
             desc=f"epoch {self.epoch}/{s.epochs}",
             unit="step",
             leave=False,
-            disable=None if self.main else True,
         )
-        with bar:
+        with steps:
             batches = self._batches()
             while self.step < self.steps:
                 began = time.monotonic()
@@ -178,8 +178,8 @@ class Trainer:
                         self._save()
                 if stop:
                     raise KeyboardInterrupt
-                bar.update()
-                bar.set_postfix(loss=f"{loss / self.batch:.3f}", lr=f"{lr:.2g}")
+                steps.update()
+                steps.set_postfix(loss=f"{loss / self.batch:.3f}", lr=f"{lr:.2g}")
 
     def _next(self, batches: Iterator[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
         try:
@@ -255,6 +255,8 @@ class Trainer:
                 "seconds": round(self.seconds, 3),
             }
         )
+        when = f"epoch {epoch} of {self.settings.epochs}" if epoch else "before training"
+        LOG.info("%s: top-1 %.2f %%, loss %.4f (%.0f s)", when, result.top1, result.loss, self.seconds)
 
     def _result(self) -> FinetuneResult:
         """The result, after putting the best weights into the network."""

@@ -16,20 +16,13 @@ from torch import nn
 from cnncompress.errors import CompressError, RunError, UsageError, nearest
 from cnncompress.models.builtin import BUILTIN
 from cnncompress.models.factories import call_factory, describe
+from cnncompress.names import TIMM_PREFIX, unknown_model
 from cnncompress.reading import MalformedError, check
 from cnncompress.schemas import Arguments
 from cnncompress.text import quote
 
-TIMM_PREFIX = "timm:"
 LOCAL_NAME = re.compile(r"[A-Za-z0-9_.-]+")  # timm takes addresses and folders beside names: they hold : and /
 AUXILIARY = {"googlenet": ("aux1", "aux2"), "inception_v3": ("AuxLogits",)}
-OTHER_TASKS = {
-    "segmentation": torchvision.models.segmentation,
-    "detection": torchvision.models.detection,
-    "video": torchvision.models.video,
-    "optical flow": torchvision.models.optical_flow,
-    "quantization": torchvision.models.quantization,
-}
 
 
 @dataclass(frozen=True)
@@ -65,11 +58,7 @@ def find_source(name: str) -> ModelSource:
         return ModelSource("factory", f"{origin}:{function}")
     if name.endswith(".py"):
         raise UsageError(f"{name} names no function: give {name}:FUNCTION")
-    _refuse_other_tasks(name)
-    raise UsageError(
-        f"unknown model '{name}'{nearest(name, list_models())} "
-        f"(a torchvision name, {', '.join(BUILTIN)}, timm:NAME, package.module:FUNCTION, file.py:FUNCTION or a run)"
-    )
+    raise unknown_model(name)
 
 
 def model_name(source: ModelSource) -> str:
@@ -104,16 +93,6 @@ def _registered(source: ModelSource) -> bool:
     if source.kind == "timm":
         return LOCAL_NAME.fullmatch(source.name) is not None and import_timm().is_model(source.name)
     return source.kind == "torchvision" and source.name in torchvision.models.list_models(module=torchvision.models)
-
-
-def _refuse_other_tasks(name: str) -> None:
-    """UsageError for a network of torchvision that does not classify single images."""
-    for task, module in OTHER_TASKS.items():
-        if name in torchvision.models.list_models(module=module):
-            raise UsageError(
-                f"{name} is one of torchvision's networks for {task}; those by name are for classification: "
-                "give file.py:FUNCTION, a function of your own that returns a network with scores [images, classes]"
-            )
 
 
 def build_architecture(source: ModelSource) -> nn.Module:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from cnncompress.config import DecomposeSettings
+from cnncompress.console import Steps
 from cnncompress.copying import clone
 from cnncompress.correction import decompose_in_order, reconstruct, reestimate
 from cnncompress.data import Data, make_loader
@@ -20,7 +21,7 @@ from cnncompress.factored import Provenance, memory_format_of, provenance, to_me
 from cnncompress.fitting import decompose
 from cnncompress.metrics import CENTRED, check_metric
 from cnncompress.pipeline.calibration import Calibration, calibrate, calibration_set
-from cnncompress.pipeline.opening import Opened, Phases, evaluate_on
+from cnncompress.pipeline.opening import Opened, evaluate_on
 from cnncompress.planning import (
     Choice,
     Planner,
@@ -44,7 +45,7 @@ class Compressor:
     """Everything about one network that planning and fitting need, each made when it is first asked for."""
 
     def __init__(
-        self, settings: DecomposeSettings, opened: Opened, data: Data | None, cost: Profile, out: Path, phases: Phases
+        self, settings: DecomposeSettings, opened: Opened, data: Data | None, cost: Profile, out: Path, phases: Steps
     ) -> None:
         self.settings, self.opened, self.data, self.out, self.phases = settings, opened, data, out, phases
         self.cost = cost
@@ -72,7 +73,7 @@ class Compressor:
         budget = budget or settings.budget
         if budget is not None:
             planner = self.planner
-            with self.phases("plan"):
+            with self.phases("plan", f"plan within {budget}"):
                 found = planner.plan(budget)
         else:
             with self.phases("plan"):
@@ -91,7 +92,7 @@ class Compressor:
         if not self.told.statistics:
             self._calibrate(plan.layers)
         statistics = self.told.statistics
-        with self.phases("factorize"):
+        with self.phases("factorize", f"fit {len(plan.layers)} layers"):
             if not self.corrected:
                 return self._reconstructed(
                     decompose(
@@ -129,7 +130,7 @@ class Compressor:
         """The network after the gradient steps asked for."""
         if not self.settings.reconstruct:
             return small
-        with self.phases("reconstruct"):
+        with self.phases("reconstruct", f"reconstruct blocks, {self.settings.reconstruct} gradient steps each"):
             small, notes = reconstruct(
                 self.opened.model, small, self.images, self.settings.reconstruct, seed=self.settings.seed
             )
@@ -138,7 +139,9 @@ class Compressor:
 
     def measure(self, model: nn.Module) -> Evaluation | None:
         """Accuracy on the evaluation images, or None without data."""
-        with self.phases("evaluate"):
+        with self.phases(
+            "evaluate", f"evaluate the {'original' if model is self.opened.model else 'compressed'} network"
+        ):
             return evaluate_on(model, self.data, self.settings)
 
     @property
@@ -147,7 +150,7 @@ class Compressor:
         return self.settings.metric == "kronecker" or self.corrected
 
     def _calibrate(self, layers: Mapping[str, object]) -> None:
-        with self.phases("calibrate"):
+        with self.phases("calibrate", f"collect the statistics of {len(layers)} layers"):
             self.told = calibrate(self.settings, self.opened, layers, self.data, self.out)
 
     @cached_property
@@ -155,7 +158,7 @@ class Compressor:
         """Candidates for every layer that may change."""
         settings, opened = self.settings, self.opened
         self._calibrate(self.choices)
-        with self.phases("candidates"):
+        with self.phases("candidates", f"try methods and ranks on {len(self.choices)} layers"):
             return Planner(
                 opened.model,
                 opened.example(),
@@ -199,7 +202,7 @@ class Compressor:
         return self._latencies({name: to_memory_format(clone(model), name) for name in names})
 
     def _latencies(self, models: dict[str, nn.Module]) -> dict[str, Latency]:
-        with self.phases("latency"):
+        with self.phases("latency", "time the networks"):
             return latency(models, self.opened.example(), **self._timing)
 
     @property
@@ -225,7 +228,7 @@ class Compressor:
             return None
         dtype = str(self.opened.example().dtype).removeprefix("torch.")
         setting = TimingSetting(**self._timing, dtype=dtype, memory_format=self.memory_format)
-        with self.phases("latency"):
+        with self.phases("latency", "time layers and chains"):
             return settled_table(self._formatted, self.opened.example(), self.calls, setting)
 
     def in_fastest_format(self, small: nn.Module, plan: Plan) -> nn.Module:

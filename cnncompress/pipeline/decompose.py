@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cnncompress.config import DecomposeSettings
+from cnncompress.console import Steps
 from cnncompress.data import Data
 from cnncompress.errors import CompressError, UsageError
 from cnncompress.evaluation import Evaluation, resolve_device
@@ -15,7 +16,6 @@ from cnncompress.pipeline.calibration import apart, cache_file
 from cnncompress.pipeline.compressor import Compressor
 from cnncompress.pipeline.opening import (
     Opened,
-    Phases,
     count_outputs,
     make_row,
     open_data,
@@ -40,7 +40,7 @@ class Decomposed:
     plan: Plan
     report: Report
     out: Path | None
-    phases: Phases
+    phases: Steps
 
 
 def default_out(settings: DecomposeSettings, opened_name: str) -> Path:
@@ -48,14 +48,32 @@ def default_out(settings: DecomposeSettings, opened_name: str) -> Path:
     return settings.out or Path("runs") / opened_name
 
 
+def expected_steps(settings: DecomposeSettings) -> list[str]:
+    """The parts of the work that are announced, in order."""
+    images, guided = settings.data is not None, settings.metric != "frobenius"
+    planning = ["calibrate"] * guided + ["candidates"]
+    by_latency = settings.budget is not None and settings.budget.latency is not None
+    if settings.max_drop is not None:
+        return ["build", "evaluate", "search", *planning, "latency", "save"]
+    first = ["build"]
+    if settings.searching:
+        first += [*planning, *["latency"] * by_latency, "plan"]
+    if settings.dry_run:
+        return first
+    first += ["evaluate"] * images + ["calibrate"] * (guided and not settings.searching) + ["factorize"]
+    first += ["reconstruct"] * (settings.reconstruct > 0) + ["evaluate"] * images
+    return [*first, *["latency"] * settings.searching, "save"]
+
+
 def run_decompose(settings: DecomposeSettings, command: list[str]) -> Decomposed:
     """The whole job of `cnncompress decompose`: load, plan, factorize, correct, measure, save."""
-    phases, settings = Phases(), settings.resolved()
+    settings = settings.resolved()
+    phases = Steps(expected_steps(settings))
     resolve_device(settings.device)
     check_threads(settings.threads)
     if settings.out is not None and not settings.dry_run:
         check_output(settings.out, settings.force)
-    with phases("build"):
+    with phases("build", f"load {settings.model}"):
         opened = open_model(settings)
         attach(opened.model, opened.provenance)
         out = default_out(settings, opened.name)
@@ -75,7 +93,8 @@ def run_decompose(settings: DecomposeSettings, command: list[str]) -> Decomposed
     if chosen is None:
         if settings.dry_run:
             raise UsageError("--max-drop makes and measures networks to find its plan; leave out --dry-run")
-        found = search(compressor, settings.max_drop or 0.0, before[0])
+        with phases("search", f"look for the fewest MACs that lose at most {settings.max_drop:g} points"):
+            found = search(compressor, settings.max_drop or 0.0, before[0])
         chosen, small = found.plan, found.model
         result: Evaluation | None = found.result
     else:
@@ -95,7 +114,7 @@ def run_decompose(settings: DecomposeSettings, command: list[str]) -> Decomposed
     notes += [*narrow_outputs(chosen, count_outputs(opened))]
     report = Report([*before, row], layer_rows(origin.plan, origin.errors), origin.plan.kept, notes)
     info = run_info(settings, opened, data, command)
-    with phases("save"), cache_file(settings, compressor.told) as cached:
+    with phases("save", f"save in {out}"), cache_file(settings, compressor.told) as cached:
         save_run(out, small, metrics=report.to_json(), info=info, force=settings.force, carry=cached)
     return Decomposed(chosen, report, out, phases)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cnncompress.config import TuneSettings, merge
+from cnncompress.console import Steps
 from cnncompress.data import Augmented, Data, split
 from cnncompress.errors import DataError, RunError, UsageError
 from cnncompress.evaluation import resolve_device
@@ -41,6 +42,8 @@ def run_finetune(run: Path, config: Path | None, flags: Mapping[str, Any], comma
     keys = {f.name for f in dataclasses.fields(FinetuneSettings)} & set(TuneSettings.model_fields)
     training = FinetuneSettings(**{k: getattr(settings, k) for k in keys})
     resolve_device(settings.device)
+    steps = Steps(["load", "train", "save"])
+    steps.announce("load", f"load {run}")
     opened = open_run(run, settings)
     report = recorded(opened)
     data = open_training_data(settings, opened)
@@ -48,6 +51,7 @@ def run_finetune(run: Path, config: Path | None, flags: Mapping[str, Any], comma
         raise DataError(f"{settings.data} holds no training images")
     train = Augmented(data.train, opened.preprocessing, flip=data.flip, seed=settings.seed)
     with training_in(run, settings) as target:
+        steps.announce("train", f"train {training.epochs} epochs on {settings.data}")
         result = finetune(
             opened.model,
             train,
@@ -60,6 +64,7 @@ def run_finetune(run: Path, config: Path | None, flags: Mapping[str, Any], comma
         )
         if not is_main_process():
             return None
+        steps.announce("save", f"save in {target}")
         add_tuned(report, opened, result, data)
         info = {"finetune": {"command": command, **dataclasses.asdict(training), "data": settings.data}}
         update_run(target, opened.model, report.to_json(), info)

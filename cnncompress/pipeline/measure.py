@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from cnncompress.config import ModelSettings
+from cnncompress.console import LOG, Steps, bar
 from cnncompress.copying import clone
 from cnncompress.errors import CompressError, DataError, RunError, UsageError
 from cnncompress.evaluation import Evaluation, resolve_device
@@ -32,8 +32,12 @@ def run_evaluate(settings: ModelSettings) -> tuple[str, Evaluation]:
     if settings.data is None:
         raise UsageError("nothing to evaluate on; give --data FOLDER, cifar10:ROOT or digits")
     resolve_device(settings.device)
+    steps = Steps(["load", "evaluate"])
+    steps.announce("load", f"load {settings.model}")
     opened = open_model(settings)
-    result = evaluate_on(opened.model, open_data(settings, opened), settings)
+    data = open_data(settings, opened)
+    steps.announce("evaluate", f"evaluate on {settings.data}")
+    result = evaluate_on(opened.model, data, settings)
     if result is None:
         raise DataError(f"{settings.data} holds no evaluation images")
     return opened.name, result
@@ -77,8 +81,11 @@ def run_profile(settings: ModelSettings, timing: Timing) -> tuple[Opened, Profil
     A run in channels_last is timed beside its original in both memory formats: the gain is not all its own.
     """
     resolve_device(timing.device)
+    steps = Steps(["load", "time"])
+    steps.announce("load", f"load {settings.model}")
     opened = open_model(settings)
     cost = profile(opened.model, opened.example())
+    steps.announce("time", "time the network beside its original" if opened.run else "time the network")
     if opened.run is None or timing.memory_format or memory_format_of(opened.model) == "contiguous":
         return opened, cost, measure_latency(opened, timing)
     original = original_of(opened.run)
@@ -155,7 +162,7 @@ def inspect_layers(
     calls = trace(model, example)
     rows = []
     order = sorted(modules, key=lambda n: calls[n].order if n in calls else len(calls))
-    for name in tqdm(order, desc="inspect", unit="layer", disable=None):
+    for name in bar(order, desc="inspect", unit="layer", leave=False):
         module, spec = modules[name], spec_of(modules[name])
         reasons = describe_methods(spec)
         row = Inspected(name, str(spec), spec.params, 0, [m for m, why in reasons.items() if why is None])
@@ -185,9 +192,12 @@ def rank_for_energy(singular_values: torch.Tensor, share: float) -> int:
 def run_export(run: Path, format_: str, output: Path | None, force: bool, trust_code: bool = False) -> ExportReport:
     """Export the network of a run, checked against it before the file appears."""
     settings = ModelSettings(model=str(run), trust_code=trust_code)
+    steps = Steps(["load", "export"])
+    steps.announce("load", f"load {run}")
     opened = open_run(run, settings)
     suffix = {"onnx": ".onnx", "pt2": ".pt2"}[format_]
     target = output or Path(f"{run}".rstrip("/") + suffix)
+    steps.announce("export", f"write {target}, run it and compare")
     exporter = {"onnx": export_onnx, "pt2": export_pt2}[format_]
     return exporter(opened.model, opened.example(2), target, force=force)
 
@@ -202,8 +212,10 @@ def run_report(runs: Sequence[Path], settings: ModelSettings, timing: Timing | N
         if not report.rows:
             raise RunError(f"{path} holds no measurements; write it with `cnncompress decompose`")
         if settings.data is not None:
+            LOG.info("evaluate %s on %s", path, settings.data)
             remeasure(report, opened, settings)
         if timing is not None:
+            LOG.info("time %s beside its original", path)
             add_latency(report, measure_latency(opened, timing))
         reports[str(path)] = report
     return merge(reports)

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -24,36 +20,6 @@ from cnncompress.reporting import Report, Row
 from cnncompress.reporting.rows import Kind
 from cnncompress.runs import LoadedRun, is_run, load_run
 from cnncompress.spec import Plan, Preprocessing, Profile
-
-
-class Phases:
-    """Seconds by phase, in order."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def __call__(self, name: str) -> Iterator[None]:
-        """Add the time that the block takes to phase `name`."""
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
-
-    def __str__(self) -> str:
-        parts = [f"{name} {seconds:.1f} s" for name, seconds in self.seconds.items()]
-        return f"time: {', '.join(parts)}{_peak_memory()}"
-
-
-def _peak_memory() -> str:
-    """The most memory that the process held, in words; nothing where the system does not tell."""
-    try:
-        import resource
-    except ImportError:  # not on Windows
-        return ""
-    scale = 2**30 if sys.platform == "darwin" else 2**20  # macOS gives bytes, Linux KiB
-    return f"; peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / scale:.2f} GiB"
 
 
 @dataclasses.dataclass

@@ -6,6 +6,7 @@ import dataclasses
 
 from torch import nn
 
+from cnncompress.console import LOG
 from cnncompress.errors import CompressError, UsageError
 from cnncompress.evaluation import Evaluation
 from cnncompress.pipeline.compressor import Compressor
@@ -32,8 +33,9 @@ def search(compressor: Compressor, max_drop: float, original: Row) -> Found:
     CompressError where every network tried loses more.
     """
     low, high, best, tried = LOWEST, 1.0, None, []
-    for _ in range(TRIALS):
+    for trial in range(1, TRIALS + 1):
         share = (low + high) / 2
+        LOG.info("trial %d of at most %d: %.3f of the MACs", trial, TRIALS, share)
         try:
             plan = compressor.plan(Budget(macs=share))
         except UsageError:  # no plan is as cheap

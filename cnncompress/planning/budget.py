@@ -9,8 +9,8 @@ from typing import TypeVar
 
 import numpy as np
 from torch import Tensor, nn
-from tqdm import tqdm
 
+from cnncompress.console import bar
 from cnncompress.copying import clone
 from cnncompress.divergence import Answers
 from cnncompress.errors import UsageError
@@ -93,7 +93,7 @@ class Planner:
                 self.kept[name] = found
 
     def _bar(self, items: Collection[T], what: str) -> Iterable[T]:
-        return tqdm(items, desc=what, unit="layer", leave=False, disable=None if self.progress else True)
+        return bar(items, progress=self.progress, desc=what, unit="layer", leave=False)
 
     def plan(self, budget: Budget) -> Plan:
         """The most accurate plan within a budget; UsageError where no plan meets it."""

@@ -19,6 +19,15 @@ def is_run(path: str | Path) -> bool:
     return os.path.isfile(os.path.join(path, INFO))
 
 
+def check_run(path: str | Path) -> None:
+    """RunError where there is no run at `path`."""
+    if is_run(path):
+        return
+    if not os.path.exists(path):
+        raise RunError(f"no run at {path}: there is no such folder; `cnncompress decompose` writes one")
+    raise RunError(f"{path} is not a run: it has no {INFO}")
+
+
 def check_output(path: str | Path, force: bool = False) -> None:
     """RunError unless a run can be written at `path`; call it before anything is computed.
 

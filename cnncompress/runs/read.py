@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from cnncompress.models import ModelSource
 from cnncompress.models.sources import foreign_code
 from cnncompress.reading import MalformedError, Schema, check, read_json
 from cnncompress.rebuild import fill, skeleton
-from cnncompress.runs.place import FORMAT, INFO, METRICS, MODEL, PLAN, is_run
+from cnncompress.runs.place import FORMAT, INFO, METRICS, MODEL, PLAN, check_run
 from cnncompress.schemas import Info, Metrics, StoredPlan
 from cnncompress.spec import Plan, Preprocessing
 from cnncompress.specjson import plan_from_json
@@ -69,10 +68,7 @@ def load(path: str | Path, trust_code: bool = False) -> nn.Module:
 
 def read_info(path: str | Path) -> dict[str, Any]:
     """The run.json of a run; RunError where there is none, or one of another format."""
-    if not is_run(path):
-        if not os.path.exists(path):
-            raise RunError(f"no run at {path}: there is no such folder; `cnncompress decompose` writes one")
-        raise RunError(f"{path} is not a run: it has no {INFO}")
+    check_run(path)
     info = _read(path, INFO)
     version = info.get("format")
     if not isinstance(version, int) or version < 1:

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from tqdm import tqdm
 
+from cnncompress.console import bar
 from cnncompress.errors import CompressError, DataError, UsageError, nearest
 from cnncompress.evaluation import check_labels, resolve_device
 from cnncompress.factored import forward, inference, layers_of, refuse_module
@@ -123,8 +123,7 @@ class _Collector:
 
     def run(self, loader: Iterable[Any], limit: int | None, progress: bool) -> None:
         """Take in the first `limit` images of a loader."""
-        bar = tqdm(total=limit, desc="statistics", unit="image", leave=False, disable=None if progress else True)
-        with bar, self._hooks():
+        with bar(progress=progress, total=limit, desc="statistics", unit="image", leave=False) as seen, self._hooks():
             if limit == 0:
                 return
             for batch in loader:
@@ -137,7 +136,7 @@ class _Collector:
                     for start in range(0, len(images), part):
                         stop = slice(start, start + part)
                         self._add(images[stop], None if labels is None else labels[stop])
-                        bar.update(len(images[stop]))
+                        seen.update(len(images[stop]))
                 if self.images == limit:
                     return
 

@@ -1,31 +1,63 @@
 """Help, start-up and bad usage."""
 
+import os
 import subprocess
 import sys
 
+import click
 import pytest
 
 from cnncompress import __version__
 from cnncompress.cli import COMMANDS
+from cnncompress.cli import cli as group
+from cnncompress.cli.frame import GROUPS
 
-HELP = """
+WITHOUT = """
 import sys
+sys.modules["torch"] = None  # an import of it fails
 from cnncompress.cli import main
 try:
     main(sys.argv[1:])
-except SystemExit as exit_:
-    assert exit_.code == 0
-slow = {"torch", "torchvision", "numpy", "pydantic", "yaml"} & set(sys.modules)
-assert not slow, slow
+finally:
+    slow = {"torchvision", "numpy", "scipy", "sklearn", "tensorly", "accelerate", "onnx", "timm"} & set(sys.modules)
+    assert not slow, slow
 """
 
 
-@pytest.mark.parametrize("args", [["--help"], ["decompose", "-h"], ["--version"], []])
-def test_help_does_not_wait_for_torch(args):
-    found = subprocess.run([sys.executable, "-c", HELP, *args], capture_output=True, text=True, check=False)
+def without_torch(*args, cwd=None):
+    """A command in a process that cannot import torch, and fails where it imports another package that takes long."""
+    return subprocess.run([sys.executable, "-c", WITHOUT, *args], cwd=cwd, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("args", [[], ["--version"], ["--help"], *([name, "--help"] for name in COMMANDS)])
+def test_help_needs_no_torch(args):
+    found = without_torch(*args)
     assert found.returncode == 0, found.stderr
     assert found.stdout
     assert not found.stderr
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "words"),
+    [
+        (["compress"], 2, "did you mean 'decompose'?"),
+        (["decompose"], 2, "give MODEL"),
+        (["decompose", "resnet5"], 2, "did you mean 'resnet50'?"),
+        (["decompose", "resnet18", "--rank", "0"], 2, "makes no sense"),
+        (["decompose", "resnet18", "--budget", "macs=2"], 2, "macs=2.0"),
+        (["decompose", "resnet18", "--rank", "4", "--budget", "macs=0.5"], 2, "exclude each other"),
+        (["evaluate", "none.py:build"], 2, "no such file"),
+        (["finetune", "runs/none"], 1, "no run at runs/none"),
+        (["export", "runs/none", "--format", "onnx"], 1, "no run at runs/none"),
+        (["profile", "runs/none"], 1, "no run at runs/none"),
+        (["inspect", "timm/resnet18"], 2, "timm:resnet18"),
+    ],
+)
+def test_what_is_plainly_wrong_is_answered_without_torch(args, code, words, tmp_path):
+    found = without_torch(*args, cwd=tmp_path)
+    assert (found.returncode, found.stdout) == (code, "")
+    assert words in found.stderr
+    assert found.stderr.count("\n") == 1
 
 
 def test_without_arguments_the_help_is_printed(done):
@@ -39,15 +71,45 @@ def test_version(done):
     assert __version__ in done("--version")
 
 
+@pytest.mark.parametrize("width", [80, 110])
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_has_help(command, done, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "110")
+def test_every_command_has_help(command, width, done, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(width))
     text = done(command, "--help")
     assert text == done(command, "-h")
     assert text.startswith(f"Usage: cnncompress {command}")
-    assert max(map(len, text.splitlines())) <= 110
+    assert max(map(len, text.partition("Examples:")[0].splitlines())) <= width
     assert "INTEGER" not in text
     assert "RANGE" not in text
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_help_has_groups_and_an_example_that_parses(name, done):
+    command = group.get_command(click.Context(group), name)
+    grouped = {option for options in GROUPS.values() for option in options}
+    own = {p.name for p in command.params if isinstance(p, click.Option)}
+    assert own <= grouped
+    assert {"verbose", "quiet"} <= own
+    assert "\nGeneral:\n" in done(name, "--help")
+    assert command.examples
+    for example in command.examples:
+        called, *args = example.split()
+        assert called == name
+        command.make_context(name, args)
+
+
+def test_completion_comes_with_click(done):
+    assert "_CNNCOMPRESS_COMPLETE=bash_source" in done("--help")
+    environment = {
+        **os.environ,
+        "_CNNCOMPRESS_COMPLETE": "bash_complete",
+        "COMP_WORDS": "cnncompress pro",
+        "COMP_CWORD": "1",
+    }
+    found = subprocess.run(
+        [sys.executable, "-m", "cnncompress"], env=environment, capture_output=True, text=True, check=False
+    )
+    assert found.stdout == "plain,profile\n"
 
 
 @pytest.mark.parametrize(
@@ -56,6 +118,12 @@ def test_every_command_has_help(command, done, monkeypatch):
         (["--nope"], "--nope"),
         (["decompos"], "did you mean 'decompose'?"),
         (["xyz"], "known: decompose, finetune"),
+        (["prune", "vgg16"], "did you mean 'decompose'?"),
+        (["train", "run"], "did you mean 'finetune'?"),
+        (["eval", "run"], "did you mean 'evaluate'?"),
+        (["benchmark", "run"], "did you mean 'profile'?"),
+        (["convert", "run"], "did you mean 'export'?"),
+        (["decompose", "digits_vgg", "-v", "-q"], "--verbose and --quiet exclude each other"),
         (["decompose", "--nope"], "see `cnncompress decompose --help`"),
         (["decompose"], "give MODEL"),
         (["decompose", "digits_vgg", "more"], "more"),
@@ -88,13 +156,13 @@ def test_bad_usage(args, words, refused):
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        (["--rank", "0"], "rank 0"),
-        (["--rank=-1"], "rank -1"),
-        (["--rank", "nan"], "rank nan"),
-        (["--rank", "inf"], "rank inf"),
-        (["--rank", "1e400"], "rank 1e400"),
-        (["--rank", "1.5"], "rank 1.5"),
-        (["--rank", "0.0"], "rank 0.0"),
+        (["--rank", "0"], "rank '0'"),
+        (["--rank=-1"], "rank '-1'"),
+        (["--rank", "nan"], "rank 'nan'"),
+        (["--rank", "inf"], "rank 'inf'"),
+        (["--rank", "1e400"], "rank '1e400'"),
+        (["--rank", "1.5"], "rank '1.5'"),
+        (["--rank", "0.0"], "rank '0.0'"),
         (["--rank", "abc"], "'abc' is not a number"),
         (["--rank", "1,2"], "'1,2' is not a number"),
         (["--rank", ""], "'' is not a number"),

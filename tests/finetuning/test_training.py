@@ -69,7 +69,7 @@ def test_no_weight_decay_on_biases_and_normalisation():
     assert all(decays[id(p)] == (1e-4 if p.dim() > 1 else 0) for p in model.parameters())
 
 
-def test_a_training_that_helps_nothing_gives_back_the_start(tmp_path, capsys):
+def test_a_training_that_helps_nothing_gives_back_the_start(tmp_path):
     model = network()
     tune(tmp_path / "first", model, epochs=4)
     before = state_of(model)
@@ -77,7 +77,6 @@ def test_a_training_that_helps_nothing_gives_back_the_start(tmp_path, capsys):
     assert result.best_epoch == 0
     assert result.best == result.start != result.last
     assert "no epoch was better than the start" in result.note
-    assert result.note in capsys.readouterr().err
     assert_same(before, state_of(model))
 
 

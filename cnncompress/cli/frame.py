@@ -1,0 +1,97 @@
+"""What all commands have in common: options in groups, examples under the help, --verbose and --quiet."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cnncompress import console
+from cnncompress.errors import UsageError
+from cnncompress.names import check_name
+from cnncompress.runs.place import check_run
+
+F = Callable[..., Any]
+
+GROUPS = {
+    "Network": ("weights", "num_classes", "model_arg", "input_size", "mean", "std", "trust_code"),
+    "Images": ("data", "calibration_images", "batch_size", "workers"),
+    "What to keep": ("budget", "rank", "max_drop", "plan", "multiple", "latency_batch"),
+    "How": ("method", "layers", "skip", "metric", "refine", "correct", "reconstruct", "keep_statistics"),
+    "Training": ("schedule", "epochs", "lr", "optimizer", "weight_decay", "precision", "checkpoint_minutes", "resume"),
+    "Latency": ("latency", "threads", "memory_format"),
+    "Output": ("format_", "output", "out", "force", "dry_run"),
+    "General": ("config", "device", "seed", "verbose", "quiet"),
+}
+
+
+class Command(click.Command):
+    """A command whose help shows its options in groups and examples below them."""
+
+    examples: tuple[str, ...] = ()
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """One section a group, in the order of `GROUPS`; the last has also what no other has. All columns line up."""
+        options = [p for p in self.get_params(ctx) if isinstance(p, click.Option)]
+        records = {str(p.name): record for p in options if (record := p.get_help_record(ctx))}
+        width = min(30, max(len(flags) for flags, _ in records.values()))
+        sections = {title: [records.pop(n) for n in names if n in records] for title, names in GROUPS.items()}
+        sections["General"] += records.values()
+        for title, members in sections.items():
+            if members:
+                with formatter.section(title):
+                    formatter.write_dl([(flags.ljust(width), text) for flags, text in members])
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The examples, one a line."""
+        write_lines(formatter, "Examples", [f"cnncompress {line}" for line in self.examples])
+
+
+def write_lines(formatter: click.HelpFormatter, title: str, lines: Sequence[str]) -> None:
+    """A section of lines that are not wrapped, so that they can be copied."""
+    with formatter.section(title):
+        for line in lines:
+            formatter.write(f"{'':{formatter.current_indent}}{line}\n")
+
+
+def begin(model: str | None) -> None:
+    """Before the imports that take seconds: refuse a MODEL that cannot be one, and say what is being waited for."""
+    if model is None:
+        raise UsageError("no network: give MODEL, or `model:` in the config")
+    check_name(model)
+    _say_loading()
+
+
+def begin_run(run: Path) -> None:
+    """As `begin`, for a command that takes a run only."""
+    check_run(run)
+    _say_loading()
+
+
+def _say_loading() -> None:
+    if "torch" not in sys.modules:
+        console.LOG.info("loading PyTorch")
+
+
+def command(name: str, *examples: str) -> Callable[[F], Command]:
+    """Make a function a command with these examples, and with --verbose and --quiet, which it need not know."""
+
+    def decorate(f: F) -> Command:
+        @functools.wraps(f)
+        def run(verbose: bool, quiet: bool, **values: Any) -> Any:
+            if verbose and quiet:
+                raise UsageError("--verbose and --quiet exclude each other; give one of them")
+            console.speak(console.VERBOSE if verbose else console.QUIET if quiet else console.NORMAL)
+            return f(**values)
+
+        run = click.option("-q", "--quiet", is_flag=True, help="Say nothing but the result, warnings and errors.")(run)
+        run = click.option("-v", "--verbose", is_flag=True, help="Say more while working.")(run)
+        made: Command = click.command(name, cls=Command)(run)
+        made.examples = examples
+        return made
+
+    return decorate

@@ -1,0 +1,76 @@
+"""What a model may be called, found without importing torch: so that a wrong name is answered at once."""
+
+from __future__ import annotations
+
+import re
+from importlib.util import find_spec
+from pathlib import Path
+
+from cnncompress.errors import UsageError, nearest
+from cnncompress.runs.place import check_run, is_run
+
+NETWORKS = Path(__file__).with_name("models") / "builtin"
+BUILTIN_NAMES = tuple(sorted(path.stem for path in NETWORKS.glob("*.safetensors")))  # each beside a file of its name
+TIMM_PREFIX = "timm:"
+KINDS = f"a torchvision name, {', '.join(BUILTIN_NAMES)}, timm:NAME, package.module:FUNCTION, file.py:FUNCTION or a run"
+BUILDERS = re.compile(r"@register_model\(.*\)\n(?:(?!def ).*\n)*def (\w+)\(")
+
+
+def check_name(name: str) -> None:
+    """UsageError or RunError where `name` cannot be a model or a run; what passes may still turn out to be none."""
+    if name in BUILTIN_NAMES or name.startswith(TIMM_PREFIX) or is_run(name) or Path(name).is_dir():
+        return
+    origin, colon, function = name.rpartition(":")
+    if colon and origin and function.isidentifier():
+        _check_origin(origin)
+    elif name.endswith(".py"):
+        raise UsageError(f"{name} names no function: give {name}:FUNCTION")
+    elif Path(name).exists():
+        raise UsageError(f"{name} is a file, not a model ({KINDS}); weights go with --weights")
+    elif "/" in name and not name.startswith("timm/"):
+        check_run(name)
+    elif not _mentioned(name):
+        raise unknown_model(name)
+
+
+def unknown_model(name: str) -> UsageError:
+    """The error for a name that stands for nothing, with the nearest one that does."""
+    if name.startswith("timm/"):
+        return UsageError(f"unknown model '{name}'; did you mean '{TIMM_PREFIX}{name.removeprefix('timm/')}'?")
+    for task in sorted({path.parent.name for path in _files("*/*.py")}):
+        if name in _builders(f"{task}/*.py"):
+            return UsageError(
+                f"{name} is one of torchvision's networks for {task.replace('_', ' ')}; those by name are for "
+                "classification: give file.py:FUNCTION, a function of your own that returns a network with scores "
+                "[images, classes]"
+            )
+    return UsageError(f"unknown model '{name}'{nearest(name, [*BUILTIN_NAMES, *_builders('*.py')])} ({KINDS})")
+
+
+def _check_origin(origin: str) -> None:
+    """UsageError where a factory's file, or the package it is in, is not there."""
+    if origin.endswith(".py"):
+        if not Path(origin).expanduser().exists():
+            raise UsageError(f"no such file: {origin}")
+        return
+    top = origin.partition(".")[0]
+    if top.isidentifier() and not Path(top).is_dir() and not Path(f"{top}.py").exists() and find_spec(top) is None:
+        raise UsageError(f"no Python module '{origin}' here or among the installed packages")
+
+
+def _files(pattern: str) -> list[Path]:
+    """torchvision's files of networks; none where they cannot be seen."""
+    spec = find_spec("torchvision")
+    places = (spec.submodule_search_locations or ()) if spec else ()
+    return [path for place in places for path in sorted(Path(place, "models").glob(pattern))]
+
+
+def _builders(pattern: str) -> list[str]:
+    """The functions in these files that torchvision registers as networks."""
+    return [name for path in _files(pattern) for name in BUILDERS.findall(path.read_text(encoding="utf-8"))]
+
+
+def _mentioned(name: str) -> bool:
+    """Whether a word of torchvision's files is `name`, as it is of every network there; True where none can be seen."""
+    files, word = _files("*.py"), re.compile(rf"\b{re.escape(name)}\b")
+    return not files or any(word.search(path.read_text(encoding="utf-8")) for path in files)
