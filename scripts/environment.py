@@ -57,7 +57,8 @@ def install(folder: Path, extras: str, versions: str, lock: int) -> None:
         venv.create(folder, clear=True, with_pip=True)
     made.unlink(missing_ok=True)
     for stamp in folder.glob(".installed*"):
-        stamp.unlink()
+        if stamp.read_text() != wanted(versions):
+            stamp.unlink()
     options = ["--constraint", LOCKS[versions]] if versions in LOCKS else ["--upgrade", "--upgrade-strategy", "eager"]
     for what in (["setuptools"], ["--no-build-isolation", "--editable", f".{extras}"]):
         command = [str(folder / PROGRAMS / "python"), "-m", "pip", "install", *QUIET, *options, *what]
