@@ -13,9 +13,12 @@ from torch import Tensor, nn
 from cnncompress.copying import clone as clone
 from cnncompress.copying import undone
 from cnncompress.decompositions import get_method
-from cnncompress.errors import CompressError, UnsupportedLayerError, is_out_of_memory
+from cnncompress.errors import CompressError, UnsupportedLayerError
 from cnncompress.lowering import lower_kernels
 from cnncompress.modules import FactoredLayer, Permute, SplitConv2d, spec_of
+from cnncompress.running import forward as forward
+from cnncompress.running import logits as logits
+from cnncompress.running import run
 from cnncompress.spec import Call, ConvSpec, LayerPlan, Plan, Preprocessing
 
 MEMORY_FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
@@ -53,38 +56,14 @@ def inference(model: nn.Module) -> Iterator[None]:
         yield
 
 
-def forward(model: nn.Module, inputs: Tensor) -> Tensor:
-    """The logits of a network; CompressError in one line if its forward pass fails or returns no tensor."""
-    try:
-        output = model(inputs)
-    except CompressError:
-        raise
-    except Exception as error:  # whatever somebody else's code raises
-        if is_out_of_memory(error):
-            raise
-        reason = str(error).strip().split("\n")[0] or type(error).__name__
-        shape = "×".join(map(str, inputs.shape))
-        raise CompressError(
-            f"the forward pass of {type(model).__name__} fails on an input of {shape}: {reason}"
-        ) from error
-    return logits(output)
-
-
-def logits(output: Any) -> Tensor:
-    """The logits in what a classifier returns: a tensor, or a tuple with `logits` first (auxiliary heads)."""
-    output = getattr(output, "logits", output)
-    if isinstance(output, tuple | list) and output:
-        output = output[0]
-    if not isinstance(output, Tensor):
-        raise CompressError(f"the network returns a {type(output).__name__}, not a tensor of logits")
-    return output
-
-
 def trace(model: nn.Module, example: Tensor) -> dict[str, Call]:
     """How the network uses its layers on the first image of `example`, in the order of first calls.
 
     A layer that is not in the result is not called as a module (its weight may be used directly, as attention does).
+    CompressError if the forward pass fails, and for TorchScript, whose layers cannot be replaced.
     """
+    if isinstance(model, torch.jit.ScriptModule):
+        raise CompressError("TorchScript has no layers that can be replaced: give the network that it was made from")
     layers = layers_of(model)
     sizes: dict[str, list[tuple[int, int]]] = {}
 
@@ -105,7 +84,7 @@ def trace(model: nn.Module, example: Tensor) -> dict[str, Call]:
     torch.backends.mha.set_fastpath_enabled(False)  # fused transformer layers are invisible to hooks
     try:
         with inference(model):
-            forward(model, example[:1])
+            run(model, example[:1])
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)
         for handle in handles:

@@ -16,7 +16,8 @@ from cnncompress.copying import clone, same_random_numbers
 from cnncompress.counting import counting_macs
 from cnncompress.errors import CompressError, UsageError, nearest
 from cnncompress.evaluation import resolve_device
-from cnncompress.factored import MEMORY_FORMATS, FactoredLayer, forward, layers_of, memory_format_of, spec_of, trace
+from cnncompress.factored import MEMORY_FORMATS, FactoredLayer, layers_of, memory_format_of, spec_of, trace
+from cnncompress.running import run
 from cnncompress.spec import Call, Latency, LayerProfile, Profile
 from cnncompress.timing.clock import check_threads, cpu_threads, milliseconds, synchronize
 
@@ -102,12 +103,12 @@ def latency(
     timed = bar(progress=progress, desc="latency", unit=" rounds", leave=False)
     with cpu_threads(threads), torch.inference_mode(), same_random_numbers(), timed:
         for name in names * warmup:
-            forward(*prepared[name])
+            run(*prepared[name])
         start, rounds = time.perf_counter(), 0
         while rounds < repeats or time.perf_counter() - start < min_seconds * len(names):
             shift = rounds % max(1, len(names))
             for name in names[shift:] + names[:shift]:
-                samples[name].append(milliseconds(lambda name=name: forward(*prepared[name]), target))  # type: ignore[misc]
+                samples[name].append(milliseconds(lambda name=name: run(*prepared[name]), target))  # type: ignore[misc]
             rounds += 1
             timed.update()
         used = torch.get_num_threads()
@@ -154,7 +155,7 @@ def layer_latencies(
         for i in range(warmup + repeats):
             for name in models:
                 spent.clear()
-                forward(*prepared[name])
+                run(*prepared[name])
                 if i >= warmup:
                     for layer, value in spent.items():
                         samples[name].setdefault(layer, []).append(value)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 from torch import nn
@@ -18,11 +16,9 @@ from cnncompress.factored import (
     attach,
     build_chain,
     clone,
-    forward,
     inference,
     is_channels_last,
     layers_of,
-    logits,
     memory_format_of,
     provenance,
     refuse_module,
@@ -129,16 +125,6 @@ def test_trace_of_a_forward_pass_that_fails_leaves_no_hooks():
         trace(model, randn(1, 5, 9, 9, dtype=torch.float32))
     assert not any(m._forward_pre_hooks for m in model.modules())
     assert model.training
-
-
-def test_logits():
-    x = randn(2, 3)
-    for output in (x, (x, None), [x], SimpleNamespace(logits=x, aux_logits=None)):
-        assert logits(output) is x
-    for output in ({"out": x}, (), None):
-        with pytest.raises(CompressError, match="not a tensor"):
-            logits(output)
-    assert torch.equal(forward(nn.Identity(), x), x)
 
 
 def test_inference_restores_every_state():

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from cnncompress.copying import clone
-from cnncompress.factored import forward, inference
+from cnncompress.factored import inference
+from cnncompress.running import run
 
 
 def reestimate(model: nn.Module, images: Tensor) -> nn.Module | None:
@@ -37,7 +38,7 @@ def reestimate(model: nn.Module, images: Tensor) -> nn.Module | None:
     handles = [norm.register_forward_pre_hook(hook) for norm in norms]
     try:
         with inference(model):
-            forward(model, images)
+            run(model, images)
     finally:
         for handle in handles:
             handle.remove()

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from cnncompress.errors import UsageError, nearest
 from cnncompress.factored import FactoredLayer, forward, inference
+from cnncompress.running import run
 
 SCHEDULES = ("all", "upper")
 
@@ -27,7 +28,7 @@ def first_calls(model: nn.Module, example: Tensor) -> dict[nn.Module, int]:
     handles = [module.register_forward_pre_hook(watch) for module in model.modules()]
     try:
         with inference(model):
-            forward(model, example)
+            run(model, example)
     finally:
         for handle in handles:
             handle.remove()

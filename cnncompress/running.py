@@ -1,0 +1,96 @@
+"""One forward pass of somebody else's network: its errors in one line, and the answers in what it returns."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from cnncompress.errors import CompressError
+
+ANSWERS = ("logits", "out")  # the names of the answers among several outputs
+
+
+def run(model: nn.Module, inputs: Tensor) -> Any:
+    """Whatever the network returns for a batch of inputs; CompressError in one line if its forward pass fails."""
+    try:
+        return model(inputs)
+    except CompressError:
+        raise
+    except Exception as error:  # whatever somebody else's code raises
+        what = _further_inputs(model) or _failure(model, inputs, error)
+        raise CompressError(f"the forward pass of {type(model).__name__} {what}") from error
+
+
+def _further_inputs(model: nn.Module) -> str | None:
+    """What to say of a forward pass that takes more than the images, or None."""
+    try:
+        parameters = inspect.signature(model.forward).parameters.values()
+    except (TypeError, ValueError):  # not every callable tells
+        return None
+    needed = [p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    if len(needed) < 2:
+        return None
+    return (
+        f"takes {len(needed)} inputs ({', '.join(needed)}): "
+        "give a factory of a network that takes the images alone and sets the others itself"
+    )
+
+
+def _failure(model: nn.Module, inputs: Tensor, error: Exception) -> str:
+    reason = str(error).strip().split("\n")[0] or type(error).__name__
+    if len(inputs) > 1:
+        try:
+            model(inputs[:1])
+            return (
+                f"takes one image but fails on a batch of {len(inputs)}: {reason}; "
+                "give --batch-size 1, or let its forward pass take the batch size from its input"
+            )
+        except Exception:  # it fails on a single image too: the first error tells all
+            pass
+    return f"fails on an input of {'×'.join(map(str, inputs.shape))}: {reason}"
+
+
+def forward(model: nn.Module, inputs: Tensor) -> Tensor:
+    """The answers of a network to a batch of inputs, [n, ...]; CompressError as `run` and `logits`."""
+    answers = logits(run(model, inputs))
+    if len(inputs) == 1 and answers.shape[:1] != (1,):
+        return answers[None]  # its own squeeze() took the batch away
+    if answers.shape[:1] != (len(inputs),):
+        raise CompressError(
+            f"{type(model).__name__} answers a batch of {len(inputs)} with a tensor of {tuple(answers.shape)}, not one "
+            "answer an image; let its forward pass take the batch size from its input"
+        )
+    return answers
+
+
+def logits(output: Any) -> Tensor:
+    """The answers in what a network returns, a tensor of floating point.
+
+    Of several outputs they are those called `logits` or `out`, the only tensor of a mapping, the first of a tuple.
+    CompressError for anything else.
+    """
+    found = getattr(output, "logits", output)
+    if isinstance(found, Mapping):
+        named = next((name for name in ANSWERS if name in found), None)
+        tensors = [value for value in found.values() if isinstance(value, Tensor)]
+        if named is None and len(tensors) != 1:
+            raise CompressError(f"the network returns {_kind(found)}, not a tensor of logits; call the answers logits")
+        found = tensors[0] if named is None else found[named]
+    elif (isinstance(found, tuple) and found) or (isinstance(found, list) and found and isinstance(found[0], Tensor)):
+        found = logits(found[0])  # not the first of a list of detections
+    if not isinstance(found, Tensor):
+        raise CompressError(f"the network returns {_kind(found)}, not a tensor of logits")
+    if not found.is_floating_point():
+        raise CompressError(f"the network returns {found.dtype}, not logits; let it return what it decides by")
+    return found
+
+
+def _kind(output: Any) -> str:
+    if isinstance(output, Mapping):
+        return f"a {type(output).__name__} of {', '.join(map(str, output))}"
+    if isinstance(output, tuple | list) and output:
+        return f"a {type(output).__name__} of {_kind(output[0])}"
+    return f"a {type(output).__name__}"
