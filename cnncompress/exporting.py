@@ -72,7 +72,7 @@ def export_onnx(
         session = runtime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
         return lambda x: torch.from_numpy(session.run(None, {session.get_inputs()[0].name: x.numpy()})[0])
 
-    return _export("ONNX", model, example, path, tolerance, force, write)
+    return export_checked("ONNX", model, example, path, tolerance, force, write)
 
 
 def export_pt2(
@@ -87,10 +87,10 @@ def export_pt2(
         loaded = torch.export.load(file).module()
         return lambda x: logits(loaded(x))
 
-    return _export("torch.export", model, example, path, tolerance, force, write)
+    return export_checked("torch.export", model, example, path, tolerance, force, write)
 
 
-def _export(
+def export_checked(
     kind: str,
     model: nn.Module,
     example: Tensor,
@@ -99,6 +99,10 @@ def _export(
     force: bool,
     write: Callable[[nn.Module, Tensor, Path], Runner],
 ) -> ExportReport:
+    """Let `write` make a file of a network and say how to run it; keep it where its outputs are the network's.
+
+    The other arguments and the errors are those of `export_onnx`; `kind` is the format's name in messages.
+    """
     target = check_file(path, force)
     if tolerance is None:
         tolerance = 1e-4 if torch.finfo(example.dtype).bits >= 32 else 2e-2

@@ -6,7 +6,6 @@ file of somebody else could run anything. Here the graph is read by schema, tens
 
 from __future__ import annotations
 
-import re
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -243,7 +242,9 @@ def read_archive(path: Path) -> Archive:
             tensors: dict[str, Tensor] = {}
             for folder, config in TENSORS.items():
                 if folder + config in members:
-                    tensors |= _tensors(file, members, folder, _json(Payloads, members[folder + config], file), contents)
+                    tensors |= _tensors(
+                        file, members, folder, _json(Payloads, members[folder + config], file), contents
+                    )
     except (zipfile.BadZipFile, KeyError, NotImplementedError, EOFError, RuntimeError) as error:
         raise MalformedError(f"is no whole file of torch.export ({first_line(error)})") from error
     return Archive(model.graph_module, tensors)

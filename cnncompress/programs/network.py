@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,8 +49,12 @@ class Program(nn.Module):
 
     def __init__(self, graph: GraphModule, tensors: Mapping[str, archive.Tensor]) -> None:
         super().__init__()
-        made: dict[int, Tensor] = {}
+        made: dict[Any, nn.Parameter] = {}
+        # all names of its own are taken before those of the file
         self._stored: list[tuple[str, nn.Module, str]] = []
+        self._steps: list[Step] = []
+        self._done: list[list[str]] = []
+        self._input = self._result = ""
         given: list[str] = []
         for spec in graph.signature.input_specs:
             if spec.user_input is not None:
@@ -60,9 +65,9 @@ class Program(nn.Module):
         if len(given) != 1 or not outputs:
             raise MalformedError(f"takes {len(given)} inputs and gives {len(outputs)} outputs, unlike a classifier")
         self._input, self._result = given[0], _tensor_name(outputs[0].user_output.arg)
-        self._steps = list(_steps(graph.graph.nodes))
+        self._steps += _steps(graph.graph.nodes)
         self._check_names()
-        self._done = self._last_uses()
+        self._done += self._last_uses()
 
     def forward(self, x: Tensor) -> Tensor:
         """The logits of a batch of images."""
@@ -196,7 +201,7 @@ def _tensor_name(argument: Argument) -> str:
 
 
 def _put(
-    root: nn.Module, spec: InputSpec, tensors: Mapping[str, archive.Tensor], made: dict[int, Tensor]
+    root: nn.Module, spec: InputSpec, tensors: Mapping[str, archive.Tensor], made: dict[Any, nn.Parameter]
 ) -> tuple[str, nn.Module, str]:
     """Give the network a stored tensor; its name in the graph, the module that has it now, and the name there."""
     stored = spec.parameter or spec.buffer or spec.tensor_constant
@@ -212,9 +217,9 @@ def _put(
                 owner.add_module(part, nn.Module())
             owner = owner.get_submodule(part)
         if spec.parameter is not None and tensor.is_floating_point():
-            # one file is one parameter, under all its names
-            tensor = made.setdefault(id(tensors[name].content), nn.Parameter(tensor))
-            owner.register_parameter(key, tensor if isinstance(tensor, nn.Parameter) else None)
+            # the same numbers under several names are one parameter
+            same = (id(tensors[name].content), tuple(tensor.shape), tensors[name].meta.model_dump_json())
+            owner.register_parameter(key, made.setdefault(same, nn.Parameter(tensor)))
         else:
             owner.register_buffer(key, tensor)
     except (KeyError, AttributeError, TypeError) as error:
@@ -229,11 +234,11 @@ def _tensor(name: str, stored: archive.Tensor) -> Tensor:
     offset, dtype = meta.storage_offset.as_int, DTYPES.get(meta.dtype)
     if dtype is None or meta.layout not in LAYOUTS or len(sizes) != len(strides):
         raise MalformedError(f"has a type or layout of {name} that is not known")
-    last = offset + sum((n - 1) * step for n, step in zip(sizes, strides, strict=True)) + 1
-    available = len(stored.content) // dtype.itemsize
     if 0 in sizes:
         return torch.empty(sizes, dtype=dtype)
-    if last > available:
-        raise MalformedError(f"has {available} of the {last} numbers of {name}")
+    last = offset + sum((n - 1) * step for n, step in zip(sizes, strides, strict=True)) + 1
+    available = len(stored.content) // dtype.itemsize
+    if max(last, math.prod(sizes)) > available:
+        raise MalformedError(f"has {available:,} numbers for {name}, which needs more")
     flat = torch.frombuffer(bytearray(stored.content), dtype=torch.uint8)[: available * dtype.itemsize].view(dtype)
     return flat.as_strided(sizes, strides, offset).clone(memory_format=torch.preserve_format)
