@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 import yaml
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
+from cnncompress.regular import kind_of, open_regular
 from cnncompress.text import first_line, plain, quote
 
 JSON_BYTES = 16 * 2**20
@@ -50,9 +51,7 @@ def read_json(path: str | Path, schema: Any = None) -> dict[str, Any]:
 def read_text(path: str | Path, limit: int) -> str:
     """The text of a regular file of at most `limit` bytes of UTF-8; OSError or MalformedError otherwise."""
     check_regular(path)
-    with open(path, "rb", opener=_open_without_waiting) as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise MalformedError("is not a regular file")
+    with open_regular(path, follow=True) as file:
         content = file.read(limit + 1)
     if len(content) > limit:
         raise MalformedError(f"is larger than {limit:,} bytes")
@@ -67,12 +66,8 @@ def check_regular(path: str | Path) -> None:
     mode = os.stat(path).st_mode
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    if not stat.S_ISREG(mode):
-        raise MalformedError("is not a regular file")
-
-
-def _open_without_waiting(path: str, flags: int) -> int:
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # a pipe put in the file's place would never answer
+    if kind := kind_of(path, follow=True):
+        raise MalformedError(f"is {kind}, not a regular file")
 
 
 def parse_json(text: str) -> Any:

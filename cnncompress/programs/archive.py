@@ -242,9 +242,8 @@ def read_archive(path: Path) -> Archive:
             tensors: dict[str, Tensor] = {}
             for folder, config in TENSORS.items():
                 if folder + config in members:
-                    tensors |= _tensors(
-                        file, members, folder, _json(Payloads, members[folder + config], file), contents
-                    )
+                    payloads = _json(Payloads, members[folder + config], file)
+                    tensors |= _tensors(file, members, folder, payloads, contents)
     except (zipfile.BadZipFile, KeyError, NotImplementedError, EOFError, RuntimeError) as error:
         raise MalformedError(f"is no whole file of torch.export ({first_line(error)})") from error
     return Archive(model.graph_module, tensors)

@@ -205,9 +205,11 @@ def _put(
 ) -> tuple[str, nn.Module, str]:
     """Give the network a stored tensor; its name in the graph, the module that has it now, and the name there."""
     stored = spec.parameter or spec.buffer or spec.tensor_constant
-    name = stored and (stored.parameter_name or stored.buffer_name or stored.tensor_constant_name)
-    if stored is None or name is None or name not in tensors:
-        raise MalformedError("has an input without a tensor")
+    if stored is None:
+        raise MalformedError("has an input of a kind that is not known")
+    name = stored.parameter_name or stored.buffer_name or stored.tensor_constant_name
+    if name is None or name not in tensors:
+        raise MalformedError(f"has no tensor for {stored.arg.name}")
     tensor = _tensor(name, tensors[name])
     *path, key = name.split(".")
     owner = root

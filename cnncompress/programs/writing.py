@@ -17,8 +17,9 @@ SOURCES = ("stack_trace", "nn_module_stack", "source_fn_stack", "torch_fn", "fro
 def write_program(model: nn.Module, example: Tensor, path: Path) -> ExportReport:
     """Write a network by `torch.export` with a free batch size, so that `read_program` reads it again.
 
-    `example` [N, c, h, w] is a batch of inputs. No line and no file name of the network's code goes along. CompressError
-    where the network cannot be exported, calls an operator that is not listed, or gives other outputs when read back.
+    `example` [N, c, h, w] is a batch of inputs. No line and no file name of the network's code goes along.
+    CompressError where the network cannot be exported, calls an operator that is not listed, or gives other outputs
+    when it is read back.
     """
 
     def write(net: nn.Module, inputs: Tensor, file: Path) -> Runner:
