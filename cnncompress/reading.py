@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import math
 import os
@@ -10,7 +11,7 @@ import stat
 from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import yaml
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
@@ -132,6 +133,22 @@ def _walk(values: Any) -> Iterator[tuple[Any, int]]:
             left += [(child, depth + 1) for pair in value.items() for child in pair]
         elif isinstance(value, list):
             left += [(child, depth + 1) for child in value]
+
+
+def finite(value: Any) -> Any:
+    """`value` with null for the numbers that JSON does not have."""
+    if isinstance(value, dict):
+        return {key: finite(v) for key, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def checksum(path: str | Path) -> str:
+    """The SHA-256 of a file, in hexadecimal; OSError or MalformedError as `read_text`."""
+    check_regular(path)
+    with open_regular(path, follow=True) as file:
+        return hashlib.file_digest(cast(Any, file), "sha256").hexdigest()
 
 
 def check(schema: Any, values: Any) -> None:

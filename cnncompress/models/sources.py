@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
+import sys
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,15 +23,19 @@ from cnncompress.reading import MalformedError, check
 from cnncompress.schemas import Arguments
 from cnncompress.text import quote
 
+PROGRAM_ONLY = "it was opened as an exported program, which runs but has no layers to replace or train"
 LOCAL_NAME = re.compile(r"[A-Za-z0-9_.-]+")  # timm takes addresses and folders beside names: they hold : and /
 AUXILIARY = {"googlenet": ("aux1", "aux2"), "inception_v3": ("AuxLogits",)}
 
 
 @dataclass(frozen=True)
 class ModelSource:
-    """Where an architecture comes from; enough to build it again without weights. JSON-ready by `asdict`."""
+    """Where an architecture comes from; enough to build it again without weights. JSON-ready by `asdict`.
 
-    kind: Literal["torchvision", "timm", "builtin", "factory"]
+    Of a `program` there is only the exported program of what `name` names, which has no layers to build.
+    """
+
+    kind: Literal["torchvision", "timm", "builtin", "factory", "program"]
     name: str
     kwargs: dict[str, Any] = field(default_factory=dict)
 
@@ -62,7 +68,9 @@ def find_source(name: str) -> ModelSource:
 
 
 def model_name(source: ModelSource) -> str:
-    """The name that `find_source` takes a source from."""
+    """The name that `find_source` takes a source from; UsageError for a program, which has none."""
+    if source.kind == "program":
+        raise UsageError(PROGRAM_ONLY)
     return f"{TIMM_PREFIX}{source.name}" if source.kind == "timm" else source.name
 
 
@@ -74,9 +82,34 @@ def foreign_code(source: ModelSource) -> str | None:
     return f"{function} of {'the file' if origin.endswith('.py') else 'the Python module'} {origin}"
 
 
+def code_of(source: ModelSource) -> Path | None:
+    """The file of a user's own code; None where it is not at hand, for a module, and for all other sources."""
+    origin = source.name.rpartition(":")[0]
+    return path if source.kind == "factory" and origin.endswith(".py") and (path := Path(origin)).is_file() else None
+
+
+def is_gone(source: ModelSource) -> bool:
+    """True where the file or the package of a user's code is not here. Nothing is imported."""
+    origin = source.name.rpartition(":")[0]
+    if origin.endswith(".py"):
+        return code_of(source) is None
+    package = origin.partition(".")[0]
+    if any(Path(name).exists() for name in (package, f"{package}.py")):
+        return False
+    try:
+        return importlib.util.find_spec(package) is None
+    except (ImportError, ValueError):
+        return True
+
+
 def check_source(source: ModelSource) -> None:
     """UsageError unless a source names a registered network and arguments that only shape it, or the user's code."""
+    if source.kind == "program":
+        raise UsageError(PROGRAM_ONLY)
     if source.kind == "factory":
+        package = source.name.rpartition(":")[0].partition(".")[0]
+        if package in sys.stdlib_module_names:
+            raise UsageError(f"{package} is a module of Python itself, which has no networks")
         return
     if not _registered(source):
         raise UsageError(f"{source.kind} has no network {quote(source.name)}")

@@ -18,6 +18,7 @@ from cnncompress.pipeline.opening import (
     Opened,
     count_outputs,
     make_row,
+    need_layers,
     open_data,
     open_model,
     planned_row,
@@ -75,6 +76,7 @@ def run_decompose(settings: DecomposeSettings, command: list[str]) -> Decomposed
         check_output(settings.out, settings.force)
     with phases("build", f"load {settings.model}"):
         opened = open_model(settings)
+        need_layers(opened, "decompose")
         attach(opened.model, opened.provenance)
         out = default_out(settings, opened.name)
         if not settings.dry_run:
@@ -115,7 +117,7 @@ def run_decompose(settings: DecomposeSettings, command: list[str]) -> Decomposed
     report = Report([*before, row], layer_rows(origin.plan, origin.errors), origin.plan.kept, notes)
     info = run_info(settings, opened, data, command)
     with phases("save", f"save in {out}"), cache_file(settings, compressor.told) as cached:
-        save_run(out, small, metrics=report.to_json(), info=info, force=settings.force, carry=cached)
+        report.notes += save_run(out, small, metrics=report.to_json(), info=info, force=settings.force, carry=cached)
     return Decomposed(chosen, report, out, phases)
 
 

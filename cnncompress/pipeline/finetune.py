@@ -15,7 +15,7 @@ from cnncompress.data import Augmented, Data, split
 from cnncompress.errors import DataError, RunError, UsageError
 from cnncompress.evaluation import resolve_device
 from cnncompress.finetuning import FinetuneResult, FinetuneSettings, finetune, is_main_process
-from cnncompress.pipeline.opening import Opened, make_row, open_data, open_run, recorded
+from cnncompress.pipeline.opening import Opened, make_row, need_layers, open_data, open_run, recorded
 from cnncompress.profiling import profile
 from cnncompress.reporting import Report
 from cnncompress.runs import copy_run, is_run, update_run
@@ -45,6 +45,7 @@ def run_finetune(run: Path, config: Path | None, flags: Mapping[str, Any], comma
     steps = Steps(["load", "train", "save"])
     steps.announce("load", f"load {run}")
     opened = open_run(run, settings)
+    need_layers(opened, "train")
     report = recorded(opened)
     data = open_training_data(settings, opened)
     if data.train is None:
@@ -67,7 +68,7 @@ def run_finetune(run: Path, config: Path | None, flags: Mapping[str, Any], comma
         steps.announce("save", f"save in {target}")
         add_tuned(report, opened, result, data)
         info = {"finetune": {"command": command, **dataclasses.asdict(training), "data": settings.data}}
-        update_run(target, opened.model, report.to_json(), info)
+        report.notes += update_run(target, opened.model, report.to_json(), info)
     return Tuned(report, target, summary(result))
 
 

@@ -19,7 +19,7 @@ from cnncompress.exporting import ExportReport, export_onnx, export_pt2
 from cnncompress.factored import Provenance, layers_of, memory_format_of, provenance, refuse_module, spec_of, trace
 from cnncompress.models import load_model
 from cnncompress.models.sources import construct, model_name
-from cnncompress.pipeline.opening import Opened, evaluate_on, open_data, open_model, open_run, recorded
+from cnncompress.pipeline.opening import Opened, evaluate_on, need_layers, open_data, open_model, open_run, recorded
 from cnncompress.planning import choose_method, describe_methods
 from cnncompress.profiling import latency, layer_latencies, profile
 from cnncompress.reporting import Report, merge
@@ -60,17 +60,21 @@ class Timing:
         return {"batch": self.batch_size, "threads": self.threads, "device": str(resolve_device(self.device))}
 
 
-def original_of(run: LoadedRun) -> nn.Module:
-    """The original architecture of a run with random weights, which are enough for latency."""
-    source = (provenance(run.model) or Provenance()).source
+def original_of(run: LoadedRun | None) -> dict[str, nn.Module]:
+    """The original architecture of a run, called so, with random weights: enough for latency.
+
+    Empty without a run, and for one that was opened as a program, which tells nothing of its original.
+    """
+    source = (provenance(run.model) or Provenance()).source if run else None
+    if source is None or source.kind == "program":
+        return {}
     with torch.random.fork_rng(devices=[]):
-        return construct(source, empty=False).eval()
+        return {"original": construct(source, empty=False).eval()}
 
 
 def measure_latency(opened: Opened, timing: Timing) -> dict[str, Latency]:
     """Latency of a network and, for a run, of the original beside it, interleaved, all in one memory format."""
-    original = {"original": original_of(opened.run)} if opened.run else {}
-    models = {**original, opened.name: opened.model}
+    models = {**original_of(opened.run), opened.name: opened.model}
     layout = timing.memory_format or memory_format_of(opened.model)
     return latency(models, opened.example(), memory_format=layout, **timing.settings())
 
@@ -86,9 +90,9 @@ def run_profile(settings: ModelSettings, timing: Timing) -> tuple[Opened, Profil
     opened = open_model(settings)
     cost = profile(opened.model, opened.example())
     steps.announce("time", "time the network beside its original" if opened.run else "time the network")
-    if opened.run is None or timing.memory_format or memory_format_of(opened.model) == "contiguous":
+    original = original_of(opened.run).get("original")
+    if original is None or timing.memory_format or memory_format_of(opened.model) == "contiguous":
         return opened, cost, measure_latency(opened, timing)
-    original = original_of(opened.run)
     last = clone(original).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     models = {"original, contiguous": original, "original": last, opened.name: opened.model}
     return opened, cost, latency(models, opened.example(), **timing.settings())
@@ -115,9 +119,9 @@ class LayerTime:
 
 def layer_times(opened: Opened, timing: Timing) -> list[LayerTime]:
     """The time of each layer of a network or, in turns with the original, of a run, in the order of calls."""
+    need_layers(opened, "time the layers of")
     layout = timing.memory_format or memory_format_of(opened.model)
-    original = {"original": original_of(opened.run)} if opened.run else {}
-    models = {**original, opened.name: opened.model}
+    models = {**original_of(opened.run), opened.name: opened.model}
     found = layer_latencies(models, opened.example(), memory_format=layout, **timing.settings())
     before, plans = found.get("original", {}), opened.provenance.plan.layers
     rows = []
@@ -151,6 +155,7 @@ class Inspected:
 def run_inspect(settings: ModelSettings) -> tuple[Opened, list[Inspected]]:
     """A network or run and its layers."""
     opened = open_model(settings)
+    need_layers(opened, "list the layers of")
     return opened, inspect_layers(opened.model, opened.example())
 
 

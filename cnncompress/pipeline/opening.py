@@ -9,17 +9,20 @@ import torch
 from torch import Tensor, nn
 
 from cnncompress.config import ModelSettings
+from cnncompress.console import LOG
 from cnncompress.copying import clone
 from cnncompress.data import Data, load_data, make_loader
 from cnncompress.errors import CompressError, RunError, UsageError
 from cnncompress.evaluation import Evaluation, evaluate, resolve_device
 from cnncompress.factored import Provenance, forward, inference, provenance
 from cnncompress.models import LoadedModel, list_models, load_model
+from cnncompress.models.sources import PROGRAM_ONLY
 from cnncompress.models.weights import SUFFIXES
 from cnncompress.reporting import Report, Row
 from cnncompress.reporting.rows import Kind
 from cnncompress.runs import LoadedRun, is_run, load_run
 from cnncompress.spec import Plan, Preprocessing, Profile
+from cnncompress.text import plain
 
 
 @dataclasses.dataclass
@@ -73,6 +76,8 @@ def _means_run(name: str) -> bool:
 def open_run(path: Path, settings: ModelSettings) -> Opened:
     """The network of a run; UsageError for settings that only a network by name can follow."""
     run = load_run(path, settings.trust_code)
+    if run.note:
+        LOG.warning(plain(run.note))
     for option in ("weights", "num_classes", "model_arg"):
         if getattr(settings, option) != type(settings).model_fields[option].default:
             flag = option.replace("_", "-")
@@ -83,6 +88,15 @@ def open_run(path: Path, settings: ModelSettings) -> Opened:
     prepared = dataclasses.replace(run.preprocessing or Preprocessing(), **given)
     origin = provenance(run.model) or Provenance()
     return Opened(str(run.info.get("name", path.name)), run.model, prepared, origin, f"run {path}", run)
+
+
+def need_layers(opened: Opened, doing: str) -> None:
+    """RunError where a run was opened as a program, of which there are no layers."""
+    source = opened.provenance.source
+    if source is not None and source.kind == "program":
+        raise RunError(
+            f"cannot {doing} {opened.weights}: {PROGRAM_ONLY}; that needs --trust-code and the code of {source.name}"
+        )
 
 
 def recorded(opened: Opened) -> Report:

@@ -22,7 +22,7 @@ TENSORS = {"data/weights/": "model_weights_config.json", "data/constants/": "mod
 JSON_BYTES = 64 * 2**20
 
 Identifier = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,500}$")]
-Dotted = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+(\.[A-Za-z0-9_]+){0,60}$", max_length=1000)]
+Dotted = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+){0,60}$", max_length=1000)]
 Integer = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 
 

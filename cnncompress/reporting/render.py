@@ -14,6 +14,7 @@ from typing import Any
 from tabulate import tabulate
 
 from cnncompress.errors import UsageError, nearest
+from cnncompress.reading import finite
 from cnncompress.reporting.rows import Report, Row
 from cnncompress.spec import Latency
 from cnncompress.words import human
@@ -33,7 +34,7 @@ def render(report: Report, format: str = "table", layers: bool = False) -> str:
     Raises UsageError for an unknown format.
     """
     if format == "json":
-        return json.dumps(_finite(report.to_json()), indent=2, ensure_ascii=False, allow_nan=False)
+        return json.dumps(finite(report.to_json()), indent=2, ensure_ascii=False, allow_nan=False)
     if format == "csv":
         return _csv(_layer_records(report) if layers else _network_records(report))
     if format not in FORMATS:
@@ -49,15 +50,6 @@ def render(report: Report, format: str = "table", layers: bool = False) -> str:
     if layers and report.kept:
         parts += [table(*_kept_table(report.kept), format, [40, None, 60])]
     return "\n\n".join(parts)
-
-
-def _finite(value: Any) -> Any:
-    """`value` with null for the numbers that JSON does not have."""
-    if isinstance(value, dict):
-        return {key: _finite(v) for key, v in value.items()}
-    if isinstance(value, list):
-        return [_finite(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 # --- the networks ---

@@ -11,6 +11,7 @@ from cnncompress.publish import check_parent, os_errors, recover
 FORMAT = 1
 INFO, PLAN, MODEL, METRICS = "run.json", "plan.json", "model.safetensors", "metrics.json"
 CORE = (INFO, PLAN, MODEL, METRICS)
+PROGRAM = "network.pt2"  # the network of a user's code, as a program that runs without that code
 
 
 def is_run(path: str | Path) -> bool:

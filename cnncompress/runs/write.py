@@ -14,17 +14,21 @@ from typing import Any
 
 import torch
 import torchvision
-from torch import nn
+from torch import Tensor, nn
 
 import cnncompress
-from cnncompress.errors import RunError, UsageError
+from cnncompress.errors import CompressError, RunError, UsageError
 from cnncompress.factored import Provenance, attach, provenance
 from cnncompress.models import ModelSource
-from cnncompress.models.sources import find_source
+from cnncompress.models.sources import code_of, find_source, foreign_code
+from cnncompress.programs import write_program
 from cnncompress.publish import replacing
+from cnncompress.reading import Schema, check, checksum, finite, parse_json
 from cnncompress.rebuild import check_rebuild
-from cnncompress.runs.place import CORE, FORMAT, INFO, METRICS, MODEL, PLAN, check_output, resolve
+from cnncompress.runs.place import CORE, FORMAT, INFO, METRICS, MODEL, PLAN, PROGRAM, check_output, resolve
 from cnncompress.runs.read import read_info
+from cnncompress.schemas import Info, Metrics, StoredPlan
+from cnncompress.spec import Preprocessing
 from cnncompress.specjson import plan_to_json
 from cnncompress.tensorfile import save_tensors
 
@@ -37,8 +41,10 @@ def save_run(
     info: Mapping[str, Any] | None = None,
     force: bool = False,
     carry: Sequence[str | Path] = (),
-) -> None:
-    """Write a network and its evidence as a run.
+) -> list[str]:
+    """Write a network and its evidence as a run; lines on what could not go along.
+
+    The network of a user's own code is stored as a program too, which runs without that code, where it exports.
 
     The network needs a `Provenance` with a source (`cnncompress.load_model` and `decompose` leave one), else
     UsageError. `info` adds to run.json (command, seed, data); `carry` names files and folders of an older run to take
@@ -51,9 +57,10 @@ def save_run(
     with replacing(resolve(path), force) as folder:
         folder.mkdir()
         _take_along(folder, carry)
-        _write_model(folder, model, known)
-        _write_json(folder / METRICS, metrics)
-        _write_json(folder / INFO, {**_new_info(), **(info or {}), **_source_info(known)})
+        notes = _write_model(folder, model, known)
+        _write_json(folder / METRICS, metrics, Metrics)
+        _write_json(folder / INFO, {**_new_info(), **(info or {}), **_source_info(folder, known)}, Info)
+    return notes
 
 
 def update_run(
@@ -62,11 +69,12 @@ def update_run(
     metrics: Mapping[str, Any] | None = None,
     info: Mapping[str, Any] | None = None,
     carry: Sequence[str | Path] = (),
-) -> None:
+) -> list[str]:
     """Replace parts of a run in one step: the network, metrics.json, keys of run.json, carried files and folders.
 
-    Everything else stays (hard-linked). Raises as `save_run` and `load_run` do.
+    Everything else stays (hard-linked); a program of the old network goes. Returns and raises as `save_run` does.
     """
+    notes: list[str] = []
     old = read_info(path)
     check_output(path, force=True)
     target = resolve(path)
@@ -76,14 +84,16 @@ def update_run(
         folder.mkdir()
         _take_along(folder, carry)
         if model is not None:
-            _write_model(folder, model, _known(model))
-            old = {**old, **_source_info(_known(model))}
+            notes = _write_model(folder, model, _known(model))
+            old = {**old, **_source_info(folder, _known(model))}
         if metrics is not None:
-            _write_json(folder / METRICS, metrics)
-        _write_json(folder / INFO, {**old, **(info or {}), "format": FORMAT})
+            _write_json(folder / METRICS, metrics, Metrics)
+        _write_json(folder / INFO, {**old, **(info or {}), "format": FORMAT}, Info)
         for item in sorted(target.iterdir()):
-            if not os.path.lexists(folder / item.name):
+            stale = item.name == PROGRAM and model is not None
+            if not stale and not os.path.lexists(folder / item.name):
                 _link(item, folder / item.name)
+    return notes
 
 
 def copy_run(source: str | Path, target: str | Path, force: bool = False) -> None:
@@ -92,8 +102,9 @@ def copy_run(source: str | Path, target: str | Path, force: bool = False) -> Non
     check_output(target, force)
     with replacing(resolve(target), force) as folder:
         folder.mkdir()
-        for name in CORE:
-            _link(resolve(source) / name, folder / name)
+        for name in (*CORE, PROGRAM):
+            if name in CORE or (resolve(source) / name).is_file():
+                _link(resolve(source) / name, folder / name)
 
 
 def save(model: nn.Module, path: str | Path, force: bool = False, source: ModelSource | str | None = None) -> None:
@@ -129,16 +140,27 @@ def _new_info() -> dict[str, Any]:
     return {"versions": versions, "created": created, "command": [], "seed": None, "data": None}
 
 
-def _source_info(known: Provenance) -> dict[str, Any]:
+def _source_info(folder: Path, known: Provenance) -> dict[str, Any]:
+    """What run.json says of the network in `folder`: how it is built, and the checksums of all that goes into it."""
     preprocessing = dataclasses.asdict(known.preprocessing) if known.preprocessing else None
-    return {"format": FORMAT, "source": dataclasses.asdict(known.source), "preprocessing": preprocessing}
+    written = [folder / name for name in (MODEL, PROGRAM) if (folder / name).is_file()]
+    code = code_of(known.source)
+    return {
+        "format": FORMAT,
+        "source": dataclasses.asdict(known.source),
+        "preprocessing": preprocessing,
+        "sha256": {path.name: checksum(path) for path in written},
+        "code": {str(code): checksum(code)} if code is not None else {},
+    }
 
 
-def _write_json(path: Path, values: Mapping[str, Any]) -> None:
+def _write_json(path: Path, values: Mapping[str, Any], schema: type[Schema]) -> None:
+    """Write what `read_json` reads after `schema`; RunError for anything else."""
     try:
-        text = json.dumps(values, indent=2, ensure_ascii=False)
+        text = json.dumps(finite(values), indent=2, ensure_ascii=False)
+        check(schema, parse_json(text))
     except (TypeError, ValueError) as error:
-        raise RunError(f"{path.name} cannot hold these values: {error}") from error
+        raise RunError(f"{path.name} cannot hold these values: it {error}") from error
     path.write_text(text + "\n", encoding="utf-8")
 
 
@@ -163,6 +185,21 @@ def _link(source: Path, target: Path) -> None:
         link(str(source), str(target))
 
 
-def _write_model(folder: Path, model: nn.Module, known: Provenance) -> None:
-    _write_json(folder / PLAN, {**plan_to_json(known.plan), "errors": known.errors})
+def _write_model(folder: Path, model: nn.Module, known: Provenance) -> list[str]:
+    _write_json(folder / PLAN, {**plan_to_json(known.plan), "errors": known.errors}, StoredPlan)
     save_tensors(folder / MODEL, model.state_dict(keep_vars=True))
+    code = foreign_code(known.source)
+    if code is None or known.preprocessing is None:
+        return []
+    try:
+        write_program(model, _example(model, known.preprocessing), folder / PROGRAM)
+    except RunError:
+        raise
+    except CompressError as error:
+        return [f"the run needs {code}: the network cannot be stored as a program ({error})"]
+    return []
+
+
+def _example(model: nn.Module, preprocessing: Preprocessing) -> Tensor:
+    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+    return torch.randn(2, 3, *preprocessing.size, generator=torch.Generator().manual_seed(0)).to(dtype)
