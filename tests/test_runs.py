@@ -213,6 +213,12 @@ def _cut(name, size):
 
 def _other_tensors(run):
     save_file({"0.weight": torch.zeros(2, 3, 3, 2)}, run / "model.safetensors")
+    _edit_json("run.json", lambda v: v.pop("sha256"))(run)
+
+
+def _without_code(run):
+    (run.parent / "factory.py").unlink()
+    (run / "network.pt2").unlink()
 
 
 NOWHERE = plan_to_json(Plan({"x": LayerPlan(ConvSpec(1, 1), "a-method", (1,), (ConvSpec(1, 1),))}))["layers"]
@@ -239,7 +245,7 @@ DAMAGE = {
     "cut_header": (_cut("model.safetensors", 4), "truncated"),
     "empty_tensors": (_cut("model.safetensors", 0), "truncated"),
     "other_tensors": (_other_tensors, "1 missing: 0.bias; 1 of another shape: 0.weight"),
-    "factory_gone": (lambda run: (run.parent / "factory.py").unlink(), "factory.py"),
+    "factory_gone": (_without_code, "factory.py"),
     "factory_raises": (lambda run: (run.parent / "factory.py").write_text("1/0"), "ZeroDivisionError"),
 }
 

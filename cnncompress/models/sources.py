@@ -79,7 +79,7 @@ def foreign_code(source: ModelSource) -> str | None:
     if source.kind != "factory":
         return None
     origin, _, function = source.name.rpartition(":")
-    return f"{function} of {'the file' if origin.endswith('.py') else 'the Python module'} {origin}"
+    return f"the code of {'the file' if origin.endswith('.py') else 'the Python module'} {origin} ({function})"
 
 
 def code_of(source: ModelSource) -> Path | None:

@@ -95,7 +95,7 @@ def need_layers(opened: Opened, doing: str) -> None:
     source = opened.provenance.source
     if source is not None and source.kind == "program":
         raise RunError(
-            f"cannot {doing} {opened.weights}: {PROGRAM_ONLY}; that needs --trust-code and the code of {source.name}"
+            f"cannot {doing} {opened.weights}: {PROGRAM_ONLY}; give --trust-code where {source.name} is at hand"
         )
 
 

@@ -60,7 +60,8 @@ def load_run(path: str | Path, trust_code: bool = False) -> LoadedRun:
     known = Provenance(source, preprocessing, plan, errors)
     if (code := foreign_code(source)) and (not trust_code or is_gone(source)):
         known = dataclasses.replace(known, source=ModelSource("program", source.name))
-        model, note = _program(path, info, code, trust_code), f"{path} runs as the program in {PROGRAM}, without {code}"
+        model = _program(path, info, code, trust_code)
+        note = f"{path} runs as its stored program, {PROGRAM}, without {code}"
     else:
         model, note = _build(path, info, known), _changed(path, info, source)
     attach(model.eval(), known)
@@ -80,8 +81,8 @@ def _program(path: str | Path, info: Mapping[str, Any], code: str, trust_code: b
     """The network that was stored as a program; RunError where there is none, with what would help."""
     if not Path(path, PROGRAM).is_file():
         if trust_code:
-            raise RunError(f"{path} cannot be loaded: it is built by {code}, which is not here")
-        raise RunError(f"{path} is built by {code}: give --trust-code (trust_code=True) to run that code")
+            raise RunError(f"{path} cannot be loaded: it needs {code}, which is not here")
+        raise RunError(f"{path} needs {code}; to have it run, give --trust-code (trust_code=True)")
     if PROGRAM not in info.get("sha256", {}):
         raise RunError(f"{path} is damaged: {INFO} has no checksum of {PROGRAM}")
     _check_sum(path, info, PROGRAM)
