@@ -132,11 +132,13 @@ LOOP = """
 import sys, torch
 torch.set_num_threads(1)
 from cnncompress import publish
+from cnncompress.factored import provenance
 from cnncompress.runs import load_run, save_run
 from tests.run_networks import EMPTY
 if sys.argv[3] == "rename":
     publish._exchange = lambda first, second: False
 net = load_run(sys.argv[1], trust_code=True).model
+provenance(net).preprocessing = None  # and so no program to export: many saves a second
 print("ready", flush=True)
 i = 0
 while True:
