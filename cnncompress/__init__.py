@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from cnncompress.lazy import lazily
+
+# OpenMP's threads wait for work in a busy loop, which takes the cores from whoever shares the machine: two runs side by
+# side then need ten times as long as one. It reads this when torch is first imported. What the user has set stays.
+if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"} & os.environ.keys():
+    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
 if TYPE_CHECKING:
     from cnncompress.api import compress, export, finetune, report

@@ -60,7 +60,7 @@ def plan() -> Callable[[], object]:
     import cnncompress as cc
 
     model, image = resnet18().eval(), torch.randn(1, 3, 64, 64)
-    return lambda: cc.plan(model, image, budget=cc.Budget(macs=0.5))
+    return lambda: cc.plan(model, image, layers=["layer2.*"], budget=cc.Budget(macs=0.9))
 
 
 WORK = {"forward": forward, "train": train, "plan": plan}
