@@ -46,8 +46,10 @@ class Planner:
     `choices` are those of the layers that may change, in the order of the network; their ranks do not count. With
     `answers`, what the metric predicts is corrected where it turns out to be far off for a layer alone. `table` and
     `original_ms`, the milliseconds of the network in the table's setting, are for budgets of latency; these are shares
-    of `reference_ms` (by default the same), what it takes in a setting of its own. `clock` measures the milliseconds of
+    of `reference_ms` (by default the same), what it takes in its fastest setting. `clock` measures the milliseconds of
     the whole network after a plan, and the times of chains are corrected by it.
+
+    The same budget has the same plan, whatever was asked before: only what is measured is kept between questions.
     """
 
     def __init__(
@@ -71,7 +73,7 @@ class Planner:
         self.answers, self.table, self.clock, self.progress = answers, table, clock, progress
         self.kept: dict[str, str] = {}
         self.layers: list[Layer] = []
-        self.seen: dict[str, tuple[int, float, float]] = {}  # by layer: family, its error, the divergence measured
+        self.divergences: dict[tuple[str, int, int], float] = {}  # measured, by layer, family and place of the rank
         cost = profile(model, example)
         self.totals = {"macs": float(cost.total_macs), "params": float(cost.params)}
         if table is not None and original_ms is not None:
@@ -91,12 +93,14 @@ class Planner:
                 self.layers.append(found)
             else:
                 self.kept[name] = found
+        self._forget()
 
     def _bar(self, items: Collection[T], what: str) -> Iterable[T]:
         return bar(items, progress=self.progress, desc=what, unit="layer", leave=False)
 
     def plan(self, budget: Budget) -> Plan:
         """The most accurate plan within a budget; UsageError where no plan meets it."""
+        self._forget()
         solution = self._rough(budget)
         for _ in range(CALIBRATIONS if self.answers is not None else 0):
             if not self._calibrate(solution):
@@ -108,6 +112,13 @@ class Planner:
                 break
             solution = self._fine(budget, self._rough(budget))
         return self._told(solution)
+
+    def _forget(self) -> None:
+        """Take back all corrections that an earlier budget led to."""
+        self.slower = 1.0  # by which chains take longer in the network than alone
+        self.similar: dict[str, tuple[int, float, float]] = {}  # by layer: family, error, divergence last measured
+        for layer in self.layers:
+            layer.factor = 1.0
 
     def _rough(self, budget: Budget) -> dict[str, Candidate]:
         """The solution among ranks that are spread over all."""
@@ -129,15 +140,13 @@ class Planner:
     def _clocked(self, solution: Mapping[str, Candidate]) -> bool:
         """Correct the times of chains by what the whole network takes; True where that was worth it."""
         assert self.clock is not None
-        assert self.table is not None
         plan = self._told(solution)
         chains = sum(c.costs["latency"] for c in solution.values() if c.plan is not None)
         predicted = plan.achieved["latency"] * self.references["latency"]
         measured = self.clock(plan)
         if not chains or abs(measured / predicted - 1) <= CLOSE:
             return False
-        share = 1 + (measured - predicted) / chains
-        self.table.rescale_chains(min(max(share, 1 / LIMIT), LIMIT))
+        self.slower *= min(max(1 + (measured - predicted) / chains, 1 / LIMIT), LIMIT)
         return True
 
     def _told(self, solution: Mapping[str, Candidate]) -> Plan:
@@ -164,19 +173,22 @@ class Planner:
             raise UsageError("a budget of latency needs a table of measured times and the network's own time")
         for layer in self.layers if self.table is not None else []:
             layer.candidates(self.table)  # all times are measured before any of them counts
-        options, fixed = [layer.candidates(self.table) for layer in self.layers], self._fixed()
+        options = [layer.candidates(self.table, self.slower) for layer in self.layers]
+        fixed = self._fixed()
         limits = [share * self.references[n] - fixed[n] for n, share in budget.shares.items()]
         costs = [np.array([[c.costs[n] for n in names] for c in found]) for found in options]
         errors = [np.array([c.error for c in found]) for found in options]
         selection = solve(costs, errors, limits, TIME_LIMIT) if min(limits) >= 0 else None
         if selection is None:
-            least = [sum(float(c[:, i].min()) for c in costs) + fixed[n] for i, n in enumerate(names)]
-            shares = [
-                math.ceil(1000 * value / self.totals[n] - 1e-6) / 1000 for n, value in zip(names, least, strict=True)
-            ]
-            reach = ", ".join(f"{n}={share:.3f}" for n, share in zip(names, shares, strict=True))
-            raise UsageError(f"no plan meets the budget {budget}: these layers and methods go down to {reach}")
+            least = {n: sum(float(c[:, i].min()) for c in costs) + fixed[n] for i, n in enumerate(names)}
+            reach = ", ".join(f"{n}={self._share(n, value):.3f}" for n, value in least.items())
+            alone = ", each alone" if len(names) > 1 else ""
+            raise UsageError(f"no plan meets the budget {budget}: these layers and methods go down to {reach}{alone}")
         return {layer.name: found[i] for layer, found, i in zip(self.layers, options, selection.choice, strict=True)}
+
+    def _share(self, cost: str, value: float) -> float:
+        """A cost as a share of the original's, in thousandths, rounded up."""
+        return math.ceil(1000 * value / self.references[cost] - 1e-6) / 1000
 
     def _calibrate(self, solution: Mapping[str, Candidate]) -> bool:
         """Compare the prediction for each layer that changes with what its chain does to the answers, put in alone.
@@ -205,19 +217,25 @@ class Planner:
 
         A candidate of the same family and of a similar error as one that was measured before is taken from that.
         """
-        assert self.answers is not None
         small, found = clone(self.model), {}
         for layer, candidate in self._bar(candidates.items(), "calibrate"):
             name, error = layer.name, float(layer.families[candidate.family].errors[candidate.index])
-            family, known, divergence = self.seen.get(name, (-1, 0.0, 0.0))
+            family, known, divergence = self.similar.get(name, (-1, 0.0, 0.0))
             if family != candidate.family or not known / SIMILAR <= error <= known * SIMILAR:
-                module = small.get_submodule(name)
-                assert candidate.plan is not None
-                quick = replace(candidate.plan, options=layer.families[candidate.family].method.quick().settings)
-                fitted = fit_layer(name, module, quick, self.metric, self.statistics.get(name))
-                swap(small, name, fitted.chain)
-                known, divergence = error, self.answers.divergence(small)
-                swap(small, name, module)
-                self.seen[name] = (candidate.family, known, divergence)
+                known, divergence = error, self._divergence(small, layer, candidate)
+                self.similar[name] = (candidate.family, known, divergence)
             found[name] = divergence * (error / known if known else 1.0)
         return found
+
+    def _divergence(self, small: nn.Module, layer: Layer, candidate: Candidate) -> float:
+        """That of a candidate alone in `small`, a copy of the network that stays as it is; measured once."""
+        assert self.answers is not None
+        assert candidate.plan is not None
+        name, key = layer.name, (layer.name, candidate.family, candidate.index)
+        if key not in self.divergences:
+            module = small.get_submodule(name)
+            quick = replace(candidate.plan, options=layer.families[candidate.family].method.quick().settings)
+            swap(small, name, fit_layer(name, module, quick, self.metric, self.statistics.get(name)).chain)
+            self.divergences[key] = self.answers.divergence(small)
+            swap(small, name, module)
+        return self.divergences[key]

@@ -65,8 +65,11 @@ class Layer:
     centred: bool = False
     factor: float = 1.0  # by which its errors were found to be too small
 
-    def candidates(self, table: LatencyTable | None = None) -> list[Candidate]:
-        """Keep it, or one of the chosen ranks of a family, with costs; those dearer than the layer are left out."""
+    def candidates(self, table: LatencyTable | None = None, slower: float = 1.0) -> list[Candidate]:
+        """Keep it, or one of the chosen ranks of a family, with costs; those dearer than the layer are left out.
+
+        The times of chains are `slower` times those of the table.
+        """
         found = [self.keep(table)]
         for number, family in enumerate(self.families):
             ranks = [family.ranks[i] for i in family.chosen]
@@ -77,7 +80,7 @@ class Layer:
                 )
                 costs = {"macs": float(plan.macs[1]), "params": float(plan.params[1])}
                 if timed is not None:
-                    costs["latency"] = timed[place].milliseconds
+                    costs["latency"] = slower * timed[place].milliseconds
                 found.append(Candidate(plan, costs, self.factor * float(family.errors[index]), number, index))
         return found
 

@@ -42,8 +42,11 @@ class Store:
         return times if all(math.isfinite(ms) and ms > 0 for ms in times.values()) else {}
 
     def add(self, times: dict[str, float], keep: bool = True) -> None:
-        """Take more times; for this process only unless they are to be kept."""
-        self.times |= times
+        """Take more times; for this process only unless they are to be kept.
+
+        What this process knows stays as it is, so that the same question always has the same answer.
+        """
+        self.times = times | self.times
         if self.path is None or not keep:
             return
         self._lasting |= times

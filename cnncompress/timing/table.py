@@ -32,7 +32,7 @@ class LatencyTable:
         self._cache = cache_folder() if cache == "" else Path(cache) if cache is not None else None
         self._identity = setting.identity()
         self._stores: dict[tuple[ConvSpec, Pair], Store] = {}
-        self._factor = self._chains = 1.0
+        self._factor = 1.0
 
     def settle(self, calls: Mapping[str, Call], within: Mapping[str, float]) -> None:
         """Scale all times so that layers take together what they take `within` their network, milliseconds by name.
@@ -45,17 +45,13 @@ class LatencyTable:
         alone = sum(self.dense(calls[name]) for name in names)
         self._factor = sum(within[name] for name in names) / alone if alone else 1.0
 
-    def rescale_chains(self, share: float) -> None:
-        """Multiply the times of all chains, as a network of them turned out to take so much longer than predicted."""
-        self._chains *= share
-
     def dense(self, call: Call) -> float:
         """Milliseconds of the layer for a batch, over all its calls in one forward pass."""
         return self._total(call, Job((call.spec,)))
 
     def chain(self, call: Call, chain: Chain, lowering: str = "") -> float:
         """Milliseconds of this very chain in the layer's place; `chain` is what runs, with the lowering applied."""
-        return self._chains * self._total(call, Job(chain, lowering))
+        return self._total(call, Job(chain, lowering))
 
     def chains(self, call: Call, method: Decomposition, ranks: Sequence[Rank], centred: bool) -> list[Timed]:
         """The time of a method's chain at each rank, with the lowering that makes it fastest.
@@ -73,7 +69,7 @@ class LatencyTable:
         probe = choose_probe(plain)
         extra = padded_jobs(probe[1]) if probe else []
         self._measure(call, [*(job for found in jobs.values() for job in found), *extra])
-        curves = Curves(call, jobs, probe, lambda job: self._chains * self._total(call, job))
+        curves = Curves(call, jobs, probe, lambda job: self._total(call, job))
         return [curves(kind, chain) for kind, chain in plain]
 
     def _total(self, call: Call, job: Job) -> float:

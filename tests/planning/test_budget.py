@@ -253,11 +253,20 @@ def test_a_metric_without_statistics_and_latency_without_times(model):
         plan(model, X, budget=Budget(latency=0.5))
 
 
+def steady(jobs, size, setting):
+    """The times of a machine that takes a millisecond for 1000 multiply-accumulates."""
+    return [chain_macs(job.chain, size) / 1000 for job in jobs]
+
+
+def planner_of(model, method="auto", **options) -> Planner:
+    calls = trace(model, X)
+    choices, _ = choices_of(model, calls, Choice(method), {})
+    return Planner(model, X, choices, calls, progress=False, **options)
+
+
 def test_a_budget_of_latency(model, monkeypatch):
     """On a machine that takes a millisecond for 1000 multiply-accumulates, and 20 for whatever is no layer."""
-    monkeypatch.setattr(
-        table, "measure", lambda jobs, size, setting: [chain_macs(job.chain, size) / 1000 for job in jobs]
-    )
+    monkeypatch.setattr(table, "measure", steady)
     original = profile(model, X).macs / 1000 + 20
     times = LatencyTable(TimingSetting(), None)
     found = plan(model, X, budget=Budget(latency=0.5), table=times, original_ms=original)
@@ -271,9 +280,7 @@ def test_a_budget_of_latency(model, monkeypatch):
 
 def test_chains_that_take_longer_in_the_network_get_less(model, monkeypatch):
     """As above, but within the network every chain needs half as long again as alone."""
-    monkeypatch.setattr(
-        table, "measure", lambda jobs, size, setting: [chain_macs(job.chain, size) / 1000 for job in jobs]
-    )
+    monkeypatch.setattr(table, "measure", steady)
     original, asked = profile(model, X).macs / 1000 + 20, []
 
     def clock(found):
@@ -281,15 +288,44 @@ def test_chains_that_take_longer_in_the_network_get_less(model, monkeypatch):
         asked.append((rest + 1.5 * sum(p.macs[1] for p in found.layers.values())) / 1000 + 20)
         return asked[-1]
 
-    calls = trace(model, X)
-    choices, _ = choices_of(model, calls, Choice(), {})
-    times = LatencyTable(TimingSetting(), None)
-    planner = Planner(model, X, choices, calls, table=times, original_ms=original, clock=clock, progress=False)
+    planner = planner_of(model, table=LatencyTable(TimingSetting(), None), original_ms=original, clock=clock)
     found = planner.plan(Budget(latency=0.6))
     assert len(asked) == 2  # the second one agrees
     assert asked[0] > 0.62 * original
     assert clock(found) == pytest.approx(found.achieved["latency"] * original)
     assert 0.58 < found.achieved["latency"] <= 0.6
+
+
+def test_a_share_of_latency_that_is_named_as_reachable_is(model, monkeypatch):
+    """Shares are of 100 ms, though the network takes less in the setting that is planned for."""
+    monkeypatch.setattr(table, "measure", steady)
+    original = profile(model, X).macs / 1000 + 20
+    times = LatencyTable(TimingSetting(), None)
+    planner = planner_of(model, "spatial-svd", table=times, original_ms=original, reference_ms=2 * original)
+    with pytest.raises(UsageError, match="no plan meets the budget") as raised:
+        planner.plan(Budget(latency=0.01))
+    share = float(re.search(r"go down to latency=([\d.]+)", str(raised.value))[1])
+    assert share - 0.001 <= planner.plan(Budget(latency=share)).achieved["latency"] <= share < 0.5
+
+
+def test_the_same_budget_has_the_same_plan_whatever_was_asked_before(model, monkeypatch):
+    """Answers correct the errors, a clock corrects the times of chains, and both depend on the plan."""
+    monkeypatch.setattr(table, "measure", steady)
+    original = profile(model, X).macs / 1000 + 20
+    budgets = [Budget(macs=0.6), Budget(latency=0.7), Budget(latency=0.8, macs=0.5)]
+
+    def asked(order):
+        def clock(found):
+            return original * found.achieved["latency"] * (1.1 + 0.1 * len(found.layers))
+
+        times = LatencyTable(TimingSetting(), None)
+        answers = Answers(model, X)
+        planner = planner_of(model, "spatial-svd", answers=answers, table=times, original_ms=original, clock=clock)
+        with pytest.raises(UsageError):
+            planner.plan(Budget(macs=0.001))
+        return {str(budgets[i]): planner.plan(budgets[i]) for i in order}
+
+    assert asked([0, 1, 2]) == asked([2, 1, 0, 1, 2])
 
 
 @pytest.mark.parametrize("memory_format", ["contiguous", "channels_last"])

@@ -128,6 +128,18 @@ def test_on_a_busy_machine_it_tries_again_and_keeps_nothing(machine, tmp_path):
     assert len(machine.asked) == 5
 
 
+def test_what_is_known_stays_as_it_is(machine, tmp_path):
+    """A layer that turns out to be faster beside another chain keeps its time in this process."""
+    call = Call(0, SPEC, ((8, 8),))
+    loads = iter([1.0, 0.5])
+    machine.next_load = lambda: next(loads)
+    found = LatencyTable(TimingSetting(), tmp_path)
+    before = found.dense(call)
+    found.chain(call, SPATIAL.stages(SPEC, (8,)))
+    assert found.dense(call) == before
+    assert LatencyTable(TimingSetting(), tmp_path).dense(call) == pytest.approx(0.5 * before)
+
+
 def test_times_within_the_network_scale_all_others(machine):
     other = Call(1, ConvSpec(16, 8, (3, 3), padding=(1, 1)), ((8, 8),))
     calls = {"a": CALL, "b": other, "never timed": CALL}
