@@ -64,7 +64,7 @@ def compress(
     known = layers_of(model)
     left_out = select(known, layers, skip)
     adjust = [name for name in planned.kept if name in known and name not in left_out]
-    return decompose_in_order(model, planned, images, statistics=statistics, adjust=adjust)
+    return decompose_in_order(model, planned, images, statistics=statistics, adjust=adjust, seed=seed)
 
 
 def finetune(

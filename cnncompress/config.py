@@ -222,6 +222,8 @@ class DecomposeSettings(ModelSettings):
             given.append("--rank")
         if len(given) > 1:
             raise UsageError(f"{' and '.join(given)} exclude each other; give one of them")
+        if self.max_drop is not None and self.dry_run:
+            raise UsageError("--max-drop makes and measures networks to find its plan; leave out --dry-run")
         if self.multiple is not None and not self.searching:
             raise UsageError("--multiple is for budgets; give --budget or --max-drop with it")
         if self.data is None:

@@ -48,9 +48,10 @@ class _Order:
         images: Tensor,
         statistics: Mapping[str, LayerStatistics],
         rounds: int,
+        seed: int,
     ) -> None:
         self.small, self.plan, self.statistics, self.rounds = small, plan, statistics, rounds
-        self.seeds, self.images, self.calls = image_seeds(images, 0), len(images), trace(model, images)
+        self.seeds, self.images, self.calls = image_seeds(images, seed), len(images), trace(model, images)
         self.repeated = {name for name, call in self.calls.items() if len(call.sizes) > 1}
         self.done: dict[str, Fitted] = {}
         self.adjusted: list[str] = []
@@ -117,6 +118,7 @@ def decompose_in_order(
     refit: bool = True,
     adjust: Collection[str] = (),
     rounds: int = ROUNDS,
+    seed: int = 0,
     progress: bool = True,
 ) -> nn.Module:
     """As `fitting.decompose`, every chain fitted to what the compressed layers before it make of `images` [n, 3, h, w].
@@ -126,12 +128,12 @@ def decompose_in_order(
     Without `refit` only the biases of chains follow the real inputs, so that each chain's mean output is that of the
     layer. The network is on the CPU. `refine` None is `SWEEPS` for layers of at most `NARROW` inputs a position, and 1
     for others, whose sweeps take long; the same goes for `rounds`, of which each but the first takes into account what
-    the rectification after the layer hides. `POSITIONS` outputs of each image and layer are looked at; a layer that is
+    the rectification after the layer hides. `POSITIONS` outputs of each image and layer are looked at, drawn by `seed`; a layer that is
     called more than once on an image is left at what `fitting.decompose` gives. Raises as that does, and
     UnsupportedLayerError for a plan whose chains have no bias.
     """
     small = clone(model)
-    order = _Order(model, small, plan, images, statistics or {}, rounds)
+    order = _Order(model, small, plan, images, statistics or {}, rounds, seed)
     modules, layers = dict(model.named_modules()), layers_of(model)
     free = {n for n in adjust if refit and n not in plan.layers and isinstance(modules[n], nn.Conv2d)}
     last = max(order.calls, key=lambda n: order.calls[n].order, default=None)

@@ -68,7 +68,7 @@ def split(data: Data, fraction: float, seed: int) -> Data:
     if not 0 < fraction < 1:
         raise UsageError(f"the share of images kept for validation must be between 0 and 1, not {fraction}")
     n = len(data.val)
-    order = np.random.RandomState(seed).permutation(n)
+    order = np.random.RandomState(seed if seed < 2**32 else [seed % 2**32, seed // 2**32]).permutation(n)
     by_class = order[np.argsort([data.val.label(i) for i in order], kind="stable")]
     # Every k-th image of the list sorted by class, for k = 1 / fraction: stratified, and the total is exact.
     steps = np.floor(np.arange(n + 1) * fraction + 1e-9)

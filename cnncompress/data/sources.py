@@ -119,9 +119,7 @@ def torchvision_set(name: str, root: str, preprocessing: Preprocessing) -> Data:
         train = None  # the validation images alone are a common way to keep ImageNet
     parts = {"train": train, "val": val}
     entries = ((f"{name}/{part}/{i}", 0, y) for part, set_ in parts.items() if set_ for i, y in enumerate(set_.labels))
-    return Data(
-        name, val, train, max(val.labels) + 1, fingerprint(entries), flip="mnist" not in name and name != "svhn"
-    )
+    return Data(name, val, train, max(val.labels) + 1, fingerprint(entries), flip=name not in DIRECTED)
 
 
 # --- folders ---

@@ -29,6 +29,7 @@ from cnncompress.planning import (
     network_clock,
     plan_by_rank,
     read_plan,
+    seeded,
     settled_table,
     with_reasons,
 )
@@ -52,9 +53,11 @@ class Compressor:
         self.told = Calibration()
         self.notes: list[str] = []
         check_metric(settings.metric or "frobenius")
-        default = Choice(settings.method, settings.rank)
+        default = Choice(seeded(settings.method, settings.seed), settings.rank)
         rules = {
-            pattern: Choice(rule.method or default.method, default.rank if rule.rank is None else rule.rank)
+            pattern: Choice(
+                seeded(rule.method or settings.method, settings.seed), default.rank if rule.rank is None else rule.rank
+            )
             for pattern, rule in settings.per_layer.items()
         }
         self.calls: Mapping[str, Call] = trace(opened.model, opened.example())
@@ -108,6 +111,7 @@ class Compressor:
                 refine=settings.refine,
                 refit=refit,
                 adjust=list(self.choices),
+                seed=settings.seed,
             )
             small = small if refit else self._normalised(small)
         return self._reconstructed(small)

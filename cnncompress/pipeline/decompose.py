@@ -9,7 +9,7 @@ from typing import Any
 from cnncompress.config import DecomposeSettings
 from cnncompress.console import Steps
 from cnncompress.data import Data
-from cnncompress.errors import CompressError, UsageError
+from cnncompress.errors import CompressError
 from cnncompress.evaluation import Evaluation, resolve_device
 from cnncompress.factored import Provenance, attach, provenance
 from cnncompress.pipeline.calibration import apart, cache_file
@@ -84,7 +84,7 @@ def run_decompose(settings: DecomposeSettings, command: list[str]) -> Decomposed
         data = apart(open_data(settings, opened), settings)
         cost = profile(opened.model, opened.example())
         compressor = Compressor(settings, opened, data, cost, out, phases)
-    if settings.dry_run and settings.max_drop is None:
+    if settings.dry_run:
         return _dry_run(settings, compressor, compressor.plan())
     chosen = None if settings.max_drop is not None else compressor.plan()
     if chosen is not None and not chosen.layers:
@@ -93,8 +93,6 @@ def run_decompose(settings: DecomposeSettings, command: list[str]) -> Decomposed
     if not before:
         before = [make_row(opened.name, "original", cost, compressor.measure(opened.model), data)]
     if chosen is None:
-        if settings.dry_run:
-            raise UsageError("--max-drop makes and measures networks to find its plan; leave out --dry-run")
         with phases("search", f"look for the fewest MACs that lose at most {settings.max_drop:g} points"):
             found = search(compressor, settings.max_drop or 0.0, before[0])
         chosen, small = found.plan, found.model

@@ -10,6 +10,7 @@ from cnncompress.planning.rules import (
     choose_method,
     describe_methods,
     plan_layer,
+    seeded,
 )
 from cnncompress.planning.whole import network_clock, settled_table
 
@@ -27,6 +28,7 @@ __all__ = [
     "plan_layer",
     "read_plan",
     "refuse_in_network",
+    "seeded",
     "settled_table",
     "with_reasons",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -40,6 +41,16 @@ def choose_method(text: str, spec: ConvSpec) -> tuple[Decomposition, RankRequest
         missing = ", ".join(n for n in method.rank_names if n not in ranks)
         raise UsageError(f"method {name}: give all its ranks or none; missing {missing}")
     return method, tuple(ranks[n] for n in method.rank_names) if ranks else None
+
+
+def seeded(text: str, seed: int) -> str:
+    """The methods `NAME[:k=v,...][+...]` with this seed, where they draw random numbers and name none of their own."""
+    found = []
+    for method in text.split("+"):
+        name, _, options = method.partition(":")
+        draws = name in REGISTRY and "seed" in REGISTRY[name].options and not re.search(r"\bseed=", options)
+        found.append(f"{name}:{','.join(filter(None, (options, f'seed={seed}')))}" if seed and draws else method)
+    return "+".join(found)
 
 
 def plan_layer(call: Call, choice: Choice, force: bool = False, centred: bool = False) -> LayerPlan | str:

@@ -80,8 +80,8 @@ def make_input(spec: ConvSpec, size: Pair, setting: TimingSetting, device: torch
     dtype = getattr(torch, setting.dtype)
     if spec.linear:
         positions = () if size == (1, 1) else (size[0],)
-        return torch.randn(setting.batch, *positions, spec.in_channels, device=device).to(dtype)
-    values = torch.randn(setting.batch, spec.in_channels, *size, device=device).to(dtype)
+        return _normal(setting.batch, *positions, spec.in_channels).to(device, dtype)
+    values = _normal(setting.batch, spec.in_channels, *size).to(device, dtype)
     return values.contiguous(memory_format=MEMORY_FORMATS[setting.memory_format])
 
 
@@ -99,14 +99,19 @@ def fill_randomly(chain: FactoredLayer) -> None:
     """Random permutations, and kernels that keep the scale of what they see: tiny numbers would take longer."""
     for stage in chain:
         if isinstance(stage, Permute):
-            stage.index.copy_(torch.randperm(len(stage.index)))
+            stage.index.copy_(torch.randperm(len(stage.index), generator=torch.Generator().manual_seed(0)))
         for parameter in stage.parameters():
             _fill(parameter, 1 / math.sqrt(parameter[0].numel()) if parameter.dim() > 1 else 0.0)
 
 
 def _fill(tensor: Tensor, scale: float) -> None:
     """Random numbers, a block of them again and again: drawing hundreds of megabytes would take longer than timing."""
-    block = torch.randn(min(BLOCK, tensor.numel()), device=tensor.device, dtype=torch.float32).mul_(scale)
+    block = _normal(min(BLOCK, tensor.numel())).mul_(scale).to(tensor.device)
     flat = tensor.data.view(-1)
     for part in flat.split(BLOCK):
         part.copy_(block[: len(part)])
+
+
+def _normal(*shape: int) -> Tensor:
+    """Random numbers of their own generator: the caller's is left as it is."""
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(0), dtype=torch.float32)

@@ -150,6 +150,7 @@ def test_max_drop(done):
         (["--rank", "8", "--multiple", "8"], "--multiple is for budgets"),
         (["--plan", "nothing.json"], "nothing.json"),
         (["--budget", "macs=0.5", "--multiple", "0"], "--multiple"),
+        (["--max-drop", "1", "--data", "digits", "--dry-run"], "leave out --dry-run"),
         (["--max-drop", "-1", "--data", "digits"], "--max-drop"),
     ],
 )

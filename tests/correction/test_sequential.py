@@ -143,6 +143,15 @@ def test_more_sweeps_lower_the_error():
 
 
 @pytest.mark.parametrize("name", ["concat", "plain"])
+def test_the_seed_draws_the_positions(monkeypatch):
+    monkeypatch.setattr(sequential, "POSITIONS", 8)
+    model, x = made(NETWORKS["plain"]()), natural()
+    found, statistics = planned(model, x)
+    results = [in_order(model, found, x, statistics, seed=seed).state_dict() for seed in (1, 1, 2)]
+    same = [all(torch.equal(results[0][name], other[name]) for name in other) for other in results]
+    assert same == [True, True, False]
+
+
 def test_without_a_graph_the_result_is_the_same(name, monkeypatch):
     model, x = made(NETWORKS[name]()), natural(5)
     found, statistics = planned(model, x)

@@ -171,7 +171,8 @@ def test_split_is_stratified_and_deterministic(tmp_path):
     assert Counter(labels(parts.train)) == {0: 32, 1: 16, 2: 8}
     assert not set(parts.val.positions) & set(parts.train.positions)
     assert split(data, 0.2, seed=0).val.positions == parts.val.positions
-    assert split(data, 0.2, seed=1).val.positions != parts.val.positions
+    for other in (1, 2**32, 2**63 - 1):
+        assert split(data, 0.2, seed=other).val.positions != parts.val.positions
     assert split(parts, 0.5, seed=0) is parts
 
 

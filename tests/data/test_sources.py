@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cnncompress.data import Data, load_data
+from cnncompress.data import TORCHVISION, Data, Images, load_data, sources
 from cnncompress.errors import DataError, UsageError
 from tests.data.helpers import PLAIN, labels, refused, tree, write
 
@@ -153,6 +153,16 @@ def test_torchvision_set(tmp_path):
     assert label == 3
     assert data.flip is False
     assert "wrong number of classes: 10" in refused(DataError, f"mnist:{tmp_path}", 1000)
+
+
+@pytest.mark.parametrize("name", TORCHVISION)
+def test_what_has_a_direction_is_not_mirrored(name, monkeypatch):
+    """A mirrored digit, letter or traffic sign is another one, or none."""
+    one = Images(lambda i: Image.new("RGB", (8, 8)), ["0"], [0], PLAIN)
+    monkeypatch.setattr(sources, "_open_torchvision", lambda *args: one)
+    mirrored = {"cifar10", "cifar100", "country211", "dtd", "fashionmnist", "fgvcaircraft", "flowers102", "food101"}
+    mirrored |= {"imagenet", "oxfordiiitpet", "stanfordcars", "stl10"}
+    assert load_data(f"{name}:somewhere", PLAIN, 1).flip == (name in mirrored)
 
 
 @pytest.mark.parametrize("name", ["cifar10", "stl10", "flowers102", "imagenet", "svhn", "food101", "gtsrb"])

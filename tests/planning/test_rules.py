@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 
 from cnncompress.errors import UsageError
-from cnncompress.planning import Choice, choose_method, plan
+from cnncompress.planning import Choice, choose_method, plan, seeded
 from cnncompress.spec import Budget, ConvSpec
 from tests.decompositions.helpers import randn
 
@@ -172,6 +172,21 @@ class Attention(nn.Module):
         tokens = self.attention(tokens, tokens, tokens)[0]
         q, k, v = F.linear(tokens, self.qkv.weight, self.qkv.bias).chunk(3, dim=-1)
         return self.mlp(F.scaled_dot_product_attention(q, k, v)).mean(1)
+
+
+@pytest.mark.parametrize(
+    ("text", "seed", "found"),
+    [
+        ("auto", 3, "auto"),
+        ("monochromatic", 3, "monochromatic:seed=3"),
+        ("monochromatic:colours=4", 3, "monochromatic:colours=4,seed=3"),
+        ("monochromatic:seed=7", 3, "monochromatic:seed=7"),
+        ("monochromatic", 0, "monochromatic"),
+        ("svd+bicluster-svd:G=2", 5, "svd+bicluster-svd:G=2,seed=5"),
+    ],
+)
+def test_the_seed_reaches_methods_that_draw(text, seed, found):
+    assert seeded(text, seed) == found
 
 
 def test_weights_used_by_attention_are_kept():
