@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import torch
@@ -132,9 +132,16 @@ def is_channels_last(tensor: Tensor) -> bool:
 
 
 def memory_format_of(model: nn.Module) -> str:
-    """`channels_last` where a kernel of the network is in that order, else `contiguous`."""
-    last = any(p.dim() == 4 and is_channels_last(p) for p in model.parameters())
-    return "channels_last" if last else "contiguous"
+    """The order in memory of a network's kernels, `contiguous` or `channels_last`.
+
+    Kernels of one row and column, or of one channel, are in both at once: where all are, its provenance tells.
+    """
+    kernels = [p for p in model.parameters() if p.dim() == 4]
+    if any(is_channels_last(kernel) for kernel in kernels):
+        return "channels_last"
+    known = provenance(model)
+    both = all(kernel.is_contiguous(memory_format=torch.channels_last) for kernel in kernels)
+    return (known.plan.memory_format if known and both else "") or "contiguous"
 
 
 def swap(model: nn.Module, name: str, replacement: nn.Module) -> None:
@@ -159,12 +166,20 @@ def apply_plan(model: nn.Module, plan: Plan, kernels: Mapping[str, Sequence[Tens
 
 
 def to_memory_format(model: nn.Module, memory_format: str) -> nn.Module:
-    """The network itself, put in `contiguous` or `channels_last`; "" leaves it. ValueError for any other word."""
+    """The network itself, put in `contiguous` or `channels_last`, which its provenance then tells; "" leaves it.
+
+    ValueError for any other word, CompressError where a tensor cannot be in that order.
+    """
     if not memory_format:
         return model
     if memory_format not in MEMORY_FORMATS:
         raise ValueError(f"unknown memory format {memory_format!r}")
-    return model.to(memory_format=MEMORY_FORMATS[memory_format])  # type: ignore[call-overload, no-any-return]
+    try:
+        model.to(memory_format=MEMORY_FORMATS[memory_format])  # type: ignore[call-overload]
+    except RuntimeError as error:
+        raise CompressError(f"{type(model).__name__} cannot be put in {memory_format}: {error}") from error
+    known = provenance(model) or Provenance()
+    return attach(model, replace(known, plan=replace(known.plan, memory_format=memory_format)))
 
 
 @dataclass

@@ -140,6 +140,7 @@ class Latency(Schema):
     device: Name
     dtype: Name
     memory_format: Name = "unknown memory format"
+    original: Milliseconds | None = None
 
 
 class Row(Schema):

@@ -250,7 +250,10 @@ class Profile:
 
 @dataclass(frozen=True)
 class Latency:
-    """Milliseconds of one forward pass of a batch."""
+    """Milliseconds of one forward pass of a batch.
+
+    `original` is the median of the original network that ran in turns with it, in the memory format it is fastest in.
+    """
 
     median: float
     p10: float
@@ -260,6 +263,7 @@ class Latency:
     device: str
     dtype: str
     memory_format: str = "contiguous"
+    original: float | None = None
 
 
 def as_pair(value: int | Sequence[int]) -> Pair:

@@ -8,10 +8,8 @@ from cnncompress.config import ModelSettings
 from cnncompress.factored import FactoredLayer, inference, layers_of
 from cnncompress.fitting import decompose
 from cnncompress.pipeline import open_model
-from cnncompress.pipeline.decompose import nothing_to_do
 from cnncompress.pipeline.measure import inspect_layers, rank_for_energy
 from cnncompress.planning import plan
-from cnncompress.spec import Plan
 from tests.test_profiling import ALL, on_meta  # noqa: F401
 
 
@@ -71,10 +69,3 @@ def test_the_example_has_the_size_and_dtype_of_the_network():
     example = opened.example(2)
     assert (example.shape, example.dtype) == ((2, 3, 48, 40), torch.float64)
     assert torch.equal(example, opened.example(2))
-
-
-def test_a_memory_format_may_be_all_that_a_budget_takes():
-    kept = {"a": "the budget is better spent on it"}
-    words = nothing_to_do("net", Plan(kept=kept, memory_format="channels_last", achieved={"latency": 0.78}))
-    assert "channels_last alone it takes 0.78" in words
-    assert "better spent" in nothing_to_do("net", Plan(kept=kept, memory_format="contiguous", achieved={"latency": 1}))

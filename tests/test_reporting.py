@@ -48,6 +48,7 @@ def test_json_follows_the_schema(report):
         "device": "cpu",
         "dtype": "float32",
         "memory_format": "contiguous",
+        "original": None,
     }
     assert (found["rows"][2]["top5"], found["rows"][2]["latency_ms"]) == (None, None)
     layer = {"layer": "features.0", "method": "spatial-svd", "rank": [5], "params": [1792, 1069], "macs": [1000, 600]}
@@ -68,7 +69,7 @@ def test_json_of_an_earlier_version(report):
     for row in values["rows"]:
         del row["other_macs"], row["data"]
         if row["latency_ms"]:
-            del row["latency_ms"]["memory_format"]
+            del row["latency_ms"]["memory_format"], row["latency_ms"]["original"]
     for layer in values["layers"]:
         del layer["was"], layer["rise"]
     again = Report.from_json(values)
@@ -237,10 +238,33 @@ def test_merge_compares_each_network_with_its_own_original():
     assert [float(record["params_ratio"]) for record in records] == [1, 0.25, 1, 0.01]
 
 
-def test_merge_keeps_originals_measured_apart():
-    slow = replace(ORIGINAL, latency=replace(LATENCY, median=16.0))
-    merged = merge({"a": Report([ORIGINAL, SMALL]), "b": Report([slow, TUNED])})
+def test_merge_shows_an_original_once_and_each_share_is_of_what_ran_beside():
+    """The original took 8 ms beside the first network, and 16 on a busy machine beside the second."""
+    slow = replace(ORIGINAL, latency=replace(LATENCY, median=16.0), top1=None, top5=None, images=None)
+    other = replace(SMALL, name="runs/other", latency=replace(LATENCY, median=8.0))
+    merged = merge({"b": Report([slow, other]), "a": Report([ORIGINAL, SMALL])})
+    assert [row.name for row in merged.rows] == ["net", "runs/other", "runs/net"]
+    assert (merged.rows[0].top1, merged.rows[0].latency.median) == (90.0, 16.0)
+    records = list(csv.DictReader(io.StringIO(render(merged, "csv"))))
+    assert [float(record["latency_ratio"]) for record in records] == [1.0, 0.5, 0.75]
+
+
+def test_merge_keeps_originals_of_other_images_apart():
+    other = replace(ORIGINAL, data="other", top1=80.0)
+    merged = merge({"a": Report([replace(ORIGINAL, data="one"), SMALL]), "b": Report([other, TUNED])})
     assert [row.name for row in merged.rows] == ["net", "runs/net", "b:net", "runs/tuned"]
+
+
+def test_merge_puts_rows_without_an_original_first():
+    merged = merge({"a": Report([ORIGINAL, SMALL]), "b": Report([TUNED])})
+    assert [row.name for row in merged.rows] == ["runs/tuned", "net", "runs/net"]
+    assert next(csv.DictReader(io.StringIO(render(merged, "csv"))))["params_ratio"] == ""
+
+
+def test_the_share_of_a_latency_is_of_the_original_that_ran_beside():
+    last = replace(LATENCY, median=5.0, memory_format="channels_last", original=20.0)
+    records = list(csv.DictReader(io.StringIO(render(Report([ORIGINAL, replace(SMALL, latency=last)]), "csv"))))
+    assert float(records[1]["latency_ratio"]) == 0.25
 
 
 def test_merge_of_one_is_itself(report):

@@ -51,18 +51,18 @@ def command(
     if cost.other_macs:
         rows.append(["MACs outside convolution and linear layers", f"{cost.other_macs:,}"])
     rows += [[f"latency, {n}", f"{t.median:.2f} ms (p10 {t.p10:.2f}, p90 {t.p90:.2f})"] for n, t in times.items()]
-    *before, now = times.items()
-    rows += [[f"latency, share of the {name}", f"{now[1].median / then.median:.2f}"] for name, then in before]
-    one = now[1]
+    *before, one = times.values()
+    originals = list(times)[:-1]
+    rows += [[f"latency, share of the {n}", f"{one.median / times[n].median:.2f}"] for n in originals]
     click.echo(f"{opened.name}, {opened.weights}, one image of {'×'.join(map(str, cost.input_shape[1:]))}")
     click.echo(tabulate(rows, tablefmt="plain", disable_numparse=True))
     threads_used = f"{one.threads} thread{'s' * (one.threads != 1)}"
     click.echo(f"latency: batch {one.batch}, {threads_used}, {one.device}, {one.dtype}, {one.memory_format}")
     if layers:
-        found = layer_times(opened, timing)
+        found = layer_times(opened, timing, before[-1].memory_format if before else "")
         click.echo()
-        echo_layers(found, now[1], times.get("original"))
-    if "original" in times and one.median >= times["original"].median:
+        echo_layers(found, one, before[-1] if before else None)
+    if before and one.median >= before[-1].median:
         click.echo(f"{opened.name} is not faster than its original here")
 
 

@@ -123,14 +123,14 @@ def decompose_in_order(
 ) -> nn.Module:
     """As `fitting.decompose`, every chain fitted to what the compressed layers before it make of `images` [n, 3, h, w].
 
-    Those of the convolutions `adjust` that stay and come after a chain get new kernels, which fit the real inputs; not
-    the network's last layer, whose outputs count together rather than position by position.
-    Without `refit` only the biases of chains follow the real inputs, so that each chain's mean output is that of the
-    layer. The network is on the CPU. `refine` None is `SWEEPS` for layers of at most `NARROW` inputs a position, and 1
-    for others, whose sweeps take long; the same goes for `rounds`, of which each but the first takes into account what
-    the rectification after the layer hides. `POSITIONS` outputs of each image and layer are looked at, drawn by `seed`; a layer that is
-    called more than once on an image is left at what `fitting.decompose` gives. Raises as that does, and
-    UnsupportedLayerError for a plan whose chains have no bias.
+    Those of the convolutions `adjust` that stay and come after a chain get new kernels, which fit the real inputs;
+    not the network's last layer, whose outputs count together rather than position by position. Without `refit`
+    only the biases of chains follow the real inputs, so that each chain's mean output is that of the layer. The
+    network is on the CPU. `refine` None is `SWEEPS` for layers of at most `NARROW` inputs a position, and 1 for
+    others, whose sweeps take long; the same goes for `rounds`, of which each but the first takes into account what
+    the rectification after the layer hides. `POSITIONS` outputs of each image and layer are looked at, drawn by
+    `seed`; a layer that is called more than once on an image is left at what `fitting.decompose` gives. Raises as
+    that does, and UnsupportedLayerError for a plan whose chains have no bias.
     """
     small = clone(model)
     order = _Order(model, small, plan, images, statistics or {}, rounds, seed)

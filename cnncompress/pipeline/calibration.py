@@ -16,10 +16,11 @@ from cnncompress.data import Data, make_loader, split
 from cnncompress.errors import UsageError
 from cnncompress.evaluation import resolve_device
 from cnncompress.pipeline.opening import Opened
-from cnncompress.spec import LayerStatistics
+from cnncompress.spec import Call, LayerStatistics
 from cnncompress.statistics import collect_statistics, load_statistics, save_statistics, statistics_key
 
 STATISTICS = "statistics.safetensors"
+VALUES = 2**28  # numbers in the largest activation of the images that a correction looks at: 1 GiB in float32
 EVALUATION_SHARE = 0.5  # of a set without training images: the rest is for calibration
 
 
@@ -51,6 +52,21 @@ def calibration_set(
         raise UsageError(f"{what} needs calibration images; give --data FOLDER, cifar10:ROOT or digits")
     count = min(settings.calibration_images, len(data.train), limit or len(data.train))
     return data, data.train, np.unique(np.linspace(0, len(data.train) - 1, count).astype(int)).tolist()
+
+
+def most_images(calls: Mapping[str, Call]) -> int:
+    """How many images may be in memory at once, so that no layer's inputs or outputs take more than `VALUES`."""
+    return max(1, VALUES // max(max(_values(call)) for call in calls.values()))
+
+
+def _values(call: Call) -> tuple[int, int]:
+    """Numbers in the input and in the output of a layer on one image."""
+    spec, before, after = call.spec, 0, 0
+    for height, width in call.sizes:
+        rows, columns = spec.output_size((height, width))
+        before += spec.in_channels * height * width
+        after += spec.out_channels * rows * columns
+    return before, after
 
 
 def calibrate(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,16 +12,17 @@ from torch import Tensor, nn
 
 from cnncompress.config import DecomposeSettings
 from cnncompress.console import Steps
-from cnncompress.copying import clone
 from cnncompress.correction import decompose_in_order, reconstruct, reestimate
 from cnncompress.data import Data, make_loader
 from cnncompress.divergence import Answers, to_check
+from cnncompress.errors import CompressError, UsageError
 from cnncompress.evaluation import Evaluation, resolve_device
-from cnncompress.factored import Provenance, memory_format_of, provenance, to_memory_format, trace
+from cnncompress.factored import memory_format_of, to_memory_format, trace
 from cnncompress.fitting import decompose
 from cnncompress.metrics import CENTRED, check_metric
-from cnncompress.pipeline.calibration import Calibration, calibrate, calibration_set
-from cnncompress.pipeline.opening import Opened, evaluate_on
+from cnncompress.pipeline.calibration import Calibration, calibrate, calibration_set, most_images
+from cnncompress.pipeline.formats import beside, fastest, in_formats, in_words, refuse_format
+from cnncompress.pipeline.opening import Opened, evaluate_on, original_of
 from cnncompress.planning import (
     Choice,
     Planner,
@@ -37,10 +38,6 @@ from cnncompress.profiling import latency
 from cnncompress.spec import Budget, Call, Latency, Plan, Profile, convolutions
 from cnncompress.timing import LatencyTable, TimingSetting
 
-VALUES = 2**28  # numbers in the largest activation of the images that a correction looks at: 1 GiB in float32
-FORMATS = ("contiguous", "channels_last")
-WORTH = 0.97  # of the latency: a smaller gain is no reason to change the memory format
-
 
 class Compressor:
     """Everything about one network that planning and fitting need, each made when it is first asked for."""
@@ -53,6 +50,7 @@ class Compressor:
         self.told = Calibration()
         self.notes: list[str] = []
         check_metric(settings.metric or "frobenius")
+        self._check_format(settings.memory_format or "")
         default = Choice(seeded(settings.method, settings.seed), settings.rank)
         rules = {
             pattern: Choice(
@@ -64,6 +62,14 @@ class Compressor:
         self.choices, self.reasons = choices_of(
             opened.model, self.calls, default, rules, settings.layers, settings.skip
         )
+
+    def _check_format(self, memory_format: str) -> None:
+        """UsageError where the network does not run in the memory format that was asked for."""
+        if memory_format in ("", memory_format_of(self.opened.model)):
+            return
+        reason = refuse_format(self.opened.model, self.opened.example(), memory_format)
+        if reason is not None:
+            raise UsageError(f"this network does not run in the memory format {memory_format}: {reason}")
 
     @property
     def corrected(self) -> bool:
@@ -86,6 +92,7 @@ class Compressor:
                     centred = settings.metric in CENTRED or self.corrected
                     found = plan_by_rank(self.choices, self.calls, settings.metric or "frobenius", False, centred)
         found.memory_format = found.memory_format or self.memory_format
+        self._check_format(found.memory_format)
         return with_reasons(found, self.reasons, self.calls)
 
     def fit(self, plan: Plan) -> nn.Module:
@@ -174,36 +181,30 @@ class Compressor:
                 answers=self.answers if self.corrected else None,
                 table=self.table,
                 original_ms=self.originals[self.memory_format].median if self.table else None,
-                reference_ms=self._own_ms if self.table else None,
+                reference_ms=self.originals[self.reference].median if self.table else None,
                 clock=self._clock if self.table else None,
             )
 
     @cached_property
     def _clock(self) -> Callable[[Plan], float]:
         """Tells the milliseconds of the whole network after a plan, in the memory format that the run is to have."""
-        clocked = self.opened.model, self.opened.example(), self._own_ms, self.memory_format
-        return network_clock(*clocked, **self._timing)
+        clocked = self._formats[self.reference], self.opened.example(), self.originals[self.reference].median
+        return network_clock(*clocked, self.memory_format, **self._timing)
 
     @cached_property
-    def _formatted(self) -> nn.Module:
-        """The original in the memory format that the run is to have."""
-        return to_memory_format(clone(self.opened.model), self.memory_format)
+    def _formats(self) -> dict[str, nn.Module]:
+        """The network in every memory format that it runs in, its own first."""
+        return in_formats(self.opened.model, self.opened.example())
 
     @cached_property
     def originals(self) -> dict[str, Latency]:
-        """Latency of the original by memory format, its own first, where the budget is one of latency."""
-        asked = self.settings.memory_format
-        return self._by_format(self.opened.model, [asked] if asked else FORMATS)
+        """Latency of the network by memory format, its own first, where the budget is one of latency."""
+        return self._latencies(self._formats)
 
     @property
-    def _own_ms(self) -> float:
-        """Milliseconds of the original in its own memory format."""
-        return next(iter(self.originals.values())).median
-
-    def _by_format(self, model: nn.Module, formats: Iterable[str]) -> dict[str, Latency]:
-        """Latency of a network in its own memory format, which comes first, and in others."""
-        names = dict.fromkeys([memory_format_of(model), *formats])
-        return self._latencies({name: to_memory_format(clone(model), name) for name in names})
+    def reference(self) -> str:
+        """The memory format that the network is fastest in, which shares of latency are of."""
+        return fastest(self.originals)
 
     def _latencies(self, models: dict[str, nn.Module]) -> dict[str, Latency]:
         with self.phases("latency", "time the networks"):
@@ -216,10 +217,10 @@ class Compressor:
 
     @cached_property
     def memory_format(self) -> str:
-        """The one asked for, or for a budget of latency the one that the original is fastest in; "" for its own."""
+        """The one asked for, or for a budget of latency the one that the network is fastest in; "" for its own."""
         if self.settings.memory_format or not self._by_latency:
             return self.settings.memory_format or ""
-        return _best(self.originals)[0]
+        return self.reference
 
     @property
     def _by_latency(self) -> bool:
@@ -233,43 +234,56 @@ class Compressor:
         dtype = str(self.opened.example().dtype).removeprefix("torch.")
         setting = TimingSetting(**self._timing, dtype=dtype, memory_format=self.memory_format)
         with self.phases("latency", "time layers and chains"):
-            return settled_table(self._formatted, self.opened.example(), self.calls, setting)
+            return settled_table(self._formats[self.memory_format], self.opened.example(), self.calls, setting)
 
     def in_fastest_format(self, small: nn.Module, plan: Plan) -> nn.Module:
         """A network with depthwise stages in the memory format that it is fastest in, where nothing says which.
 
-        Their time may double in the other one. `plan` and the network's provenance then have it too.
+        Their time may double in the other one. `plan` and the network's provenance then tell it.
         """
         depthwise = any(stage.depthwise for layer in plan.layers.values() for stage in convolutions(layer.chain))
         if plan.memory_format or not depthwise:
             return small
-        own = memory_format_of(small)
-        best, gain = _best(self._by_format(small, FORMATS))
-        if best == own:
+        models = in_formats(small, self.opened.example())
+        found = self._latencies(models) if len(models) > 1 else {}
+        own, best = next(iter(models)), fastest(found) if found else ""
+        if best in ("", own):
             return small
+        gain = found[best].median / found[own].median
         self.notes.append(f"kept in the memory format {best}, where it takes {gain:.2f} of its time in {own}")
-        plan.memory_format = (provenance(small) or Provenance()).plan.memory_format = best
+        plan.memory_format = best
         return to_memory_format(small, best)
 
+    def timed(self, small: nn.Module, plan: Plan) -> tuple[nn.Module, dict[str, Latency]]:
+        """The network of a plan in the memory format it is to have, and the latencies of `compare`.
+
+        Where no budget of latency asks for them, a network that cannot be timed has none, and `notes` tell why.
+        """
+        try:
+            small = self.in_fastest_format(small, plan)
+            return small, self.compare(small)
+        except CompressError as error:
+            if self._by_latency:
+                raise
+            self.notes.append(f"the latency was not measured: {error}")
+            return small, {}
+
     def compare(self, small: nn.Module) -> dict[str, Latency]:
-        """Latency of the original and of the compressed network, in turns, each in its own memory format."""
-        found = self._latencies({"original": self.opened.model, "compressed": small})
-        ratio = found["compressed"].median / found["original"].median
-        one = found["original"]
-        how = f"batch {one.batch}, {one.threads} thread{'s' * (one.threads != 1)}, {one.device}"
-        if ratio < 1:
-            self.notes.append(f"measured latency: {ratio:.2f} of the original's ({how})")
-        else:
-            plain = self.settings.budget is not None and not self._by_latency
-            hint = "; `--budget latency=0.9` beside the other budget plans for time too" if plain else ""
-            self.notes.append(f"this network is not faster than the original: {ratio:.2f} of its latency ({how}){hint}")
-        return found
+        """Latency of the original, in the memory format it is fastest in, and of the compressed network, in turns."""
+        opened = self.opened
+        original = original_of(opened.run)
+        originals = self._formats if original is None else in_formats(original, opened.example())
+        found = self._latencies({**originals, "compressed": small})
+        plain = self.settings.budget is not None and not self._by_latency
+        hint = "; `--budget latency=0.9` beside the other budget plans for time too" if plain else ""
+        after = found.pop("compressed")
+        self.notes += in_words(found, after, hint)
+        return {"original": found[fastest(found)], "compressed": beside(found[fastest(found)], after)}
 
     @cached_property
     def images(self) -> Tensor:
         """The calibration images that a correction looks at, [n, 3, H, W]: as many as memory allows."""
-        largest = max(max(_values(call)) for call in self.calls.values())
-        _, images, indices = calibration_set(self.settings, self.data, max(1, VALUES // largest))
+        _, images, indices = calibration_set(self.settings, self.data, most_images(self.calls))
         loader = make_loader(images, self.settings.batch_size, workers=self.settings.workers, indices=indices)
         dtype = self.opened.example().dtype
         return torch.cat([batch[0].to(dtype) for batch in loader])
@@ -278,20 +292,3 @@ class Compressor:
     def answers(self) -> Answers:
         """The original's answers to some of the images."""
         return Answers(self.opened.model, to_check(self.images, self.cost.total_macs))
-
-
-def _best(found: Mapping[str, Latency]) -> tuple[str, float]:
-    """The memory format that is worth changing to from the first one, or that one, and its share of the time."""
-    own, best = next(iter(found)), min(found, key=lambda name: found[name].median)
-    gain = found[best].median / found[own].median
-    return (best, gain) if gain < WORTH else (own, 1.0)
-
-
-def _values(call: Call) -> tuple[int, int]:
-    """Numbers in the input and in the output of a layer on one image."""
-    spec, before, after = call.spec, 0, 0
-    for height, width in call.sizes:
-        rows, columns = spec.output_size((height, width))
-        before += spec.in_channels * height * width
-        after += spec.out_channels * rows * columns
-    return before, after

@@ -12,18 +12,26 @@ from torch import nn
 
 from cnncompress.config import ModelSettings
 from cnncompress.console import LOG, Steps, bar
-from cnncompress.copying import clone
 from cnncompress.errors import CompressError, DataError, RunError, UsageError
 from cnncompress.evaluation import Evaluation, resolve_device
 from cnncompress.exporting import ExportReport, export_onnx, export_pt2
-from cnncompress.factored import Provenance, layers_of, memory_format_of, provenance, refuse_module, spec_of, trace
+from cnncompress.factored import layers_of, refuse_module, spec_of, to_memory_format, trace
 from cnncompress.models import load_model
-from cnncompress.models.sources import construct, model_name
-from cnncompress.pipeline.opening import Opened, evaluate_on, need_layers, open_data, open_model, open_run, recorded
+from cnncompress.models.sources import model_name
+from cnncompress.pipeline.formats import beside, fastest, in_formats
+from cnncompress.pipeline.opening import (
+    Opened,
+    evaluate_on,
+    need_layers,
+    open_data,
+    open_model,
+    open_run,
+    original_of,
+    recorded,
+)
 from cnncompress.planning import choose_method, describe_methods
 from cnncompress.profiling import latency, layer_latencies, profile
 from cnncompress.reporting import Report, merge
-from cnncompress.runs import LoadedRun
 from cnncompress.spec import Latency, LayerPlan, Profile
 
 
@@ -48,7 +56,7 @@ NOISE = 0.03  # share by which two times of the same layer may differ
 
 @dataclasses.dataclass
 class Timing:
-    """How latency is measured; `memory_format` None is the one that the network is in."""
+    """How latency is measured; `memory_format` None is that of each network."""
 
     batch_size: int = 1
     threads: int | None = None
@@ -59,43 +67,38 @@ class Timing:
         """The arguments of `latency`, without the memory format."""
         return {"batch": self.batch_size, "threads": self.threads, "device": str(resolve_device(self.device))}
 
-
-def original_of(run: LoadedRun | None) -> dict[str, nn.Module]:
-    """The original architecture of a run, called so, with random weights: enough for latency.
-
-    Empty without a run, and for one that was opened as a program, which tells nothing of its original.
-    """
-    source = (provenance(run.model) or Provenance()).source if run else None
-    if source is None or source.kind == "program":
-        return {}
-    with torch.random.fork_rng(devices=[]):
-        return {"original": construct(source, empty=False).eval()}
+    def asked(self) -> dict[str, Any]:
+        """The memory format as an argument of `latency`."""
+        return {"memory_format": self.memory_format}
 
 
 def measure_latency(opened: Opened, timing: Timing) -> dict[str, Latency]:
-    """Latency of a network and, for a run, of the original beside it, interleaved, all in one memory format."""
-    models = {**original_of(opened.run), opened.name: opened.model}
-    layout = timing.memory_format or memory_format_of(opened.model)
-    return latency(models, opened.example(), memory_format=layout, **timing.settings())
+    """Latency of a network and, for a run, of its original in turns with it: "original, FORMAT", the fastest one last.
+
+    The original runs in every memory format that it can, as one alone may save much; where `timing` names one, all run
+    in that one.
+    """
+    original, asked = original_of(opened.run), timing.memory_format
+    if original is None:
+        return latency({opened.name: opened.model}, opened.example(), **timing.settings(), **timing.asked())
+    models = {asked: original} if asked else in_formats(original, opened.example())
+    both = {f"original, {name}": model for name, model in models.items()} | {opened.name: opened.model}
+    found = latency(both, opened.example(), **timing.settings(), **timing.asked())
+    times = {name: found[f"original, {name}"] for name in models}
+    best = fastest(times)
+    order = [name for name in models if name != best] + [best]
+    return {f"original, {name}": times[name] for name in order} | {opened.name: beside(times[best], found[opened.name])}
 
 
 def run_profile(settings: ModelSettings, timing: Timing) -> tuple[Opened, Profile, dict[str, Latency]]:
-    """Params, MACs and latency of a network or run.
-
-    A run in channels_last is timed beside its original in both memory formats: the gain is not all its own.
-    """
+    """Params, MACs and latency of a network or, in turns with its original, of a run; see `measure_latency`."""
     resolve_device(timing.device)
     steps = Steps(["load", "time"])
     steps.announce("load", f"load {settings.model}")
     opened = open_model(settings)
     cost = profile(opened.model, opened.example())
     steps.announce("time", "time the network beside its original" if opened.run else "time the network")
-    original = original_of(opened.run).get("original")
-    if original is None or timing.memory_format or memory_format_of(opened.model) == "contiguous":
-        return opened, cost, measure_latency(opened, timing)
-    last = clone(original).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    models = {"original, contiguous": original, "original": last, opened.name: opened.model}
-    return opened, cost, latency(models, opened.example(), **timing.settings())
+    return opened, cost, measure_latency(opened, timing)
 
 
 @dataclasses.dataclass
@@ -117,12 +120,16 @@ class LayerTime:
         return bool(self.becomes) and self.before is not None and self.after > (1 + NOISE) * self.before
 
 
-def layer_times(opened: Opened, timing: Timing) -> list[LayerTime]:
-    """The time of each layer of a network or, in turns with the original, of a run, in the order of calls."""
+def layer_times(opened: Opened, timing: Timing, original_format: str = "") -> list[LayerTime]:
+    """The time of each layer of a network or, in turns with the original, of a run, in the order of calls.
+
+    The original runs in `original_format`, "" for its own.
+    """
     need_layers(opened, "time the layers of")
-    layout = timing.memory_format or memory_format_of(opened.model)
-    models = {**original_of(opened.run), opened.name: opened.model}
-    found = layer_latencies(models, opened.example(), memory_format=layout, **timing.settings())
+    original = original_of(opened.run)
+    there = {} if original is None else {"original": to_memory_format(original, original_format)}
+    models = {**there, opened.name: opened.model}
+    found = layer_latencies(models, opened.example(), **timing.settings(), **timing.asked())
     before, plans = found.get("original", {}), opened.provenance.plan.layers
     rows = []
     for name, time in found[opened.name].items():
@@ -245,7 +252,7 @@ def remeasure(report: Report, opened: Opened, settings: ModelSettings) -> None:
 
 def add_latency(report: Report, measured: dict[str, Latency]) -> None:
     """Put measured latencies into the original's row and the rows of the compressed architecture."""
-    newest = list(measured.values())[-1]
+    *before, newest = measured.values()
     for i, row in enumerate(report.rows):
-        found = measured.get("original") if row.kind == "original" else newest
+        found = newest if row.kind != "original" else before[-1] if before else None
         report.rows[i] = dataclasses.replace(row, latency=found)

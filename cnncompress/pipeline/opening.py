@@ -16,7 +16,7 @@ from cnncompress.errors import CompressError, RunError, UsageError
 from cnncompress.evaluation import Evaluation, evaluate, resolve_device
 from cnncompress.factored import Provenance, forward, inference, provenance
 from cnncompress.models import LoadedModel, list_models, load_model
-from cnncompress.models.sources import PROGRAM_ONLY
+from cnncompress.models.sources import PROGRAM_ONLY, construct
 from cnncompress.models.weights import SUFFIXES
 from cnncompress.reporting import Report, Row
 from cnncompress.reporting.rows import Kind
@@ -97,6 +97,18 @@ def need_layers(opened: Opened, doing: str) -> None:
         raise RunError(
             f"cannot {doing} {opened.weights}: {PROGRAM_ONLY}; give --trust-code where {source.name} is at hand"
         )
+
+
+def original_of(run: LoadedRun | None) -> nn.Module | None:
+    """The original architecture of a run with random weights, which are enough for latency.
+
+    None without a run, and for one that was opened as a program, which tells nothing of its original.
+    """
+    source = (provenance(run.model) or Provenance()).source if run else None
+    if source is None or source.kind == "program":
+        return None
+    with torch.random.fork_rng(devices=[]):
+        return construct(source, empty=False).eval()
 
 
 def recorded(opened: Opened) -> Report:

@@ -15,7 +15,7 @@ from tabulate import tabulate
 
 from cnncompress.errors import UsageError, nearest
 from cnncompress.reading import finite
-from cnncompress.reporting.rows import Report, Row
+from cnncompress.reporting.rows import Report, Row, original_milliseconds
 from cnncompress.spec import Latency
 from cnncompress.words import human
 
@@ -70,16 +70,15 @@ def _conditions(latency: Latency) -> tuple[Any, ...]:
 
 
 def _ratios(row: Row, original: Row | None) -> dict[str, float | None]:
-    """Shares of the original's costs; no share of a latency that was measured under other conditions."""
+    """Shares of the original's costs; that of the latency is of the original that was timed in turns with it."""
     if original is None:
         return dict.fromkeys(("params", "macs", "size", "latency"))
-    now, then = row.latency, original.latency
-    same = now and then and _conditions(now)[:3] == _conditions(then)[:3]
+    before = original_milliseconds(row, original)
     return {
         "params": _divide(row.params, original.params),
         "macs": _divide(row.macs, original.macs),
         "size": _divide(row.size_bytes, original.size_bytes),
-        "latency": _divide(now.median, then.median) if same and now and then else None,
+        "latency": _divide(row.latency.median, before) if row.latency and before else None,
     }
 
 

@@ -18,7 +18,7 @@ LATENCY_KEYS = ("median", "p10", "p90", "batch", "threads", "device", "dtype")
 ROW_KEYS = ("name", "kind", "params", "macs", "size_bytes", "top1", "top5", "images")
 LAYER_KEYS = ("layer", "method", "rank", "params", "macs", "error")
 # What reports of earlier versions lack, with the value that stands for it.
-LATER_LATENCY: dict[str, Any] = {"memory_format": "unknown memory format"}
+LATER_LATENCY: dict[str, Any] = {"memory_format": "unknown memory format", "original": None}
 LATER_ROW: dict[str, Any] = {"other_macs": 0, "data": None}
 LATER_LAYER: dict[str, Any] = {"was": "", "rise": None}
 
@@ -139,28 +139,73 @@ def layer_rows(plan: Plan, errors: Mapping[str, float]) -> list[LayerRow]:
     ]
 
 
-def merge(reports: Mapping[str, Report]) -> Report:
-    """One report of several runs by name: rows by original, an identical row once, the run before layers and notes.
+def original_milliseconds(row: Row, original: Row) -> float | None:
+    """What the original took beside a row's network; None where it was not timed, or under other conditions."""
+    now, then = row.latency, original.latency
+    if now is None or then is None or now.original is not None:
+        return now.original if now else None
+    return then.median if (now.batch, now.threads, now.device) == (then.batch, then.threads, then.device) else None
 
-    Originals whose latency was measured apart stay apart, so that every ratio is of one measurement.
+
+def merge(reports: Mapping[str, Report]) -> Report:
+    """One report of several runs by name: each original once, the run before the names of layers, and before notes.
+
+    Originals are the same where nothing differs but what one of them was not measured for, and their latency: each row
+    keeps the milliseconds of the original that ran beside it.
     """
     if len(reports) == 1:
         return next(iter(reports.values()))
-    groups: dict[Row | None, list[tuple[str, Row]]] = {None: []}
+    groups: list[list[tuple[str, Row]]] = []
     result = Report()
     for run, report in reports.items():
-        original = None
+        group: list[tuple[str, Row]] = []
+        original: Row | None = None
         for row in report.rows:
             if row.kind == "original":
                 original = row
-            group = groups.setdefault(original, [])
-            if all(row != known for _, known in group):
-                group.append((run, row))
+                group = _group_of(row, groups, run)
+                continue
+            if not group:
+                groups.insert(0, group)  # before all originals: it is compared with none
+            timed = _beside(row, original)
+            if all(timed != known for _, known in group):
+                group.append((run, timed))
         result.layers += [dataclasses.replace(layer, layer=f"{run}:{layer.layer}") for layer in report.layers]
         result.kept |= {f"{run}:{name}": reason for name, reason in report.kept.items()}
         result.notes += [f"{run}: {note}" for note in report.notes]
     taken: set[str] = set()
-    for run, row in (item for group in groups.values() for item in group):
+    for run, row in (item for group in groups for item in group):
         result.rows.append(dataclasses.replace(row, name=f"{run}:{row.name}") if row.name in taken else row)
         taken.add(row.name)
     return result
+
+
+def _group_of(original: Row, groups: list[list[tuple[str, Row]]], run: str) -> list[tuple[str, Row]]:
+    """The rows that are compared with an original, which comes first; a new group where it is not known yet."""
+    for group in groups:
+        known = _together(group[0][1], original)
+        if known is not None:
+            group[0] = group[0][0], known
+            return group
+    groups.append([(run, original)])
+    return groups[-1]
+
+
+def _together(one: Row, other: Row) -> Row | None:
+    """Two rows of one network as one row, or None where they are not."""
+    measured = ("top1", "top5", "images", "data")
+    values = {key: (getattr(one, key), getattr(other, key)) for key in measured}
+    blank: dict[str, Any] = dict.fromkeys((*measured, "latency"))
+    same = dataclasses.replace(one, **blank) == dataclasses.replace(other, **blank)
+    if not same or any(a is not None and b is not None and a != b for a, b in values.values()):
+        return None
+    found: dict[str, Any] = {key: b if a is None else a for key, (a, b) in values.items()}
+    return dataclasses.replace(one, **found, latency=one.latency or other.latency)
+
+
+def _beside(row: Row, original: Row | None) -> Row:
+    """A row whose latency tells what its own original took."""
+    if row.latency is None or original is None:
+        return row
+    timed = dataclasses.replace(row.latency, original=original_milliseconds(row, original))
+    return dataclasses.replace(row, latency=timed)

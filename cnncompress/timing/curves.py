@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -108,7 +109,8 @@ class Curves:
         for job in jobs:
             if not job.lowering:
                 macs = self.call.macs_of(job.chain)
-            points.setdefault(job.lowering, {})[macs] = clock(job)
+            if (spent := clock(job)) < math.inf:  # a lowering may not run here
+                points.setdefault(job.lowering, {})[macs] = spent
         return {word: _monotone(at) for word, at in points.items()}
 
     def _at(self, kind: Rank, chain: Chain, lowering: str) -> float:

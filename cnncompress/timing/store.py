@@ -49,7 +49,7 @@ class Store:
         self.times = times | self.times
         if self.path is None or not keep:
             return
-        self._lasting |= times
+        self._lasting |= {key: ms for key, ms in times.items() if math.isfinite(ms)}
         values = {"schema": SCHEMA, "identity": self.identity, "times": self._lasting}
         with suppress(CompressError, OSError), replacing(self.path, force=True) as file:
             file.write_text(json.dumps(values), encoding="utf-8")

@@ -73,7 +73,7 @@ def test_json_report(saved, done):
     assert report["schema"] == 1
     keys = {"name", "kind", "params", "macs", "size_bytes", "top1", "top5", "images", "latency_ms"}
     keys |= {"other_macs", "data"}
-    timing = {"median", "p10", "p90", "batch", "threads", "device", "dtype", "memory_format"}
+    timing = {"median", "p10", "p90", "batch", "threads", "device", "dtype", "memory_format", "original"}
     for row in report["rows"]:
         assert set(row) == keys
         assert set(row["latency_ms"]) == timing
@@ -212,20 +212,26 @@ def test_slower_layers_are_named(saved, done, monkeypatch):
 
 
 @pytest.mark.parametrize(("now", "said"), [(2.0, True), (3.0, True), (1.0, False)])
-def test_a_run_that_is_not_faster_says_so(saved, done, monkeypatch, now, said):
+def test_a_run_that_is_not_faster_than_its_original_in_its_fastest_format_says_so(saved, done, monkeypatch, now, said):
     def times(models, *args, **kwargs):
-        return {name: Latency(ms, ms, ms, 1, 1, "cpu", "float32") for name, ms in zip(models, (2.0, now), strict=True)}
+        taken = dict(zip(models, (4.0, 2.0, now), strict=True))
+        return {
+            name: Latency(ms, ms, ms, 1, 1, "cpu", "float32", name.rpartition(" ")[2]) for name, ms in taken.items()
+        }
 
     monkeypatch.setattr(measure, "latency", times)
-    assert ("not faster than its original" in done("profile", saved)) == said
+    text = done("profile", saved)
+    assert ("not faster than its original" in text) == said
+    assert re.search(rf"^latency, share of the original, channels_last +{now / 2:.2f}$", text, re.MULTILINE)
 
 
-def test_a_run_in_channels_last_beside_both_originals(saved, done):
+def test_a_run_beside_its_original_in_both_memory_formats(saved, done):
     model = cc.load(saved).to(memory_format=torch.channels_last)
     cc.save(model, "last")
     text = done("profile", "last", "--threads", "1")
-    assert re.search(r"^latency, original, contiguous +\d", text, re.MULTILINE)
-    assert re.search(r"^latency, share of the original +\d", text, re.MULTILINE)
+    for layout in ("contiguous", "channels_last"):
+        assert re.search(rf"^latency, original, {layout} +\d", text, re.MULTILINE)
+        assert re.search(rf"^latency, share of the original, {layout} +\d", text, re.MULTILINE)
     assert "float32, channels_last" in text
     assert "original, contiguous" not in done("profile", "last", "--threads", "1", "--memory-format", "channels_last")
 

@@ -142,7 +142,6 @@ def test_more_sweeps_lower_the_error():
 # --- networks and layers of other kinds ---
 
 
-@pytest.mark.parametrize("name", ["concat", "plain"])
 def test_the_seed_draws_the_positions(monkeypatch):
     monkeypatch.setattr(sequential, "POSITIONS", 8)
     model, x = made(NETWORKS["plain"]()), natural()
@@ -152,6 +151,7 @@ def test_the_seed_draws_the_positions(monkeypatch):
     assert same == [True, True, False]
 
 
+@pytest.mark.parametrize("name", ["concat", "plain"])
 def test_without_a_graph_the_result_is_the_same(name, monkeypatch):
     model, x = made(NETWORKS[name]()), natural(5)
     found, statistics = planned(model, x)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import nn
 
 from cnncompress.decompositions import get_method
 from cnncompress.factored import FactoredLayer
+from cnncompress.lowering import lower
 from cnncompress.spec import Call, ConvSpec
 from cnncompress.timing import LatencyTable, TimingSetting, measure
 from cnncompress.timing.measure import Job, make_input
@@ -46,6 +49,24 @@ def test_what_runs(seen):
         assert x.is_contiguous(memory_format=torch.channels_last)
         assert weight.is_contiguous(memory_format=torch.channels_last)
         assert weight.float().std() > 0
+
+
+def test_a_lowering_that_does_not_run_takes_forever(monkeypatch):
+    forward = FactoredLayer.forward
+
+    def fails(self, x):
+        if self.lowering:
+            raise RuntimeError("not implemented here")
+        return forward(self, x)
+
+    monkeypatch.setattr(FactoredLayer, "forward", fails)
+    jobs = [Job((CONV,)), Job(CHAIN), Job(lower(CHAIN, "pad8"), "pad8")]
+    times = measure.measure(jobs, (7, 5), TimingSetting(threads=1))
+    assert [ms < math.inf for ms in times] == [True, True, False]
+    call = Call(0, CONV, ((7, 5),))
+    (timed,) = LatencyTable(TimingSetting(threads=1), None).chains(call, get_method("spatial-svd"), [(3,)], False)
+    assert timed.lowering == ""
+    assert 0 < timed.milliseconds < math.inf
 
 
 def test_turns_and_twins(seen, monkeypatch):

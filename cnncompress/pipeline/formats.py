@@ -1,0 +1,60 @@
+"""The memory formats that a network runs in, and the one that it is fastest in."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from cnncompress.copying import clone
+from cnncompress.errors import CompressError
+from cnncompress.factored import MEMORY_FORMATS, forward, inference, memory_format_of, to_memory_format
+from cnncompress.spec import Latency
+
+WORTH = 0.97  # of the latency: a smaller gain is no reason to change the memory format
+
+
+def refuse_format(model: nn.Module, example: Tensor, memory_format: str) -> str | None:
+    """Why a network does not run in a memory format, from two forward passes of a copy of it, or None."""
+    try:
+        ready = to_memory_format(clone(model), memory_format)
+        with inference(ready):
+            for images in (example, example.contiguous(memory_format=MEMORY_FORMATS[memory_format])):
+                forward(ready, images)
+    except CompressError as error:
+        return str(error)
+    return None
+
+
+def in_formats(model: nn.Module, example: Tensor) -> dict[str, nn.Module]:
+    """A network by the memory formats that it runs in: itself in its own, which comes first, and copies in others."""
+    own = memory_format_of(model)
+    others = [name for name in MEMORY_FORMATS if name != own and refuse_format(model, example, name) is None]
+    return {own: model} | {name: to_memory_format(clone(model), name) for name in others}
+
+
+def fastest(found: Mapping[str, Latency]) -> str:
+    """The memory format of the least latency; the first one, a network's own, unless another is `WORTH` it."""
+    own, best = next(iter(found)), min(found, key=lambda name: found[name].median)
+    return best if found[best].median < WORTH * found[own].median else own
+
+
+def beside(original: Latency, other: Latency) -> Latency:
+    """The latency of a network that was timed in turns with its original."""
+    return dataclasses.replace(other, original=original.median)
+
+
+def in_words(originals: Mapping[str, Latency], after: Latency, hint: str) -> list[str]:
+    """How the latency of a network compares with that of its original by memory format; `hint` is for a slow one."""
+    best, own = fastest(originals), next(iter(originals))
+    ratio = after.median / originals[best].median
+    how = f"batch {after.batch}, {after.threads} thread{'s' * (after.threads != 1)}, {after.device}"
+    slow = f"this network is not faster than the original: {ratio:.2f} of its latency ({how}){hint}"
+    notes = [f"measured latency: {ratio:.2f} of the original's ({how})" if ratio < 1 else slow]
+    if best != own:
+        gain = originals[best].median / originals[own].median
+        notes.append(
+            f"in {best} alone the original takes {gain:.2f} of its time in {own}; shares of latency are of that"
+        )
+    return notes

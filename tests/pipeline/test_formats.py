@@ -1,0 +1,138 @@
+"""Memory formats: what a network runs in, what it is fastest in, what shares of latency are of."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from cnncompress.config import DecomposeSettings
+from cnncompress.console import Steps
+from cnncompress.errors import UsageError
+from cnncompress.factored import Provenance, attach, memory_format_of, to_memory_format
+from cnncompress.pipeline import compressor
+from cnncompress.pipeline.compressor import Compressor
+from cnncompress.pipeline.formats import beside, fastest, in_formats, in_words, refuse_format
+from cnncompress.pipeline.opening import Opened
+from cnncompress.profiling import profile
+from cnncompress.spec import Budget, Latency, Preprocessing
+from cnncompress.timing import LatencyTable, TimingSetting
+
+IMAGE = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+class Viewing(nn.Sequential):
+    """Most networks before torch.flatten: only contiguous features can be viewed so."""
+
+    def forward(self, x):
+        x = self[0](x)
+        return self[1](x.view(x.shape[0], -1))
+
+
+class Volumes(nn.Sequential):
+    """A convolution over three dimensions, whose kernel cannot be in channels_last."""
+
+    def forward(self, x):
+        return self[1](self[0](x)[:, :, None]).mean((2, 3, 4))
+
+
+def viewing():
+    return Viewing(nn.Conv2d(3, 4, 3, padding=1), nn.Linear(256, 2)).eval()
+
+
+def volumes():
+    return Volumes(nn.Conv2d(3, 4, 3), nn.Conv3d(4, 2, 1)).eval()
+
+
+def plain():
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    ).eval()
+
+
+@pytest.mark.parametrize(
+    ("build", "formats"),
+    [(viewing, ["contiguous"]), (volumes, ["contiguous"]), (plain, ["contiguous", "channels_last"])],
+)
+def test_what_fails_drops_out(build, formats):
+    model = build()
+    found = in_formats(model, IMAGE)
+    assert list(found) == formats
+    assert found["contiguous"] is model
+    assert {name: memory_format_of(one) for name, one in found.items()} == {name: name for name in formats}
+    reason = refuse_format(model, IMAGE, "channels_last")
+    assert (reason is None) == (build is plain)
+    assert "\n" not in (reason or "")
+    assert memory_format_of(model) == "contiguous"
+
+
+def test_a_network_is_first_in_its_own_format():
+    assert list(in_formats(to_memory_format(plain(), "channels_last"), IMAGE)) == ["channels_last", "contiguous"]
+
+
+def test_kernels_that_are_in_both_orders_at_once():
+    """1×1 kernels and depthwise ones have the same strides in both: only what is written down tells."""
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 3, groups=8))
+    assert memory_format_of(to_memory_format(model, "channels_last")) == "channels_last"
+    assert memory_format_of(to_memory_format(model, "contiguous")) == "contiguous"
+    mixed = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 4, 3))
+    to_memory_format(mixed, "channels_last").to(memory_format=torch.contiguous_format)
+    assert memory_format_of(mixed) == "contiguous"  # strides that can be in one order only count first
+
+
+def milliseconds(median, memory_format="contiguous"):
+    return Latency(median, median, median, 1, 1, "cpu", "float32", memory_format)
+
+
+def test_the_fastest_format_is_a_networks_own_unless_another_is_worth_it():
+    one = milliseconds(10.0)
+    assert fastest({"contiguous": one, "channels_last": milliseconds(9.8)}) == "contiguous"
+    assert fastest({"contiguous": one, "channels_last": milliseconds(7.0)}) == "channels_last"
+    assert fastest({"channels_last": one}) == "channels_last"
+    assert beside(one, milliseconds(4.0)) == replace(milliseconds(4.0), original=10.0)
+    notes = in_words({"contiguous": one, "channels_last": milliseconds(8.0)}, milliseconds(6.0), "")
+    assert notes[0].startswith("measured latency: 0.75 of the original's")
+    assert "channels_last alone the original takes 0.80 of its time in contiguous" in notes[1]
+    assert "not faster than the original: 1.20" in in_words({"contiguous": one}, milliseconds(12.0), "")[0]
+
+
+def made(model, tmp_path, **settings):
+    opened = Opened("net", model, Preprocessing((8, 8), None), Provenance())
+    attach(model, opened.provenance)
+    asked = DecomposeSettings.model_validate({"model": "net", "layers": ["2"], **settings}).resolved()
+    return Compressor(asked, opened, None, profile(model, IMAGE), tmp_path, Steps())
+
+
+@pytest.mark.parametrize(("asked", "planned"), [(None, "channels_last"), ("contiguous", "contiguous")])
+def test_shares_of_latency_are_of_the_original_in_its_fastest_format(tmp_path, monkeypatch, asked, planned):
+    """100 ms as it came and 70 in channels_last: half of it is 35, whichever format is asked for."""
+    taken = {"contiguous": 100.0, "channels_last": 70.0}
+    times = {name: milliseconds(ms, name) for name, ms in taken.items()}
+    monkeypatch.setattr(compressor, "latency", lambda models, example, **how: {name: times[name] for name in models})
+    monkeypatch.setattr(compressor, "settled_table", lambda *_: LatencyTable(TimingSetting(), None))
+    planner = made(plain(), tmp_path, budget="latency=0.5", memory_format=asked).planner
+    assert planner.references["latency"] == 70.0
+    assert planner.totals["latency"] == taken[planned]
+
+
+@pytest.mark.parametrize("build", [viewing, volumes])
+def test_a_format_that_was_asked_for_is_checked_first(build, tmp_path):
+    with pytest.raises(UsageError, match="does not run in the memory format channels_last") as raised:
+        made(build(), tmp_path, layers=[], memory_format="channels_last")
+    assert "\n" not in str(raised.value)
+
+
+def test_a_budget_that_is_not_of_latency_needs_no_time(tmp_path, monkeypatch):
+    def fails(*args, **how):
+        raise UsageError("no clock here")
+
+    monkeypatch.setattr(compressor, "latency", fails)
+    made_for = {
+        "macs": made(plain(), tmp_path, budget="macs=0.5"),
+        "latency": made(plain(), tmp_path, budget="latency=1"),
+    }
+    plan = made_for["macs"].plan(Budget(macs=0.5))
+    small, times = made_for["macs"].timed(made_for["macs"].fit(plan), plan)
+    assert (times, made_for["macs"].notes) == ({}, ["the latency was not measured: no clock here"])
+    with pytest.raises(UsageError):
+        made_for["latency"].timed(small, plan)
