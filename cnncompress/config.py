@@ -52,15 +52,15 @@ def parse_size(value: Any) -> tuple[int, int]:
 
 
 def parse_floats(value: Any) -> tuple[float, ...]:
-    """`"0.5,0.5,0.5"`, one number, or a list of numbers as a tuple of three; ValueError otherwise."""
+    """`"0.5,0.5,0.5"`, one number for all channels, or a list of numbers; ValueError otherwise."""
     parts = value if isinstance(value, list | tuple) else str(value).split(",")
     try:
         numbers = tuple(float(p) for p in parts)
     except (ValueError, TypeError):
         numbers = ()
-    if len(numbers) not in (1, 3) or not all(map(math.isfinite, numbers)):
-        raise ValueError(f"{quote(str(value))} is not one number, or three separated by commas")
-    return numbers * 3 if len(numbers) == 1 else numbers
+    if not numbers or not all(map(math.isfinite, numbers)):
+        raise ValueError(f"{quote(str(value))} is not one number, or one a channel separated by commas")
+    return numbers
 
 
 def parse_deviations(value: Any) -> tuple[float, ...]:

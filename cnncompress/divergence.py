@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from cnncompress.errors import CompressError
 from cnncompress.factored import forward, inference
+from cnncompress.inputs import input_dtype
 
 PIXELS = 2**21  # go through a network at once
 WORK = 5e10  # multiply-accumulates of one check of the answers
@@ -24,8 +25,9 @@ class Answers:
         self.original = self._log_probabilities(model)
 
     def _log_probabilities(self, model: nn.Module) -> Tensor:
+        dtype = input_dtype(model)
         with inference(model):
-            parts = [F.log_softmax(forward(model, part).double(), 1) for part in batches(self.images)]
+            parts = [F.log_softmax(forward(model, part.to(dtype)).double(), 1) for part in batches(self.images)]
         return torch.cat(parts)
 
     def divergence(self, model: nn.Module) -> float:

@@ -13,8 +13,9 @@ from torch.nn import functional as F
 from cnncompress.console import bar
 from cnncompress.errors import CompressError, DataError, UsageError
 from cnncompress.factored import forward, inference
+from cnncompress.inputs import input_dtype, read_batch
 
-Batches = Iterable[tuple[Tensor, Tensor]]
+Batches = Iterable[Any]
 
 
 @dataclass(frozen=True)
@@ -58,13 +59,20 @@ def check_labels(labels: Tensor, classes: int) -> None:
 
 
 def tally(model: nn.Module, batches: Batches, device: torch.device, *, progress: bool = True) -> Tensor:
-    """Sums over batches of images [n, 3, H, W] and labels [n]: float64 [top-1 hits, top-5 hits, loss, images].
+    """Sums over batches as `inputs.read_batch` takes them: float64 [top-1 hits, top-5 hits, loss, images].
 
     The network is already on `device`; it is in eval mode meanwhile. Sums of parts of a data set may be added.
+    DataError for batches without labels.
     """
+    dtype = input_dtype(model)
     sums = torch.zeros(4, dtype=torch.float64, device=device)
     with inference(model):
-        for images, labels in bar(batches, progress=progress, desc="evaluate", unit="batch", leave=False):
+        for batch in bar(batches, progress=progress, desc="evaluate", unit="batch", leave=False):
+            images, labels = read_batch(batch, dtype)
+            if not len(images):
+                continue
+            if labels is None:
+                raise DataError("the images have no labels, so there is no accuracy; give batches (images, labels)")
             output = forward(model, images.to(device, non_blocking=True))
             if output.dim() != 2:
                 raise CompressError(f"the network returns logits of {output.dim()} dimensions, not [images, classes]")
@@ -85,7 +93,7 @@ def summarise(sums: Tensor) -> Evaluation:
 
 
 def evaluate(model: nn.Module, loader: Any, device: str | torch.device = "cpu", progress: bool = True) -> Evaluation:
-    """Top-1, top-5 and loss of `model` on the batches (images [n, 3, H, W], labels [n]) of `loader`.
+    """Top-1, top-5 and loss of `model` on the batches of `loader`, with labels, as `inputs.read_batch` takes them.
 
     Moves the network to `device` and leaves it there. Raises DataError for an empty loader and for labels that the
     network has no output for.

@@ -50,6 +50,11 @@ def export_onnx(
     is left behind.
     """
     runtime = _onnxruntime()
+    if example.dtype not in (torch.float32, torch.float16):
+        kind = str(example.dtype).removeprefix("torch.")
+        raise CompressError(
+            f"ONNX Runtime computes in float32 and float16 on a CPU, not in {kind}; export to pt2 instead"
+        )
     size = sum(t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers()))
     if size >= ONNX_LIMIT:
         raise CompressError(f"{size / 1e9:.1f} GB of weights do not fit one ONNX file (2 GB); export to pt2 instead")

@@ -8,18 +8,23 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from cnncompress.errors import CompressError
+from cnncompress.errors import CompressError, is_out_of_memory
 
 ANSWERS = ("logits", "out")  # the names of the answers among several outputs
 
 
 def run(model: nn.Module, inputs: Tensor) -> Any:
-    """Whatever the network returns for a batch of inputs; CompressError in one line if its forward pass fails."""
+    """Whatever the network returns for a batch of inputs; CompressError in one line if its forward pass fails.
+
+    Too little memory stays the exception that it is.
+    """
     try:
         return model(inputs)
     except CompressError:
         raise
     except Exception as error:  # whatever somebody else's code raises
+        if is_out_of_memory(error):
+            raise
         what = _further_inputs(model) or _failure(model, inputs, error)
         raise CompressError(f"the forward pass of {type(model).__name__} {what}") from error
 
@@ -50,7 +55,14 @@ def _failure(model: nn.Module, inputs: Tensor, error: Exception) -> str:
             )
         except Exception:  # it fails on a single image too: the first error tells all
             pass
-    return f"fails on an input of {'×'.join(map(str, inputs.shape))}: {reason}"
+    hint = "; if it takes images of another size, give --input-size" if _is_about_size(reason) else ""
+    return f"fails on an input of {'×'.join(map(str, inputs.shape))}: {reason}{hint}"
+
+
+def _is_about_size(reason: str) -> bool:
+    """Whether a forward pass seems to fail because its images are of a wrong size."""
+    words = ("shape", "size", "dimension", "channels", "cannot be multiplied")
+    return any(word in reason.lower() for word in words)
 
 
 def forward(model: nn.Module, inputs: Tensor) -> Tensor:

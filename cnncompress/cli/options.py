@@ -42,8 +42,8 @@ def input_options(f: F) -> F:
     for option in reversed(
         [
             click.option("--input-size", metavar="H[xW]", help="Pixels of the input, where MODEL does not tell."),
-            click.option("--mean", metavar="R,G,B", help="Mean that inputs are normalised with."),
-            click.option("--std", metavar="R,G,B", help="Standard deviation that inputs are normalised with."),
+            click.option("--mean", metavar="X[,X,X]", help="Mean that inputs are normalised with."),
+            click.option("--std", metavar="X[,X,X]", help="Standard deviation that inputs are normalised with."),
         ]
     ):
         f = option(f)

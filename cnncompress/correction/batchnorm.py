@@ -9,6 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from cnncompress.copying import clone
 from cnncompress.factored import inference
+from cnncompress.inputs import input_dtype
 from cnncompress.running import run
 
 
@@ -38,7 +39,7 @@ def reestimate(model: nn.Module, images: Tensor) -> nn.Module | None:
     handles = [norm.register_forward_pre_hook(hook) for norm in norms]
     try:
         with inference(model):
-            run(model, images)
+            run(model, images.to(input_dtype(model)))
     finally:
         for handle in handles:
             handle.remove()

@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +23,7 @@ from cnncompress.correction.blocks import Block, Runner, columns, gradient_momen
 from cnncompress.divergence import PIXELS, Answers
 from cnncompress.errors import UsageError
 from cnncompress.factored import FactoredLayer, forward, inference
+from cnncompress.inputs import in_single, input_dtype
 
 HELD_BACK = 8  # one image in so many decides which state is kept
 BATCH = 32
@@ -57,7 +57,8 @@ def reconstruct(
         result = clone(small)
         if not steps or not chain_parameters(result):
             return result, []
-        session = _Session(_single(model), _single(result), _single(images), steps, seed, progress)
+        precise = images.to(torch.promote_types(input_dtype(model), torch.float32))
+        session = _Session(in_single(model), in_single(result), precise, steps, seed, progress)
         with _frozen(session.work), inference(session.model), inference(session.work):
             session.run()
         with torch.no_grad():
@@ -231,14 +232,6 @@ def _put(parameters: dict[nn.Parameter, float], values: Sequence[Tensor]) -> Non
 
 def _tensors(network: nn.Module) -> Iterator[Tensor]:
     return chain(network.parameters(), network.buffers())
-
-
-def _single(value: Any) -> Any:
-    """A network or images in half precision as a copy in float32, others themselves."""
-    tensors = [value] if isinstance(value, Tensor) else _tensors(value)
-    if any(t.dtype in (torch.float16, torch.bfloat16) for t in tensors):
-        return value.float() if isinstance(value, Tensor) else clone(value).float()
-    return value
 
 
 @contextmanager

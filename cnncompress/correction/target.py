@@ -63,8 +63,9 @@ class Samples:
 
 
 def outputs_at(y: Tensor, spec: ConvSpec, index: Tensor) -> Tensor:
-    """The outputs [R, F] of a layer at the positions `index` [R], counted as in `gather_patches`."""
+    """The outputs [R, F] of a layer at the positions `index` [R], counted and typed as in `gather_patches`."""
+    y = y.to(torch.promote_types(y.dtype, torch.float32))
     if spec.linear:
-        return y.reshape(-1, spec.out_channels)[index].float()
+        return y.reshape(-1, spec.out_channels)[index]
     width = y.shape[-2] * y.shape[-1]
-    return y.flatten(2)[index // width, :, index % width].float()
+    return y.flatten(2)[index // width, :, index % width]

@@ -6,17 +6,19 @@ import struct
 import sys
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 from torchvision.transforms import v2
 from tqdm import tqdm
 
+from cnncompress.data.modes import in_mode
 from cnncompress.errors import DataError
 from cnncompress.spec import Preprocessing
+from cnncompress.text import first_line
 
 # What Pillow's decoders raise on damaged files.
 UNREADABLE = (
@@ -32,6 +34,8 @@ UNREADABLE = (
 )
 NAMED = 3
 SMALL = 64
+
+MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # of Pillow, by the channels of the network
 
 Item = tuple[torch.Tensor, int]
 
@@ -49,7 +53,7 @@ class UnreadableError(DataError):
 
 
 def evaluation_transform(preprocessing: Preprocessing) -> Callable[[Image.Image], torch.Tensor]:
-    """The transform of an RGB image to a normalised tensor `[3, H, W]`, as torchvision's presets do it."""
+    """The transform of an image to a normalised tensor `[c, H, W]`, as torchvision's presets do it."""
     return v2.Compose([*_geometry(preprocessing), *_normalisation(preprocessing)])
 
 
@@ -69,7 +73,7 @@ def _normalisation(preprocessing: Preprocessing) -> list[Callable]:
 
 
 class Images(Dataset):
-    """Images with labels, read when asked for. An item is `(image [3, H, W], class index)`.
+    """Images with labels, read when asked for. An item is `(image [c, H, W], class index)`.
 
     `read(i)` gives a PIL image; `positions` are the numbers `i` that belong to this set, and `names` and `labels`
     are those of the whole collection, by the same numbers. `skipped` maps the name of every image that turned out
@@ -87,6 +91,8 @@ class Images(Dataset):
         self.read = read
         self.names = names
         self.labels = labels
+        if preprocessing.channels not in MODES:
+            raise DataError(f"image files have 1, 3 or 4 channels, and the network takes {preprocessing.channels}")
         self.preprocessing = preprocessing
         self.positions = range(len(names)) if positions is None else positions
         self.skipped: dict[str, str] = {}
@@ -105,12 +111,9 @@ class Images(Dataset):
         return self.labels[self.positions[index]]
 
     def image(self, index: int) -> Image.Image:
-        """The RGB image of item `index`; UnreadableError where it cannot be read."""
+        """The image of item `index`, in the channels of the network; UnreadableError where it cannot be read."""
         try:
-            image = self.read(self.positions[index])
-            if image.mode == "P" and "transparency" in image.info:
-                image = image.convert("RGBA")
-            return image.convert("RGB")
+            return in_mode(self.read(self.positions[index]), MODES[self.preprocessing.channels])
         except UNREADABLE as error:
             name, reason = self.name(index), str(error).partition("\n")[0] or type(error).__name__
             self.skipped[name] = reason
@@ -136,8 +139,15 @@ class Images(Dataset):
         raise DataError(f"{where}: none of the {len(self)} images can be read (first: {name}: {reason})")
 
 
+class _Unread(NamedTuple):
+    """What stands for an image that cannot be read; it travels between processes."""
+
+    name: str
+    reason: str
+
+
 class _Attempts(Dataset):
-    """The items of a set, with `(name, reason)` in the place of what cannot be read: it travels between processes."""
+    """The items of a set, with `_Unread` in the place of what cannot be read."""
 
     def __init__(self, dataset: Dataset, indices: Sequence[int]) -> None:
         self.dataset = dataset
@@ -146,21 +156,32 @@ class _Attempts(Dataset):
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, i: int) -> Item | tuple[str, str]:
+    def __getitem__(self, i: int) -> Any:
         try:
             return self.dataset[self.indices[i]]
         except UnreadableError as error:
-            return error.name, error.reason
+            return _Unread(error.name, error.reason)
 
 
-def _collate(items: list[Any]) -> tuple[list[Item], list[tuple[str, str]]]:
-    good = [item for item in items if isinstance(item[0], torch.Tensor)]
-    bad = [item for item in items if not isinstance(item[0], torch.Tensor)]
-    return good, bad
+def _collate(items: list[Any]) -> tuple[Any, list[_Unread]]:
+    """What can be read as one batch, None where nothing can, and the rest."""
+    good = [item for item in items if not isinstance(item, _Unread)]
+    bad = [item for item in items if isinstance(item, _Unread)]
+    return collate(good) if good else None, bad
+
+
+def collate(items: list[Any]) -> Any:
+    """The items of a set as a batch; DataError for items that no batch can hold."""
+    try:
+        return default_collate(items)
+    except (TypeError, RuntimeError) as error:
+        raise DataError(
+            f"the items of the data set make no batch: {first_line(error)}; give tensors of one size"
+        ) from error
 
 
 class Loader:
-    """Batches `(images [n, 3, H, W], labels [n])` in a fixed order; what cannot be read is left out and reported."""
+    """Batches `(images [n, c, H, W], labels [n])` in a fixed order; what cannot be read is left out and reported."""
 
     def __init__(self, dataset: Dataset, batch_size: int, workers: int, indices: Sequence[int]) -> None:
         self.dataset = dataset
@@ -170,14 +191,14 @@ class Loader:
     def __len__(self) -> int:
         return len(self._batches)
 
-    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    def __iter__(self) -> Iterator[Any]:
         found = False
         skipped: dict[str, str] = {}
         for good, bad in self._batches:
             skipped.update(bad)
-            if good:
+            if good is not None:
                 found = True
-                yield torch.stack([image for image, _ in good]), torch.tensor([int(label) for _, label in good])
+                yield good
         if isinstance(self.dataset, Images):
             self.dataset.skipped.update(skipped)
             report_skipped(self.dataset, skipped)
@@ -186,11 +207,11 @@ class Loader:
 
 
 def make_loader(dataset: Any, batch_size: int, *, workers: int = 0, indices: Sequence[int] | None = None) -> Loader:
-    """Batches `(images [n, 3, H, W], labels [n])` for evaluation, in the order of the set or of `indices`.
+    """Batches `(images [n, c, H, W], labels [n])` for evaluation, in the order of the set or of `indices`.
 
-    `dataset` is `Images` or another map-style set of `(image [3, H, W], class index)`. Images that cannot be read are
-    left out; at the end of a pass they are in `dataset.skipped` and one line on stderr counts those not reported
-    before and names the first few. DataError where not one of them can be read.
+    `dataset` is `Images` or another map-style set, whose items torch's own collation puts together. Images that cannot
+    be read are left out; at the end of a pass they are in `dataset.skipped` and one line on stderr counts those not
+    reported before and names the first few. DataError where not one of them can be read.
     """
     return Loader(dataset, batch_size, workers, range(len(dataset)) if indices is None else indices)
 

@@ -6,17 +6,19 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from cnncompress.console import LOG, is_main_process
 from cnncompress.data import make_loader
-from cnncompress.evaluation import resolve_device
+from cnncompress.evaluation import evaluate, resolve_device
 from cnncompress.factored import forward, inference
 from cnncompress.finetuning.checkpoints import Checkpoints
 from cnncompress.finetuning.schedules import freeze_others, trainable_modules
 from cnncompress.finetuning.settings import FinetuneResult, FinetuneSettings
 from cnncompress.finetuning.trainer import Trainer
+from cnncompress.inputs import float_types, input_dtype, read_batch, with_types
 
 __all__ = ["FinetuneResult", "FinetuneSettings", "finetune", "is_main_process", "trainable_modules"]
 
@@ -39,7 +41,8 @@ def finetune(
     each epoch, and its items should depend on nothing but epoch and index. Writes `last.pt` and `best.safetensors` to
     `checkpoints`, and `history.jsonl` beside that folder. With `resume`, training goes on from `last.pt` and gives,
     on a CPU, what it would have given without the interruption. Under torchrun every process calls this.
-    `example` [n, 3, H, W] shows the order of execution (default: an image of `val`).
+    `example` [n, c, H, W] shows the order of execution (default: an image of `val`). A network in half precision is
+    trained in float32 and rounded at the end.
 
     Raises UsageError for settings that do not fit, DataError for labels, RunError for files, CompressError where the
     loss is no longer finite. KeyboardInterrupt passes on, after the checkpoint is written.
@@ -47,9 +50,13 @@ def finetune(
     chosen = resolve_device(device)
     settings = settings.resolved(chosen)
     if example is None:
-        example = next(iter(make_loader(val, 1)))[0]
+        example = read_batch(next(iter(make_loader(val, 1))), labels=False)[0]
     origin = next((p.device for p in model.parameters()), chosen)
-    example = example.to(origin)
+    types, usual = float_types(model), input_dtype(model)
+    half = usual.itemsize < torch.float32.itemsize
+    if half:  # steps are smaller than half precision can tell apart
+        model.float()
+    example = example.to(origin, input_dtype(model))
     flags = [(p, p.requires_grad) for p in model.parameters()]
     modes = [(m, m.training) for m in model.modules()]
     try:
@@ -62,12 +69,18 @@ def finetune(
         trainer = Trainer(model, train, val, settings, Checkpoints(checkpoints), names, classes, chosen)
         result = trainer.run(resume)
     finally:
-        model.to(origin)
+        with_types(model.to(origin), types, usual)
         for parameter, requires_grad in flags:
             parameter.requires_grad_(requires_grad)
             parameter.grad = None
         for module, training in modes:
             module.training = training
+    if half:
+        rounded = f"trained in float32 and rounded to {str(usual).removeprefix('torch.')}"
+        note = f"{note}; {rounded}" if note else rounded
+        best = evaluate(model.to(chosen), make_loader(val, settings.batch_size), chosen, progress=False)
+        model.to(origin)
+        result = dataclasses.replace(result, best=best)
     if result.best_epoch == 0:
         unchanged = "no epoch was better than the start, whose weights are kept"
         LOG.info(unchanged)

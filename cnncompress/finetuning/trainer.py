@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from cnncompress.console import LOG, bar
 from cnncompress.data import make_loader
+from cnncompress.data.loading import collate
 from cnncompress.errors import CompressError, DataError, RunError, UsageError
 from cnncompress.evaluation import Evaluation, check_labels, summarise, tally
 from cnncompress.finetuning.checkpoints import Checkpoints
@@ -22,6 +23,7 @@ from cnncompress.finetuning.interrupts import Interrupts
 from cnncompress.finetuning.optimization import Objective, better, cosine, make_accelerator, make_optimizer, mixed_seed
 from cnncompress.finetuning.schedules import training_modes
 from cnncompress.finetuning.settings import FinetuneResult, FinetuneSettings
+from cnncompress.inputs import input_dtype, read_batch
 
 
 class Trainer:
@@ -137,7 +139,7 @@ class Trainer:
         self.checkpoints.save_history(self.history)
         self.saved = time.monotonic()
 
-    def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def _batches(self) -> Iterator[Any]:
         """This process's part of what is left of the epoch's batches."""
         if hasattr(self.train, "set_epoch"):
             self.train.set_epoch(self.epoch)
@@ -146,7 +148,9 @@ class Trainer:
         mine = order.view(self.steps, self.batch)[self.step :, self.rank :: self.processes]
         subset = Subset(self.train, mine.flatten().tolist())
         pin = self.device.type == "cuda"
-        loader = DataLoader(subset, mine.shape[1], num_workers=self.settings.workers, pin_memory=pin)
+        loader = DataLoader(
+            subset, mine.shape[1], num_workers=self.settings.workers, pin_memory=pin, collate_fn=collate
+        )
         return iter(loader)
 
     def _train_epoch(self) -> None:
@@ -181,11 +185,13 @@ class Trainer:
                 steps.update()
                 steps.set_postfix(loss=f"{loss / self.batch:.3f}", lr=f"{lr:.2g}")
 
-    def _next(self, batches: Iterator[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    def _next(self, batches: Iterator[Any]) -> tuple[Tensor, Tensor]:
         try:
-            images, labels = next(batches)
+            images, labels = read_batch(next(batches), input_dtype(self.model))
         except DataError as error:  # from a worker process, the message is a whole traceback
             raise DataError(str(error).strip().split("\n")[-1].rpartition("DataError: ")[-1]) from error
+        if labels is None:
+            raise DataError("the training images have no labels; items are (image, class index)")
         check_labels(labels, self.classes)
         return images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
 

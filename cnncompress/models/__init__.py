@@ -17,6 +17,7 @@ from torch import nn
 
 from cnncompress.errors import CompressError, UsageError, nearest
 from cnncompress.factored import Provenance, attach
+from cnncompress.inputs import input_channels
 from cnncompress.models.builtin import BUILTIN
 from cnncompress.models.sources import (
     AUXILIARY,
@@ -96,7 +97,8 @@ def load_model(
         raise CompressError(f"{source.name} returned a network without values: {meta} is on the meta device")
     if source.kind == "timm":
         base = _timm_preprocessing(model)
-    prepared = _override(base, size, mean, std)
+    sized = base.changed(size)
+    prepared = sized.for_channels(input_channels(model.eval(), sized.size)).changed(None, mean, std)
     attach(model.eval(), Provenance(source, prepared))
     return LoadedModel(model, source, prepared, described)
 
@@ -216,22 +218,6 @@ def _timm_preprocessing(model: nn.Module) -> Preprocessing:
     interpolation = config["interpolation"] if config["interpolation"] in ("bilinear", "bicubic") else "bilinear"
     resize = math.floor(min(size) / config["crop_pct"])
     return Preprocessing(size, resize, tuple(config["mean"]), tuple(config["std"]), interpolation)
-
-
-def _override(
-    base: Preprocessing, size: Pair | None, mean: Sequence[float] | None, std: Sequence[float] | None
-) -> Preprocessing:
-    changes: dict[str, Any] = {}
-    if size is not None:
-        if min(size) < 1:
-            raise UsageError(f"the input size must be at least 1 pixel, not {size[0]}x{size[1]}")
-        changes |= {"size": size, "resize": None}
-    for name, values in (("mean", mean), ("std", std)):
-        if values is not None:
-            if len(values) != 3 or not all(math.isfinite(v) for v in values) or (name == "std" and min(values) <= 0):
-                raise UsageError(f"{name} must be three numbers, one a colour channel, not {list(values)}")
-            changes[name] = tuple(float(v) for v in values)
-    return dataclasses.replace(base, **changes)
 
 
 def _fix_image_size(

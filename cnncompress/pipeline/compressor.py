@@ -19,6 +19,7 @@ from cnncompress.errors import CompressError, UsageError
 from cnncompress.evaluation import Evaluation, resolve_device
 from cnncompress.factored import memory_format_of, to_memory_format, trace
 from cnncompress.fitting import decompose
+from cnncompress.inputs import input_dtype, read_batch
 from cnncompress.metrics import CENTRED, check_metric
 from cnncompress.pipeline.calibration import Calibration, calibrate, calibration_set, most_images
 from cnncompress.pipeline.formats import beside, fastest, in_formats, in_words, refuse_format
@@ -285,8 +286,8 @@ class Compressor:
         """The calibration images that a correction looks at, [n, 3, H, W]: as many as memory allows."""
         _, images, indices = calibration_set(self.settings, self.data, most_images(self.calls))
         loader = make_loader(images, self.settings.batch_size, workers=self.settings.workers, indices=indices)
-        dtype = self.opened.example().dtype
-        return torch.cat([batch[0].to(dtype) for batch in loader])
+        dtype = input_dtype(self.opened.model)
+        return torch.cat([read_batch(batch, dtype, labels=False)[0] for batch in loader])
 
     @cached_property
     def answers(self) -> Answers:

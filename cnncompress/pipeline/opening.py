@@ -15,6 +15,7 @@ from cnncompress.data import Data, load_data, make_loader
 from cnncompress.errors import CompressError, RunError, UsageError
 from cnncompress.evaluation import Evaluation, evaluate, resolve_device
 from cnncompress.factored import Provenance, forward, inference, provenance
+from cnncompress.inputs import input_dtype
 from cnncompress.models import LoadedModel, list_models, load_model
 from cnncompress.models.sources import PROGRAM_ONLY, construct
 from cnncompress.models.weights import SUFFIXES
@@ -37,11 +38,10 @@ class Opened:
     run: LoadedRun | None = None
 
     def example(self, batch: int = 1, seed: int = 0) -> Tensor:
-        """A random input [batch, 3, h, w] in the network's dtype."""
+        """A random input [batch, c, h, w] in the network's dtype."""
         generator = torch.Generator().manual_seed(seed)
-        values = torch.randn(batch, 3, *self.preprocessing.size, generator=generator)
-        dtype = next((p.dtype for p in self.model.parameters()), torch.float32)
-        return values.to(dtype)
+        values = torch.randn(batch, self.preprocessing.channels, *self.preprocessing.size, generator=generator)
+        return values.to(input_dtype(self.model))
 
 
 def open_model(settings: ModelSettings) -> Opened:
@@ -82,10 +82,7 @@ def open_run(path: Path, settings: ModelSettings) -> Opened:
         if getattr(settings, option) != type(settings).model_fields[option].default:
             flag = option.replace("_", "-")
             raise UsageError(f"{path} is a run, with weights and classes of its own; leave out --{flag}")
-    given = {k: v for k in ("mean", "std") if (v := getattr(settings, k)) is not None}
-    if settings.input_size is not None:
-        given |= {"size": settings.input_size, "resize": None}
-    prepared = dataclasses.replace(run.preprocessing or Preprocessing(), **given)
+    prepared = (run.preprocessing or Preprocessing()).changed(settings.input_size, settings.mean, settings.std)
     origin = provenance(run.model) or Provenance()
     return Opened(str(run.info.get("name", path.name)), run.model, prepared, origin, f"run {path}", run)
 

@@ -15,6 +15,7 @@ from cnncompress.console import bar
 from cnncompress.errors import CompressError, DataError, UsageError, nearest
 from cnncompress.evaluation import check_labels, resolve_device
 from cnncompress.factored import forward, inference, layers_of, refuse_module
+from cnncompress.inputs import in_single, input_dtype, read_batch
 from cnncompress.spec import LayerStatistics
 from cnncompress.statistics.layers import LayerSums
 from cnncompress.statistics.moments import everyone, processes
@@ -49,9 +50,10 @@ def collect_statistics(
 ) -> dict[str, LayerStatistics]:
     """What the metrics named by `metric` need to know about each Conv2d and Linear that the network calls.
 
-    `loader` gives batches of images [b, ...], or (images, labels [b]); labels are used by `mahalanobis` only. The
-    network runs in eval mode on `device`, where it stays, and is otherwise left as it was. `layers` are names as in
-    `factored.layers_of`, by default all; those that cannot be swapped or are never called are left out.
+    `loader` gives batches of images as `inputs.read_batch` takes them; labels are used by `mahalanobis` only. The
+    network, or a copy in float32 of one in half precision, runs in eval mode on `device`, where the network stays, and
+    is otherwise left as it was. `layers` are names as in `factored.layers_of`, by default all; those that cannot be
+    swapped or are never called are left out.
 
     `positions` patches are looked at in each image and call of a layer (None: all); which ones depends on `seed` and
     the image's pixels alone. `images` limits the number of images. With torch.distributed set up, each process gives
@@ -69,6 +71,8 @@ def collect_statistics(
     if not needs or not chosen:
         return {}
     model.to(device)
+    if (precise := in_single(model)) is not model:
+        model, chosen = precise, _select(precise, chosen)
     collector = _Collector(model, {n: LayerSums(n, m, needs) for n, m in chosen.items()}, needs, positions, seed)
     error = None
     try:
@@ -127,7 +131,7 @@ class _Collector:
             if limit == 0:
                 return
             for batch in loader:
-                images, labels = (batch[0], batch[1]) if isinstance(batch, tuple | list) else (batch, None)
+                images, labels = read_batch(batch, input_dtype(self.model), labels="sensitivity" in self.needs)
                 if labels is None and "sensitivity" in self.needs:
                     raise UsageError("the metric mahalanobis needs labelled images; give them, or take kronecker")
                 images = images[: None if limit is None else limit - self.images]

@@ -1,5 +1,6 @@
 """Networks that do not exist, do not build, do not run, or have weights that do not fit."""
 
+import json
 import pickle
 from pathlib import Path
 
@@ -157,3 +158,37 @@ def test_arguments_of_a_network_stay_with_its_run(done, cli):
     refusal = cli("inspect", "run", "--trust-code", "--model-arg", "width=3")
     assert refusal.code == 2
     assert "leave out --model-arg" in refusal.err
+
+
+GREY = """
+from torch import nn
+def build(channels=1):
+    return nn.Sequential(nn.Conv2d(channels, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 3), nn.AdaptiveAvgPool2d(1),
+                         nn.Flatten(), nn.Linear(16, 10))
+"""
+
+
+def test_a_network_for_greyscale_images(done, refused):
+    Path("nets.py").write_text(GREY)
+    small = ["nets.py:build", "--input-size", "12", "--data", "digits", "--mean", "0.5", "--std", "0.25"]
+    assert "on 359 images" in done("evaluate", *small)
+    done("decompose", *small, "--budget", "macs=0.5", "--calibration-images", "40", "--out", "run")
+    preprocessing = json.loads(Path("run/run.json").read_text())["preprocessing"]
+    assert (preprocessing["mean"], preprocessing["std"]) == ([0.5], [0.25])
+    assert "on 359 images" in done("evaluate", "run", "--trust-code", "--data", "digits")
+    for option in ("--mean", "--std"):
+        line = refused("evaluate", *small[:5], option, "0.1,0.2,0.3", code=2)
+        assert f"{option} has 3 numbers for a network of 1 channel" in line
+    five = refused("evaluate", *small[:5], "--model-arg", "channels=5")
+    assert "image files have 1, 3 or 4 channels, and the network takes 5" in five
+
+
+def test_an_input_size_that_does_not_fit_is_refused_with_the_option(refused):
+    Path("nets.py").write_text(
+        "from torch import nn\n"
+        "def build():\n"
+        "    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(8 * 14 * 14, 10))\n"
+    )
+    for command in (["inspect"], ["profile"], ["decompose"], ["evaluate", "--data", "digits"]):
+        assert "--input-size" in refused(*command, "nets.py:build")
+        assert "--input-size" in refused(*command, "nets.py:build", "--input-size", "12")
