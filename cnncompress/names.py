@@ -13,7 +13,7 @@ NETWORKS = Path(__file__).with_name("models") / "builtin"
 BUILTIN_NAMES = tuple(sorted(path.stem for path in NETWORKS.glob("*.safetensors")))  # each beside a file of its name
 TIMM_PREFIX = "timm:"
 KINDS = f"a torchvision name, {', '.join(BUILTIN_NAMES)}, timm:NAME, package.module:FUNCTION, file.py:FUNCTION or a run"
-BUILDERS = re.compile(r"@register_model\(.*\)\n(?:(?!def ).*\n)*def (\w+)\(")
+BUILDERS = re.compile(r"@register_model\((?:name=\"(\w+)\")?\)\n(?:(?!def ).*\n)*def (\w+)\(")
 
 
 def check_name(name: str) -> None:
@@ -21,7 +21,7 @@ def check_name(name: str) -> None:
     if name in BUILTIN_NAMES or name.startswith(TIMM_PREFIX) or is_run(name) or Path(name).is_dir():
         return
     origin, colon, function = name.rpartition(":")
-    if colon and origin and function.isidentifier():
+    if colon and origin and all(part.isidentifier() for part in function.split(".")):
         _check_origin(origin)
     elif name.endswith(".py"):
         raise UsageError(f"{name} names no function: give {name}:FUNCTION")
@@ -67,7 +67,8 @@ def _files(pattern: str) -> list[Path]:
 
 def _builders(pattern: str) -> list[str]:
     """The functions in these files that torchvision registers as networks."""
-    return [name for path in _files(pattern) for name in BUILDERS.findall(path.read_text(encoding="utf-8"))]
+    found = [match for path in _files(pattern) for match in BUILDERS.findall(path.read_text(encoding="utf-8"))]
+    return [given or function for given, function in found]
 
 
 def _mentioned(name: str) -> bool:

@@ -145,7 +145,7 @@ def test_completion_comes_with_click(done):
         (["decompose", "digits_vgg", "--input-size", "0"], "--input-size: '0'"),
         (["decompose", "digits_vgg", "--input-size", "bigxsmall"], "such as 224"),
         (["decompose", "digits_vgg", "--mean", "nan"], "--mean: 'nan'"),
-        (["decompose", "digits_vgg", "--mean", "1,2"], "three separated by commas"),
+        (["decompose", "digits_vgg", "--mean", "1,2"], "--mean has 2 numbers for a network of 3 channels"),
         (["decompose", "digits_vgg", "--std", "0"], "--std: a standard deviation is positive"),
     ],
 )
