@@ -127,7 +127,8 @@ MOST_WORKERS = 256  # processes that read images; the system gives out far more 
 class Settings(BaseModel):
     """Base of all sections: no unknown keys."""
 
-    model_config = ConfigDict(extra="forbid", strict=False, allow_inf_nan=False)
+    # fields may begin with "model_", which pydantic before 2.10 wants for itself
+    model_config = ConfigDict(extra="forbid", strict=False, allow_inf_nan=False, protected_namespaces=())
 
 
 S = TypeVar("S", bound=Settings)
