@@ -236,10 +236,20 @@ class Data(Schema):
 
 
 class Model(Schema):
-    """The network that a run was made of, as it was asked for."""
+    """The network that a run was made of, as it was asked for, and the checksum of its tensors."""
 
     name: Text
     weights: Text
+    seed: Whole = 0
+    sha256: Digest | None = None
+
+
+class HeldOut(Schema):
+    """A data set of which a part is for evaluation only: the share and the seed by which it was split."""
+
+    fingerprint: Text
+    share: Annotated[float, Field(gt=0, lt=1)]
+    seed: Whole
 
 
 class Info(Schema):
@@ -255,6 +265,7 @@ class Info(Schema):
     name: Text = ""
     model: Model | None = None
     data: Data | None = None
+    held_out: list[HeldOut] = []
     finetune: Options = {}
     sha256: dict[Name, Digest] = {}  # of the files beside it
     code: dict[Name, Digest] = {}  # of the Python file that the network's factory is in

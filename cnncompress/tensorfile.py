@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -18,6 +19,19 @@ from cnncompress.errors import RunError
 from cnncompress.reading import check, check_regular, parse_json
 from cnncompress.schemas import Tensors
 from cnncompress.text import first_line
+
+
+def digest_of(state: Mapping[str, Any]) -> str:
+    """The SHA-256 of the entries of a state dict: names, dtypes, shapes and values."""
+    digest = hashlib.sha256()
+    for name, tensor in state.items():
+        digest.update(f"\0{name}".encode())
+        if isinstance(tensor, Tensor):
+            digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        else:
+            digest.update(repr(tensor).encode())
+    return digest.hexdigest()
 
 
 def save_tensors(path: Path, state: Mapping[str, Any]) -> None:

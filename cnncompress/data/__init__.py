@@ -76,4 +76,4 @@ def split(data: Data, fraction: float, seed: int) -> Data:
     val, train = np.sort(by_class[chosen]).tolist(), np.sort(by_class[~chosen]).tolist()
     if not val or not train:
         raise UsageError(f"{data.name}: {n} images cannot be split at {fraction} for validation")
-    return dataclasses.replace(data, val=data.val.subset(val), train=data.val.subset(train))
+    return dataclasses.replace(data, val=data.val.subset(val), train=data.val.subset(train), parted=(fraction, seed))

@@ -54,7 +54,8 @@ class Data:
     """Images to evaluate on (`val`), to train on where there are any (`train`), and to test on at the very end.
 
     `classes` is the number of classes the labels are drawn from, `fingerprint` tells whether two data sets are the
-    same, `flip` whether a mirrored image still shows its class.
+    same, `flip` whether a mirrored image still shows its class. `parted` is the share and the seed by which one set was
+    split into `val` and `train`, None where it came so.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Data:
     fingerprint: str
     test: Images | None = None
     flip: bool = True
+    parted: tuple[float, int] | None = None
 
     @property
     def skipped(self) -> list[str]:

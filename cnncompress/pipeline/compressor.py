@@ -23,7 +23,8 @@ from cnncompress.inputs import input_dtype, read_batch
 from cnncompress.metrics import CENTRED, check_metric
 from cnncompress.pipeline.calibration import Calibration, calibrate, calibration_set, most_images
 from cnncompress.pipeline.formats import beside, fastest, in_formats, in_words, refuse_format
-from cnncompress.pipeline.opening import Opened, evaluate_on, original_of
+from cnncompress.pipeline.opening import Opened, evaluate_on
+from cnncompress.pipeline.original import original_of
 from cnncompress.planning import (
     Choice,
     Planner,

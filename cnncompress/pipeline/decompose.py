@@ -12,23 +12,27 @@ from cnncompress.data import Data
 from cnncompress.errors import CompressError
 from cnncompress.evaluation import Evaluation, resolve_device
 from cnncompress.factored import Provenance, attach, provenance
+from cnncompress.models import DEFAULT, NONE
+from cnncompress.models.weights import is_path
 from cnncompress.pipeline.calibration import apart, cache_file
 from cnncompress.pipeline.compressor import Compressor
 from cnncompress.pipeline.opening import (
     Opened,
     count_outputs,
+    held_out,
     make_row,
     need_layers,
     open_data,
     open_model,
     planned_row,
-    recorded,
 )
+from cnncompress.pipeline.original import original_row
 from cnncompress.pipeline.search import search
 from cnncompress.profiling import profile
 from cnncompress.reporting import Report, layer_rows
 from cnncompress.runs import check_output, save_run
 from cnncompress.spec import Plan
+from cnncompress.tensorfile import digest_of
 from cnncompress.timing.clock import check_threads
 
 UNITS = {"macs": "MACs", "params": "parameters", "latency": "latency"}
@@ -89,12 +93,10 @@ def run_decompose(settings: DecomposeSettings, command: list[str]) -> Decomposed
     chosen = None if settings.max_drop is not None else compressor.plan()
     if chosen is not None and not chosen.layers:
         raise CompressError(nothing_to_do(opened.name, chosen))
-    before = recorded(opened).rows[:1]
-    if not before:
-        before = [make_row(opened.name, "original", cost, compressor.measure(opened.model), data)]
+    before = original_row(opened, cost, data, compressor.measure)
     if chosen is None:
         with phases("search", f"look for the fewest MACs that lose at most {settings.max_drop:g} points"):
-            found = search(compressor, settings.max_drop or 0.0, before[0])
+            found = search(compressor, settings.max_drop or 0.0, before)
         chosen, small = found.plan, found.model
         result: Evaluation | None = found.result
     else:
@@ -106,12 +108,12 @@ def run_decompose(settings: DecomposeSettings, command: list[str]) -> Decomposed
     if settings.searching:
         small, times = compressor.timed(small, chosen)
         row = dataclasses.replace(row, latency=times.get("compressed"))
-        before = [dataclasses.replace(before[0], latency=times.get("original"))]
+        before = dataclasses.replace(before, latency=times.get("original"))
     origin = provenance(small) or Provenance()
     notes = [*spent(settings, chosen, compressor), *compressor.told.notes, *compressor.notes]
-    notes += predicted_rise({} if chosen.rises else origin.rises)
+    notes += predicted_rise({} if chosen.rises else origin.rises, settings.plan is not None)
     notes += [*narrow_outputs(chosen, count_outputs(opened))]
-    report = Report([*before, row], layer_rows(origin.plan, origin.errors), origin.plan.kept, notes)
+    report = Report([before, row], layer_rows(origin.plan, origin.errors), origin.plan.kept, notes)
     info = run_info(settings, opened, data, command)
     with phases("save", f"save in {out}"), cache_file(settings, compressor.told) as cached:
         report.notes += save_run(out, small, metrics=report.to_json(), info=info, force=settings.force, carry=cached)
@@ -121,10 +123,10 @@ def run_decompose(settings: DecomposeSettings, command: list[str]) -> Decomposed
 def _dry_run(settings: DecomposeSettings, compressor: Compressor, chosen: Plan) -> Decomposed:
     """The report of a plan that is not carried out."""
     opened, cost = compressor.opened, compressor.cost
-    now = recorded(opened).rows[:1] or [make_row(opened.name, "original", cost, None, None)]
+    now = original_row(opened, cost, None, lambda network: None)
     row = planned_row(describe(opened.name, settings), chosen, cost, opened.example().element_size())
     notes = [*spent(settings, chosen, compressor), *compressor.told.notes]
-    report = Report([*now, row], layer_rows(chosen, {}), chosen.kept, notes)
+    report = Report([now, row], layer_rows(chosen, {}), chosen.kept, notes)
     return Decomposed(chosen, report, None, compressor.phases)
 
 
@@ -149,13 +151,20 @@ def spent(settings: DecomposeSettings, chosen: Plan, compressor: Compressor) -> 
     return notes
 
 
-def predicted_rise(rises: dict[str, float]) -> list[str]:
-    """The predicted rise of the loss in words, where the metric predicts one."""
+def predicted_rise(rises: dict[str, float], planned: bool) -> list[str]:
+    """The rise of the loss that the fitted chains predict, in words; empty where the metric predicts none.
+
+    That of a plan from a file, which is `planned` without a budget, is not what a budget predicts.
+    """
     if not rises:
         return []
     most = max(rises, key=lambda name: rises[name])
     total = sum(rises.values())
-    return [f"predicted rise of the loss: {total:.3g} nats an image, most of it in {most} ({rises[most]:.3g})"]
+    other = "; what a budget predicts, before any correction, does not compare with it" if planned else ""
+    return [
+        f"predicted rise of the loss by the fitted chains: {total:.3g} nats an image, most of it in {most} "
+        f"({rises[most]:.3g}){other}"
+    ]
 
 
 def narrow_outputs(chosen: Plan, outputs: int) -> list[str]:
@@ -201,11 +210,23 @@ def describe(name: str, settings: DecomposeSettings) -> str:
 def run_info(settings: DecomposeSettings, opened: Opened, data: Data | None, command: list[str]) -> dict[str, Any]:
     """What `run.json` holds beside the versions and the source."""
     previous = opened.run.info if opened.run else {}
-    model = previous.get("model") or {"name": settings.model, "weights": settings.weights}
     return {
         "name": opened.name,
-        "model": model,
+        "model": previous.get("model") or described(settings, opened),
         "command": command,
         "seed": settings.seed,
         "data": {"spec": settings.data, "fingerprint": data.fingerprint} if data else None,
+        "held_out": held_out(opened, data),
+    }
+
+
+def described(settings: DecomposeSettings, opened: Opened) -> dict[str, Any]:
+    """What it takes to have the original again, and to know that it is the same."""
+    file = settings.weights not in (DEFAULT, NONE) and is_path(settings.weights)
+    weights = str(Path(settings.weights).resolve()) if file else settings.weights
+    return {
+        "name": settings.model,
+        "weights": weights,
+        "seed": settings.seed,
+        "sha256": digest_of(opened.model.state_dict()),
     }

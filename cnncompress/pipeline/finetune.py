@@ -6,6 +6,7 @@ import dataclasses
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,17 @@ from cnncompress.data import Augmented, Data, split
 from cnncompress.errors import DataError, RunError, UsageError
 from cnncompress.evaluation import resolve_device
 from cnncompress.finetuning import FinetuneResult, FinetuneSettings, finetune, is_main_process
-from cnncompress.pipeline.opening import Opened, make_row, need_layers, open_data, open_run, recorded
+from cnncompress.pipeline.opening import (
+    Opened,
+    evaluate_on,
+    held_out,
+    make_row,
+    need_layers,
+    open_data,
+    open_run,
+    recorded,
+)
+from cnncompress.pipeline.original import measured_again, with_accuracy
 from cnncompress.profiling import profile
 from cnncompress.reporting import Report
 from cnncompress.runs import copy_run, is_run, update_run
@@ -67,7 +78,12 @@ def run_finetune(run: Path, config: Path | None, flags: Mapping[str, Any], comma
             return None
         steps.announce("save", f"save in {target}")
         add_tuned(report, opened, result, data)
-        info = {"finetune": {"command": command, **dataclasses.asdict(training), "data": settings.data}}
+        again = partial(evaluate_on, data=data, settings=settings)
+        report.rows[:1] = [measured_again(report.rows[0], opened, data, again)]
+        info = {
+            "finetune": {"command": command, **dataclasses.asdict(training), "data": settings.data},
+            "held_out": held_out(opened, data),
+        }
         report.notes += update_run(target, opened.model, report.to_json(), info)
     return Tuned(report, target, summary(result))
 
@@ -117,16 +133,22 @@ def _changed(path: Path) -> int | None:
 
 
 def add_tuned(report: Report, opened: Opened, result: FinetuneResult, data: Data) -> None:
-    """Add the fine-tuned network to a run's rows; the decomposed row takes the accuracy before training."""
-    cost = profile(opened.model, opened.example())
-    rows = [row for row in report.rows if row.kind != "finetuned"]
-    again = len(rows) < len(report.rows)
-    if rows and not again:
-        before = make_row(rows[-1].name, rows[-1].kind, cost, result.start, data)
-        rows[-1] = dataclasses.replace(before, latency=rows[-1].latency)
-    name = rows[-1].name if rows else opened.name
-    tuned = make_row(f"{name}, fine-tuned", "finetuned", cost, result.best, data)
-    report.rows = [*rows, dataclasses.replace(tuned, latency=rows[-1].latency if rows else None)]
+    """Add the fine-tuned network to a run's rows; the network that it was before takes its accuracy before training.
+
+    Where no epoch was better there is no other network, and a note says so. A network that was fine-tuned before
+    has one row still.
+    """
+    cost, rows = profile(opened.model, opened.example()), report.rows
+    last = rows[-1] if rows else make_row(opened.name, "decomposed", cost, None, None)
+    again = last.kind == "finetuned"
+    if result.best_epoch == 0:
+        report.notes.append(f"fine-tuning on {data.name} changed nothing: {result.note}")
+        report.rows = [*rows[:-1], with_accuracy(last, result.start, data)]
+        return
+    name = last.name if again else f"{last.name}, fine-tuned"
+    tuned = make_row(name, "finetuned", cost, result.best, data)
+    kept = [] if again else [with_accuracy(last, result.start, data)]
+    report.rows = [*rows[:-1], *kept, dataclasses.replace(tuned, latency=last.latency)]
 
 
 def summary(result: FinetuneResult) -> str:

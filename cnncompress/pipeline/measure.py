@@ -12,12 +12,10 @@ from torch import nn
 
 from cnncompress.config import ModelSettings
 from cnncompress.console import LOG, Steps, bar
-from cnncompress.errors import CompressError, DataError, RunError, UsageError
+from cnncompress.errors import DataError, RunError, UsageError
 from cnncompress.evaluation import Evaluation, resolve_device
 from cnncompress.exporting import ExportReport, export_onnx, export_pt2
 from cnncompress.factored import layers_of, refuse_module, spec_of, to_memory_format, trace
-from cnncompress.models import load_model
-from cnncompress.models.sources import model_name
 from cnncompress.pipeline.formats import beside, fastest, in_formats
 from cnncompress.pipeline.opening import (
     Opened,
@@ -26,9 +24,9 @@ from cnncompress.pipeline.opening import (
     open_data,
     open_model,
     open_run,
-    original_of,
     recorded,
 )
+from cnncompress.pipeline.original import NOT_AT_HAND, original_network, original_of, with_accuracy
 from cnncompress.planning import choose_method, describe_methods
 from cnncompress.profiling import latency, layer_latencies, profile
 from cnncompress.reporting import Report, merge
@@ -236,18 +234,12 @@ def run_report(runs: Sequence[Path], settings: ModelSettings, timing: Timing | N
 def remeasure(report: Report, opened: Opened, settings: ModelSettings) -> None:
     """Measure the original's and the newest row on `settings.data`; the rows between lose their accuracy."""
     data = open_data(settings, opened)
-    networks: dict[int, nn.Module] = {len(report.rows) - 1: opened.model}
-    try:
-        known: Any = opened.run.info["model"] if opened.run else None
-        source = opened.provenance.source
-        networks[0] = load_model(model_name(source), known["weights"], arguments=source.kwargs).model
-    except (CompressError, KeyError, TypeError):
-        report.notes.append("the original's weights are not at hand: its accuracy was not measured")
+    networks = {0: original_network(opened), len(report.rows) - 1: opened.model}
+    if networks[0] is None:
+        report.notes.append(NOT_AT_HAND)
     for i, row in enumerate(report.rows):
-        result = evaluate_on(networks[i], data, settings) if i in networks else None
-        top1, top5, images = (result.top1, result.top5, result.images) if result else (None, None, None)
-        fingerprint = data.fingerprint if data else None
-        report.rows[i] = dataclasses.replace(row, top1=top1, top5=top5, images=images, data=fingerprint)
+        network = networks.get(i)
+        report.rows[i] = with_accuracy(row, evaluate_on(network, data, settings) if network else None, data)
 
 
 def add_latency(report: Report, measured: dict[str, Latency]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,13 +12,13 @@ from torch import Tensor, nn
 from cnncompress.config import ModelSettings
 from cnncompress.console import LOG
 from cnncompress.copying import clone
-from cnncompress.data import Data, load_data, make_loader
+from cnncompress.data import Data, load_data, make_loader, split
 from cnncompress.errors import CompressError, RunError, UsageError
 from cnncompress.evaluation import Evaluation, evaluate, resolve_device
 from cnncompress.factored import Provenance, forward, inference, provenance
 from cnncompress.inputs import input_dtype
 from cnncompress.models import LoadedModel, list_models, load_model
-from cnncompress.models.sources import PROGRAM_ONLY, construct
+from cnncompress.models.sources import PROGRAM_ONLY
 from cnncompress.models.weights import SUFFIXES
 from cnncompress.reporting import Report, Row
 from cnncompress.reporting.rows import Kind
@@ -96,18 +97,6 @@ def need_layers(opened: Opened, doing: str) -> None:
         )
 
 
-def original_of(run: LoadedRun | None) -> nn.Module | None:
-    """The original architecture of a run with random weights, which are enough for latency.
-
-    None without a run, and for one that was opened as a program, which tells nothing of its original.
-    """
-    source = (provenance(run.model) or Provenance()).source if run else None
-    if source is None or source.kind == "program":
-        return None
-    with torch.random.fork_rng(devices=[]):
-        return construct(source, empty=False).eval()
-
-
 def recorded(opened: Opened) -> Report:
     """What was measured when the run was written, empty for a network by name; RunError where it is damaged."""
     run = opened.run
@@ -120,10 +109,26 @@ def recorded(opened: Opened) -> Report:
 
 
 def open_data(settings: ModelSettings, opened: Opened) -> Data | None:
-    """The images of `settings.data`, checked against the network's number of outputs; None without data."""
+    """The images of `settings.data`, checked against the network's number of outputs; None without data.
+
+    A set that a run was calibrated or trained on a part of is split as it was then, so that no other is evaluated.
+    """
     if settings.data is None:
         return None
-    return load_data(settings.data, opened.preprocessing, count_outputs(opened))
+    data = load_data(settings.data, opened.preprocessing, count_outputs(opened))
+    for known in held_out(opened):
+        if known["fingerprint"] == data.fingerprint:
+            data = split(data, known["share"], known["seed"])
+    return data
+
+
+def held_out(opened: Opened, data: Data | None = None) -> list[dict[str, Any]]:
+    """How data sets were split that a run saw a part of, as run.json has it, and how `data` is."""
+    known = list(opened.run.info.get("held_out", [])) if opened.run else []
+    if data is not None and data.parted is not None:
+        new = dict(zip(("fingerprint", "share", "seed"), (data.fingerprint, *data.parted), strict=True))
+        known += [new] if new not in known else []
+    return known
 
 
 def count_outputs(opened: Opened) -> int:

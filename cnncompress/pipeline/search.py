@@ -32,6 +32,8 @@ def search(compressor: Compressor, max_drop: float, original: Row) -> Found:
 
     CompressError where every network tried loses more.
     """
+    if original.top1 is None or compressor.data is None or original.data != compressor.data.fingerprint:
+        raise CompressError("no accuracy to compare with: that of the original on these images is not known")
     low, high, best, tried = LOWEST, 1.0, None, []
     for trial in range(1, TRIALS + 1):
         share = (low + high) / 2
@@ -46,7 +48,7 @@ def search(compressor: Compressor, max_drop: float, original: Row) -> Found:
             continue
         model = compressor.fit(plan)
         result = compressor.measure(model)
-        if result is None or original.top1 is None:
+        if result is None:
             raise CompressError("no accuracy to compare with; give --data with labelled evaluation images")
         drop = original.top1 - result.top1
         tried.append(f"{plan.achieved['macs']:.3f} of the MACs: {drop:+.2f}")

@@ -10,16 +10,16 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 
 from cnncompress.errors import RunError
 from cnncompress.publish import os_errors, replacing
 from cnncompress.reading import check, check_regular, parse_json
 from cnncompress.schemas import Counts
 from cnncompress.spec import LayerStatistics
+from cnncompress.tensorfile import digest_of
 from cnncompress.text import first_line
 
 _TENSORS = tuple(f.name for f in fields(LayerStatistics) if f.name not in ("images", "rows"))
@@ -29,15 +29,8 @@ def statistics_key(model: nn.Module, data_fingerprint: str, settings: Mapping[st
     """A hash of a network's structure and values, of its data and of the settings of `collect_statistics`."""
     structure = re.sub(r"0x[0-9a-f]+", "", repr(model))  # addresses differ from process to process
     values = json.dumps(dict(settings), sort_keys=True, default=repr)
-    digest = hashlib.sha256("\0".join([structure, data_fingerprint, values]).encode())
-    for name, tensor in model.state_dict().items():
-        digest.update(f"\0{name}".encode())
-        if isinstance(tensor, Tensor):
-            digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-        else:
-            digest.update(repr(tensor).encode())
-    return digest.hexdigest()
+    parts = [structure, data_fingerprint, values, digest_of(model.state_dict())]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
 def save_statistics(path: str | Path, statistics: Mapping[str, LayerStatistics], key: str = "") -> None:
