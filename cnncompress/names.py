@@ -12,6 +12,7 @@ from cnncompress.runs.place import check_run, is_run
 NETWORKS = Path(__file__).with_name("models") / "builtin"
 BUILTIN_NAMES = tuple(sorted(path.stem for path in NETWORKS.glob("*.safetensors")))  # each beside a file of its name
 TIMM_PREFIX = "timm:"
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")  # of files of weights
 KINDS = f"a torchvision name, {', '.join(BUILTIN_NAMES)}, timm:NAME, package.module:FUNCTION, file.py:FUNCTION or a run"
 BUILDERS = re.compile(r"@register_model\((?:name=\"(\w+)\")?\)\n(?:(?!def ).*\n)*def (\w+)\(")
 
@@ -22,8 +23,9 @@ def check_name(name: str) -> None:
         return
     origin, colon, function = name.rpartition(":")
     if colon and origin and all(part.isidentifier() for part in function.split(".")):
-        _check_origin(origin)
-    elif name.endswith(".py"):
+        return _check_origin(origin)
+    refuse_weights(name)
+    if name.endswith(".py"):
         raise UsageError(f"{name} names no function: give {name}:FUNCTION")
     elif Path(name).exists():
         raise UsageError(f"{name} is a file, not a model ({KINDS}); weights go with --weights")
@@ -31,6 +33,12 @@ def check_name(name: str) -> None:
         check_run(name)
     elif not _mentioned(name):
         raise unknown_model(name)
+
+
+def refuse_weights(name: str) -> None:
+    """UsageError where a file of weights is given as the network."""
+    if name.lower().endswith(SUFFIXES):
+        raise UsageError(f"{name} is a file of weights: give a network as MODEL, and --weights {name}")
 
 
 def unknown_model(name: str) -> UsageError:

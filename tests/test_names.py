@@ -22,7 +22,7 @@ def test_every_network_of_torchvision_passes():
     assert set(_builders("*.py")) == set(torchvision.models.list_models(module=torchvision.models))
 
 
-@pytest.mark.parametrize("task", ["segmentation", "detection", "video", "optical_flow"])
+@pytest.mark.parametrize("task", ["segmentation", "detection", "video", "optical_flow", "quantization"])
 def test_networks_for_other_tasks_are_named_as_such(task):
     module = getattr(torchvision.models, task)
     for name in torchvision.models.list_models(module=module):
@@ -41,6 +41,7 @@ def test_networks_for_other_tasks_are_named_as_such(task):
         ("none.py:build", "no such file: none.py"),
         ("no_such_package.nets:build", "no Python module 'no_such_package.nets'"),
         ("notes.txt", "notes.txt is a file, not a model"),
+        ("weights/best.pth", "is a file of weights"),
         ("runs/none", "no run at runs/none"),
         ("./none", "no run at ./none"),
     ],

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import click
 
 from cnncompress import __version__
-from cnncompress.cli.frame import write_lines
+from cnncompress.cli.frame import is_working, write_lines
 from cnncompress.cli.rescue import last_words
 from cnncompress.cli.streams import make_printable
 from cnncompress.errors import CompressError, UsageError, is_out_of_memory, nearest
@@ -159,7 +159,7 @@ def _explain(error: Exception) -> str:
 
 def _on_interrupt(number: int, frame: Any) -> None:
     """Ctrl-C: an exception, or the end where imports would swallow one and nothing can have been written yet."""
-    if hasattr(sys.modules.get("cnncompress.pipeline"), "__all__"):
+    if is_working():
         raise KeyboardInterrupt
     os.write(2, f"error: {INTERRUPTED}\n".encode())
     os._exit(1)

@@ -77,6 +77,20 @@ def _say_loading() -> None:
         console.LOG.info("loading PyTorch")
 
 
+_imported = False
+
+
+def nothing_to_import() -> None:
+    """Called by a command that does not need the pipeline, when it begins to work."""
+    global _imported
+    _imported = True
+
+
+def is_working() -> bool:
+    """Whether imports are over, so that an interruption finds code that cleans up after itself."""
+    return _imported or hasattr(sys.modules.get("cnncompress.pipeline"), "__all__")
+
+
 def command(name: str, *examples: str) -> Callable[[F], Command]:
     """Make a function a command with these examples, and with --verbose and --quiet, which it need not know."""
 

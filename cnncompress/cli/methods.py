@@ -11,11 +11,10 @@ from cnncompress.cli import frame, options
 )
 def command() -> None:
     """The methods: chain, ranks, options, source."""
-    from cnncompress.decompositions import REGISTRY
+    from cnncompress.catalogue import catalogue
 
     rows = []
-    for name, method in sorted(REGISTRY.items()):
+    for name, method in catalogue().items():
         settings = ", ".join(f"{k}={v}" for k, v in method.options.items()) or "–"
-        chain = (method.__doc__ or "").split("\n")[0]
-        rows.append([name, ", ".join(method.rank_names), settings, chain, method.source])
+        rows.append([name, ", ".join(method.rank_names), settings, method.chain, method.source])
     options.echo_table(rows, ["method", "rank", "options", "chain", "source"], [None, None, 16, 40, 24])

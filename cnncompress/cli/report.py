@@ -45,16 +45,25 @@ def command(
     --latency the networks are timed.
     """
     from cnncompress.config import ModelSettings, merge
-    from cnncompress.pipeline import run_report
-    from cnncompress.pipeline.measure import Timing
     from cnncompress.publish import check_file, replacing
     from cnncompress.reporting import render
+    from cnncompress.reporting.stored import stored_reports
 
     settings = merge(ModelSettings, None, flags)
-    timing = Timing(latency_batch, threads, settings.device, memory_format) if latency else None
     if output is not None:
         output = check_file(output, force=True)
-    text = render(run_report(runs, settings, timing), format_, layers=layers)
+    if settings.data is None and not latency:
+        frame.nothing_to_import()
+        report = stored_reports(runs)
+    else:
+        for run in runs:
+            frame.begin_run(run)
+        from cnncompress.pipeline import run_report
+        from cnncompress.pipeline.measure import Timing
+
+        timing = Timing(latency_batch, threads, settings.device, memory_format) if latency else None
+        report = run_report(runs, settings, timing)
+    text = render(report, format_, layers=layers)
     if output is None:
         click.echo(text)
     else:

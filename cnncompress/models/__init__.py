@@ -30,7 +30,8 @@ from cnncompress.models.sources import (
     import_timm,
     list_models,
 )
-from cnncompress.models.weights import SUFFIXES, State, is_path, load_weights, read_weights
+from cnncompress.models.weights import State, is_path, load_weights, read_weights
+from cnncompress.names import refuse_weights
 from cnncompress.spec import Pair, Preprocessing, as_pair
 
 __all__ = ["LoadedModel", "ModelSource", "build_architecture", "list_models", "load_model", "load_weights"]
@@ -74,8 +75,7 @@ def load_model(
     Raises UsageError for names that do not exist, CompressError for weights that cannot be had or do not fit and for
     a function that fails.
     """
-    if name.lower().endswith(SUFFIXES):
-        raise UsageError(f"{name} is a file of weights: give a network as MODEL, and --weights {name}")
+    refuse_weights(name)
     source = find_source(name)
     given = dict(arguments or {}) if num_classes is None else {**(arguments or {}), "num_classes": num_classes}
     source = _with(source, **given)

@@ -16,10 +16,10 @@ from torch import nn
 
 from cnncompress.errors import CompressError
 from cnncompress.models.sources import describe
+from cnncompress.names import SUFFIXES
 
 State = dict[str, torch.Tensor]
 
-SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")
 _WRAPPERS = ("state_dict", "model", "model_state_dict")
 _PREFIXES = ("module.", "_orig_mod.")
 # Names in torchvision's own older files, as its densenet and vision_transformer modules translate them.

@@ -12,24 +12,17 @@ from torch import nn
 
 from cnncompress.config import ModelSettings
 from cnncompress.console import LOG, Steps, bar
-from cnncompress.errors import DataError, RunError, UsageError
+from cnncompress.errors import DataError, UsageError
 from cnncompress.evaluation import Evaluation, resolve_device
 from cnncompress.exporting import ExportReport, export_onnx, export_pt2
 from cnncompress.factored import layers_of, refuse_module, spec_of, to_memory_format, trace
 from cnncompress.pipeline.formats import beside, fastest, in_formats
-from cnncompress.pipeline.opening import (
-    Opened,
-    evaluate_on,
-    need_layers,
-    open_data,
-    open_model,
-    open_run,
-    recorded,
-)
+from cnncompress.pipeline.opening import Opened, evaluate_on, need_layers, open_data, open_model, open_run
 from cnncompress.pipeline.original import NOT_AT_HAND, original_network, original_of, with_accuracy
 from cnncompress.planning import choose_method, describe_methods
 from cnncompress.profiling import latency, layer_latencies, profile
 from cnncompress.reporting import Report, merge
+from cnncompress.reporting.stored import stored_report, stored_reports
 from cnncompress.spec import Latency, LayerPlan, Profile
 
 
@@ -214,13 +207,12 @@ def run_export(run: Path, format_: str, output: Path | None, force: bool, trust_
 
 def run_report(runs: Sequence[Path], settings: ModelSettings, timing: Timing | None) -> Report:
     """The tables of one or more runs; measured again on `settings.data`, and timed where `timing` is given."""
+    if settings.data is None and timing is None:
+        return stored_reports(runs)
     resolve_device(settings.device)
     reports = {}
     for path in runs:
-        opened = open_run(path, settings)
-        report = recorded(opened)
-        if not report.rows:
-            raise RunError(f"{path} holds no measurements; write it with `cnncompress decompose`")
+        report, opened = stored_report(path), open_run(path, settings)
         if settings.data is not None:
             LOG.info("evaluate %s on %s", path, settings.data)
             remeasure(report, opened, settings)

@@ -19,7 +19,7 @@ from cnncompress.factored import Provenance, forward, inference, provenance
 from cnncompress.inputs import input_dtype
 from cnncompress.models import LoadedModel, list_models, load_model
 from cnncompress.models.sources import PROGRAM_ONLY
-from cnncompress.models.weights import SUFFIXES
+from cnncompress.names import SUFFIXES
 from cnncompress.reporting import Report, Row
 from cnncompress.reporting.rows import Kind
 from cnncompress.runs import LoadedRun, is_run, load_run

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +15,10 @@ from cnncompress.factored import Provenance, attach
 from cnncompress.models import ModelSource
 from cnncompress.models.sources import code_of, foreign_code, is_gone
 from cnncompress.programs import read_program
-from cnncompress.reading import MalformedError, Schema, check, checksum, read_json
+from cnncompress.reading import MalformedError, checksum
 from cnncompress.rebuild import fill, skeleton
-from cnncompress.runs.place import FORMAT, INFO, METRICS, MODEL, PLAN, PROGRAM, check_run
-from cnncompress.schemas import Info, Metrics, StoredPlan
+from cnncompress.runs.place import INFO, MODEL, PLAN, PROGRAM
+from cnncompress.runs.record import damage, read_info, read_metrics, read_plan
 from cnncompress.spec import Plan, Preprocessing
 from cnncompress.specjson import plan_from_json
 from cnncompress.tensorfile import load_tensors
@@ -51,7 +50,7 @@ def load_run(path: str | Path, trust_code: bool = False) -> LoadedRun:
     """
     info = read_info(path)
     source, preprocessing = ModelSource(**info["source"]), _preprocessing(info.get("preprocessing"))
-    plan_json, metrics = _read(path, PLAN, StoredPlan), _read(path, METRICS, Metrics)
+    plan_json, metrics = read_plan(path), read_metrics(path)
     try:
         plan = plan_from_json(plan_json)
     except (KeyError, TypeError, ValueError) as error:
@@ -86,14 +85,14 @@ def _program(path: str | Path, info: Mapping[str, Any], code: str, trust_code: b
     if PROGRAM not in info.get("sha256", {}):
         raise RunError(f"{path} is damaged: {INFO} has no checksum of {PROGRAM}")
     _check_sum(path, info, PROGRAM)
-    with _damage(path, PROGRAM):
+    with damage(path, PROGRAM):
         return read_program(Path(path, PROGRAM))
 
 
 def _check_sum(path: str | Path, info: Mapping[str, Any], name: str) -> None:
     """RunError where a file is no longer the one that was written; runs of earlier versions have no checksums."""
     expected = info.get("sha256", {}).get(name)
-    with _damage(path, name):
+    with damage(path, name):
         if expected is not None and checksum(Path(path, name)) != expected:
             raise MalformedError("is not the file that was written with it: its checksum differs")
 
@@ -109,36 +108,6 @@ def _changed(path: str | Path, info: Mapping[str, Any], source: ModelSource) -> 
 def load(path: str | Path, trust_code: bool = False) -> nn.Module:
     """The network of a run, in eval mode on the CPU; `trust_code` and errors are those of `load_run`."""
     return load_run(path, trust_code).model
-
-
-def read_info(path: str | Path) -> dict[str, Any]:
-    """The run.json of a run; RunError where there is none, or one of another format."""
-    check_run(path)
-    info = _read(path, INFO)
-    version = info.get("format")
-    if not isinstance(version, int) or version < 1:
-        raise RunError(f"{path} is damaged: {INFO} names no format")
-    if version > FORMAT:
-        raise RunError(f"{path} was written by a newer version of cnncompress (format {version}); upgrade cnncompress")
-    with _damage(path, INFO):
-        check(Info, info)
-    return info
-
-
-def _read(path: str | Path, name: str, schema: type[Schema] | None = None) -> dict[str, Any]:
-    with _damage(path, name):
-        return read_json(Path(path, name), schema)
-
-
-@contextmanager
-def _damage(path: str | Path, name: str) -> Iterator[None]:
-    """Say which file of the run cannot be read or is not what it should be."""
-    try:
-        yield
-    except OSError as error:
-        raise RunError(f"{path} is incomplete: {name} cannot be read ({error.strerror})") from error
-    except MalformedError as error:
-        raise RunError(f"{path} is damaged: {name} {error}") from error
 
 
 def _preprocessing(values: Mapping[str, Any] | None) -> Preprocessing | None:

@@ -26,7 +26,7 @@ from cnncompress.publish import replacing
 from cnncompress.reading import Schema, check, checksum, finite, parse_json
 from cnncompress.rebuild import check_rebuild
 from cnncompress.runs.place import CORE, FORMAT, INFO, METRICS, MODEL, PLAN, PROGRAM, check_output, resolve
-from cnncompress.runs.read import read_info
+from cnncompress.runs.record import read_info
 from cnncompress.schemas import Info, Metrics, StoredPlan
 from cnncompress.spec import Preprocessing
 from cnncompress.specjson import plan_to_json

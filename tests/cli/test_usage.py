@@ -37,6 +37,27 @@ def test_help_needs_no_torch(args):
     assert not found.stderr
 
 
+@pytest.mark.parametrize("format_", ["table", "markdown", "csv", "json"])
+def test_what_is_stored_is_printed_without_torch(format_, saved, done):
+    found = without_torch("report", str(saved), "--format", format_, "--layers")
+    assert found.returncode == 0, found.stderr
+    assert found.stdout == done("report", saved, "--format", format_, "--layers")
+    assert "features.0" in found.stdout
+    assert found.stderr == ""
+
+
+def test_a_stored_report_goes_to_a_file_without_torch(saved, tmp_path):
+    found = without_torch("report", str(saved), str(saved), "--output", "table.txt", cwd=tmp_path)
+    assert found.returncode == 0, found.stderr
+    assert "digits_vgg" in (tmp_path / "table.txt").read_text()
+
+
+def test_the_methods_are_listed_without_torch(done):
+    found = without_torch("methods")
+    assert found.returncode == 0, found.stderr
+    assert found.stdout == done("methods")
+
+
 @pytest.mark.parametrize(
     ("args", "code", "words"),
     [
@@ -48,6 +69,8 @@ def test_help_needs_no_torch(args):
         (["decompose", "resnet18", "--rank", "4", "--budget", "macs=0.5"], 2, "exclude each other"),
         (["evaluate", "none.py:build"], 2, "no such file"),
         (["finetune", "runs/none"], 1, "no run at runs/none"),
+        (["report", "runs/none"], 1, "no run at runs/none"),
+        (["report", "runs/none", "--latency"], 1, "no run at runs/none"),
         (["export", "runs/none", "--format", "onnx"], 1, "no run at runs/none"),
         (["profile", "runs/none"], 1, "no run at runs/none"),
         (["inspect", "timm/resnet18"], 2, "timm:resnet18"),

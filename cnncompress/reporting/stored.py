@@ -1,0 +1,33 @@
+"""The reports that runs hold, read without building a network."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from cnncompress.errors import CompressError, RunError
+from cnncompress.reporting.rows import Report, merge
+from cnncompress.runs.place import CORE, METRICS
+from cnncompress.runs.record import read_info, read_metrics, read_plan
+
+
+def stored_report(path: Path) -> Report:
+    """What was measured when the run was written; RunError where it is damaged or holds no measurements."""
+    read_info(path)
+    read_plan(path)
+    metrics = read_metrics(path)
+    if missing := [name for name in CORE if not os.path.isfile(Path(path, name))]:
+        raise RunError(f"{path} is incomplete: {missing[0]} is missing")
+    try:
+        report = Report.from_json(metrics)
+    except CompressError as error:
+        raise RunError(f"{path} is damaged: {METRICS}: {error}") from error
+    if not report.rows:
+        raise RunError(f"{path} holds no measurements; write it with `cnncompress decompose`")
+    return report
+
+
+def stored_reports(paths: Sequence[Path]) -> Report:
+    """The report of one or more runs as it was stored."""
+    return merge({str(path): stored_report(path) for path in paths})
