@@ -114,6 +114,7 @@ def build_chain(plan: LayerPlan, kernels: Sequence[Tensor] | None, original: nn.
         if weight.dim() == 4 and is_channels_last(weight):
             layer = layer.to(memory_format=torch.channels_last)
     layer.requires_grad_(weight.requires_grad)
+    layer.stand_in_for(original)
     return layer.train(original.training)
 
 

@@ -8,10 +8,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, pad
 
+from cnncompress.copying import plain_attributes
 from cnncompress.decompositions import compose
-from cnncompress.errors import UnsupportedLayerError
+from cnncompress.errors import CompressError, UnsupportedLayerError
 from cnncompress.lowering import SPLIT, check_lowering, words
 from cnncompress.spec import Chain, ConvSpec, Pair, Permutation, Stage, as_pair
+
+NEW = ("aten::new_zeros", "aten::new_ones", "aten::new_empty", "aten::new_full")  # need no values
+
+
+class ValueReadError(CompressError):
+    """The values of a layer that a chain replaced were asked for."""
 
 
 def spec_of(module: nn.Module) -> ConvSpec:
@@ -86,8 +93,29 @@ def build_stage(stage: Stage, split: bool = False, **factory: Any) -> nn.Module:
     )
 
 
+class Absent(Tensor):
+    """The weight or bias of a layer that was replaced: it has a shape, a dtype and a device, but no values."""
+
+    def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
+        return f"Absent({tuple(self.shape)}, {self.dtype}, {self.device})"
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        with torch._C.DisableTorchFunctionSubclass():  # its presence alone keeps transformers from their fused kernels
+            return func(*args, **(kwargs or {}))
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
+        if func._schema.name in NEW:
+            return func(torch.empty((), dtype=args[0].dtype, device=args[0].device), *args[1:], **(kwargs or {}))
+        raise ValueReadError(f"the values of a replaced layer are read ({func._schema.name.removeprefix('aten::')})")
+
+
 class FactoredLayer(nn.Sequential):
-    """A chain of plain layers in the place of one; `lowering` says how it runs (see `lowering.py`)."""
+    """A chain of plain layers in the place of one; `lowering` says how it runs (see `lowering.py`).
+
+    After `stand_in_for` it answers for the attributes of the layer that it replaced, too.
+    """
 
     def __init__(self, chain: Chain, lowering: str = "", **factory: Any) -> None:
         check_lowering(lowering)
@@ -95,6 +123,22 @@ class FactoredLayer(nn.Sequential):
         super().__init__(*(build_stage(stage, split, **factory) for stage in chain))
         self.chain = chain
         self.lowering = lowering
+
+    def stand_in_for(self, layer: nn.Conv2d | nn.Linear) -> None:
+        """Answer for the attributes of `layer`; of its weight and its bias, for all but their values."""
+        shapes = {n: None if p is None else torch.empty_like(p, device="meta") for n, p in layer._parameters.items()}
+        self._replaced = {**plain_attributes(layer), **shapes}
+
+    def __getattr__(self, name: str) -> Any:
+        """What `nn.Module` finds, else what the replaced layer had."""
+        replaced = self.__dict__.get("_replaced", {})
+        if name in replaced and name not in self._modules:
+            value = replaced[name]
+            if not isinstance(value, Tensor) or not value.is_meta:
+                return value
+            own = self.weighted[0].weight
+            return Tensor._make_wrapper_subclass(Absent, value.shape, dtype=own.dtype, device=own.device)
+        return super().__getattr__(name)
 
     @property
     def weighted(self) -> list[nn.Conv2d | nn.Linear]:

@@ -6,10 +6,13 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from cnncompress.errors import CompressError, is_out_of_memory
 
+ROUNDING = 1e-4  # of the largest output: what the order of additions may change
 ANSWERS = ("logits", "out")  # the names of the answers among several outputs
 
 
@@ -98,6 +101,24 @@ def logits(output: Any) -> Tensor:
     if not found.is_floating_point():
         raise CompressError(f"the network returns {found.dtype}, not logits; let it return what it decides by")
     return found
+
+
+def same_outputs(found: Any, expected: Any) -> bool:
+    """Whether two outputs of networks are the same up to rounding, whatever tensors and containers they are made of."""
+    ones, others = tree_leaves(found), tree_leaves(expected)
+    return len(ones) == len(others) and all(_same(a, b) for a, b in zip(ones, others, strict=True))
+
+
+def _same(found: Any, expected: Any) -> bool:
+    if not isinstance(found, Tensor) or not isinstance(expected, Tensor):
+        return type(found) is type(expected)
+    if found.shape != expected.shape or found.dtype != expected.dtype:
+        return False
+    if found.is_meta or not found.numel():
+        return True
+    found, expected = found.double(), expected.double()
+    scale = float(expected.nan_to_num(0, 0, 0).abs().max())
+    return torch.allclose(found, expected, rtol=0, atol=ROUNDING * scale, equal_nan=True)
 
 
 def _kind(output: Any) -> str:

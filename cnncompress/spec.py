@@ -134,11 +134,15 @@ def chain_macs(chain: Chain, size: Pair) -> int:
 
 @dataclass(frozen=True)
 class Call:
-    """How a network uses a layer on one image: position in the order of first calls, calls, input sizes."""
+    """How a network uses a layer on one image: position in the order of first calls, calls, input sizes.
+
+    `kept` says why no chain can stand in its place, "" where one can as far as is known.
+    """
 
     order: int
     spec: ConvSpec
     sizes: tuple[Pair, ...]
+    kept: str = ""
 
     @property
     def macs(self) -> int:

@@ -24,12 +24,13 @@ from cnncompress.correction.after import After, after_of
 from cnncompress.correction.graph import Values, input_of, trace_graph, walk
 from cnncompress.correction.target import Samples, outputs_at
 from cnncompress.decompositions import extract_groups
-from cnncompress.factored import FactoredLayer, inference, layers_of, swap, trace
+from cnncompress.factored import FactoredLayer, inference, layers_of, swap
 from cnncompress.fitting import Fitted, finished, fit_layer
 from cnncompress.inputs import float_types, in_single, input_dtype, with_types
 from cnncompress.modules import spec_of
 from cnncompress.planning import refuse_in_network
 from cnncompress.spec import ConvSpec, LayerStatistics, Plan
+from cnncompress.standing_in import examine
 from cnncompress.statistics.patches import gather_patches, image_seeds, position_count, sample_positions
 
 POSITIONS = 64  # of an image and layer
@@ -52,7 +53,7 @@ class _Order:
         seed: int,
     ) -> None:
         self.small, self.plan, self.statistics, self.rounds = small, plan, statistics, rounds
-        self.seeds, self.images, self.calls = image_seeds(images, seed), len(images), trace(model, images)
+        self.seeds, self.images, self.calls = image_seeds(images, seed), len(images), examine(model, images)
         self.repeated = {name for name, call in self.calls.items() if len(call.sizes) > 1}
         self.done: dict[str, Fitted] = {}
         self.adjusted: list[str] = []

@@ -17,7 +17,7 @@ from cnncompress.data import Data, make_loader
 from cnncompress.divergence import Answers, to_check
 from cnncompress.errors import CompressError, UsageError
 from cnncompress.evaluation import Evaluation, resolve_device
-from cnncompress.factored import memory_format_of, to_memory_format, trace
+from cnncompress.factored import memory_format_of, to_memory_format
 from cnncompress.fitting import decompose
 from cnncompress.inputs import input_dtype, read_batch
 from cnncompress.metrics import CENTRED, check_metric
@@ -38,6 +38,7 @@ from cnncompress.planning import (
 )
 from cnncompress.profiling import latency
 from cnncompress.spec import Budget, Call, Latency, Plan, Profile, convolutions
+from cnncompress.standing_in import examine
 from cnncompress.timing import LatencyTable, TimingSetting
 
 
@@ -60,7 +61,7 @@ class Compressor:
             )
             for pattern, rule in settings.per_layer.items()
         }
-        self.calls: Mapping[str, Call] = trace(opened.model, opened.example())
+        self.calls: Mapping[str, Call] = examine(opened.model, opened.example())
         self.choices, self.reasons = choices_of(
             opened.model, self.calls, default, rules, settings.layers, settings.skip
         )

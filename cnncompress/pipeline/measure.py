@@ -15,7 +15,7 @@ from cnncompress.console import LOG, Steps, bar
 from cnncompress.errors import DataError, UsageError
 from cnncompress.evaluation import Evaluation, resolve_device
 from cnncompress.exporting import ExportReport, export_onnx, export_pt2
-from cnncompress.factored import layers_of, refuse_module, spec_of, to_memory_format, trace
+from cnncompress.factored import layers_of, refuse_module, spec_of, to_memory_format
 from cnncompress.pipeline.formats import beside, fastest, in_formats
 from cnncompress.pipeline.opening import Opened, evaluate_on, need_layers, open_data, open_model, open_run
 from cnncompress.pipeline.original import NOT_AT_HAND, original_network, original_of, with_accuracy
@@ -24,6 +24,7 @@ from cnncompress.profiling import latency, layer_latencies, profile
 from cnncompress.reporting import Report, merge
 from cnncompress.reporting.stored import stored_report, stored_reports
 from cnncompress.spec import Latency, LayerPlan, Profile
+from cnncompress.standing_in import examine
 
 
 def run_evaluate(settings: ModelSettings) -> tuple[str, Evaluation]:
@@ -162,7 +163,7 @@ def inspect_layers(
 ) -> list[Inspected]:
     """The layers of a network in the order of their calls on `example` [n, 3, h, w]; no energies on the meta device."""
     modules = layers_of(model)
-    calls = trace(model, example)
+    calls = examine(model, example)
     rows = []
     order = sorted(modules, key=lambda n: calls[n].order if n in calls else len(calls))
     for name in bar(order, desc="inspect", unit="layer", leave=False):
@@ -173,7 +174,8 @@ def inspect_layers(
             row.methods, row.note = [], "not called as a layer"
         else:
             row.macs = calls[name].macs
-            row.note = refuse_module(module) or ("" if row.methods else next(w for w in reasons.values() if w))
+            unfit = "" if row.methods else next(why for why in reasons.values() if why)
+            row.note = refuse_module(module) or calls[name].kept or unfit
         if not row.note:
             method = choose_method("auto", spec)[0]
             row.full_rank = method.full_rank(spec)[0]

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor, nn
 
 from cnncompress.divergence import Answers
-from cnncompress.factored import layers_of, refuse_module, trace
+from cnncompress.factored import layers_of, refuse_module
 from cnncompress.metrics import CENTRED, check_metric
 from cnncompress.planning.budget import Planner
 from cnncompress.planning.rules import (
@@ -21,6 +21,7 @@ from cnncompress.planning.rules import (
     select,
 )
 from cnncompress.spec import Budget, Call, ConvSpec, LayerPlan, LayerStatistics, Plan
+from cnncompress.standing_in import examine
 from cnncompress.timing import LatencyTable
 
 
@@ -59,7 +60,7 @@ def plan(
     Raises UsageError for requests that make no sense, and for a budget that no plan meets.
     """
     check_metric(metric)
-    calls = trace(model, example_input)
+    calls = examine(model, example_input)
     choices, reasons = choices_of(model, calls, Choice(method, rank), per_layer or {}, layers, skip)
     if budget is None:
         result = plan_by_rank(choices, calls, metric, force, images is not None)
@@ -144,4 +145,4 @@ def refuse_in_network(name: str, modules: Mapping[str, nn.Conv2d | nn.Linear], c
     for other, candidate in modules.items():
         if other != name and candidate.weight is module.weight:
             return f"its weight is shared with {other}"
-    return None
+    return calls[name].kept or None
