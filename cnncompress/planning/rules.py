@@ -12,6 +12,7 @@ from cnncompress.decompositions.base import parse_options
 from cnncompress.errors import UsageError, nearest
 from cnncompress.spec import Call, ConvSpec, LayerPlan, Rank, chain_params
 
+AUTO = ("svd", "spatial-svd", "channel-svd")  # without a budget: the first that applies to a layer
 RankRequest = int | float | Sequence[int]
 
 
@@ -34,7 +35,7 @@ def choose_method(text: str, spec: ConvSpec) -> tuple[Decomposition, RankRequest
     if name == "auto":
         if options:
             raise UsageError(f"method auto takes no options, not '{options}'")
-        name = "svd" if spec.linear else "channel-svd" if spec.pointwise else "spatial-svd"
+        name = next((n for n in AUTO if get_method(n).refuse(spec) is None), "spatial-svd")
     values, ranks = parse_options(type(get_method(name)), options)
     method = get_method(name, **values)
     if ranks and len(ranks) < len(method.rank_names):
