@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from cnncompress.copying import clone
 from cnncompress.errors import CompressError
-from cnncompress.factored import MEMORY_FORMATS, forward, inference, memory_format_of, to_memory_format
+from cnncompress.factored import MEMORY_FORMATS, inference, memory_format_of, to_memory_format
+from cnncompress.running import run
 from cnncompress.spec import Latency
 
 WORTH = 0.97  # of the latency: a smaller gain is no reason to change the memory format
@@ -21,7 +22,7 @@ def refuse_format(model: nn.Module, example: Tensor, memory_format: str) -> str 
         ready = to_memory_format(clone(model), memory_format)
         with inference(ready):
             for images in (example, example.contiguous(memory_format=MEMORY_FORMATS[memory_format])):
-                forward(ready, images)
+                run(ready, images)
     except CompressError as error:
         return str(error)
     return None

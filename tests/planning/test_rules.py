@@ -9,8 +9,8 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 
 from cnncompress.errors import UsageError
-from cnncompress.planning import Choice, choose_method, plan, seeded
-from cnncompress.spec import Budget, ConvSpec
+from cnncompress.planning import Choice, choose_method, plan, plan_layer, seeded
+from cnncompress.spec import Budget, Call, ConvSpec, LayerPlan
 from tests.decompositions.helpers import randn
 
 
@@ -213,3 +213,20 @@ def test_planning_leaves_the_network_as_it_was(zoo):
     assert zoo.training
     assert not zoo.stem._forward_pre_hooks
     assert all(torch.equal(v, before[k]) for k, v in zoo.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("spec", "method"),
+    [
+        (ConvSpec(64, 64, (1, 7)), "channel-svd"),
+        (ConvSpec(64, 64, (7, 1)), "channel-svd"),
+        (ConvSpec(64, 64), "channel-svd"),
+        (ConvSpec(64, 64, (3, 3)), "spatial-svd"),
+        (ConvSpec(64, 64, linear=True), "svd"),
+    ],
+)
+def test_auto_takes_the_first_method_that_applies(spec, method):
+    call = Call(0, spec, ((8, 8),))
+    found = plan_layer(call, Choice(rank=4))
+    assert isinstance(found, LayerPlan)
+    assert found.method == method
