@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from cnncompress.errors import during
+from cnncompress.text import plain_lines
 
 LOG = logging.getLogger("cnncompress")
 QUIET, NORMAL, VERBOSE = logging.WARNING, logging.INFO, logging.DEBUG
@@ -21,7 +22,7 @@ class Stderr(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one line."""
-        line = self.format(record)
+        line = plain_lines(self.format(record))
         if "tqdm" in sys.modules:
             sys.modules["tqdm"].tqdm.write(line, file=sys.stderr)
         else:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import re
 from typing import Any
 
+FORMULA = tuple("=+-@＝＋－＠")  # what a spreadsheet starts to compute at
 QUOTED = 80  # characters of a value that a message shows
 
 
@@ -21,6 +24,20 @@ def plain(text: str) -> str:
 def plain_lines(text: str) -> str:
     """As `plain`, but line feeds stay."""
     return "\n".join(map(plain, text.split("\n")))
+
+
+def escaped_json(text: str) -> str:
+    """JSON with the characters that a terminal obeys as escapes, which say the same."""
+    return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
+
+
+def csv_cell(value: Any) -> Any:
+    """A cell that no spreadsheet takes for a formula: text that starts as one gets an apostrophe, numbers stay."""
+    if not isinstance(value, str):
+        return value
+    shown = plain(value)
+    number = re.fullmatch(r"[+-]?\d+(\.\d*)?(e[+-]?\d+)?", shown, re.ASCII | re.IGNORECASE)
+    return f"'{shown}" if not number and shown.lstrip()[:1] in FORMULA else shown
 
 
 def quote(value: Any) -> str:

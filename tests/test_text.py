@@ -1,8 +1,10 @@
 """Text that is safe to print."""
 
+import json
+
 import pytest
 
-from cnncompress.text import first_line, plain, plain_lines, quote
+from cnncompress.text import csv_cell, escaped_json, first_line, plain, plain_lines, quote
 
 
 @pytest.mark.parametrize(
@@ -34,3 +36,39 @@ def test_values_are_quoted_short():
 def test_the_first_line_of_an_error():
     assert first_line(ValueError("\n one\x1b \ntwo")) == "one"
     assert first_line(KeyError()) == "KeyError"
+
+
+@pytest.mark.parametrize(
+    ("value", "cell"),
+    [
+        ("=1+1", "'=1+1"),
+        ("=HYPERLINK(0)", "'=HYPERLINK(0)"),
+        ("+cmd|' /C calc'!A0", "'+cmd|' /C calc'!A0"),
+        ("-2+3", "'-2+3"),
+        ("@SUM(1)", "'@SUM(1)"),
+        ("\t=1", "' =1"),
+        ("\r\n=1", "'  =1"),
+        ("  =1", "'  =1"),
+        ("\x00=1", "'=1"),
+        ("＝1", "'＝1"),
+        ("-5", "-5"),
+        ("+5.25", "+5.25"),
+        ("-1e-3", "-1e-3"),
+        ("-٣", "'-٣"),
+        ("features.0", "features.0"),
+        ("", ""),
+        (-5, -5),
+        (-0.5, -0.5),
+        (None, None),
+    ],
+)
+def test_no_cell_is_a_formula(value, cell):
+    assert csv_cell(value) == cell
+
+
+def test_json_for_terminals_says_the_same():
+    values = {"a\x1b": ["\x9b", "\u202e", "\U000e0041", "é→😀", "\n", "\x7f"]}
+    text = escaped_json(json.dumps(values, ensure_ascii=False, indent=1))
+    assert json.loads(text) == values
+    assert all(c.isprintable() or c == "\n" for c in text)
+    assert "é→😀" in text

@@ -18,7 +18,7 @@ from cnncompress.cli.frame import is_working, write_lines
 from cnncompress.cli.rescue import last_words
 from cnncompress.cli.streams import make_printable
 from cnncompress.errors import CompressError, UsageError, is_out_of_memory, nearest
-from cnncompress.text import first_line
+from cnncompress.text import first_line, plain
 
 COMMANDS = ("decompose", "finetune", "report", "evaluate", "profile", "inspect", "export", "methods")
 OTHER_NAMES = {
@@ -42,6 +42,7 @@ EXAMPLES = (
     "cnncompress export runs/resnet50 --format onnx",
 )
 COMPLETION = ('eval "$(_CNNCOMPRESS_COMPLETE=bash_source cnncompress)"', "or zsh_source, fish_source")
+LONGEST = 4000  # characters of an error: what is wrong is said well before
 INTERRUPTED = "interrupted; nothing is left half-written"
 
 
@@ -141,7 +142,8 @@ def fail(message: str, code: int, everywhere: bool = False) -> NoReturn:
     """
     first = int(os.environ.get("RANK", 0)) == 0
     if first or not (everywhere or code == 2 or not _joined()):
-        click.echo("error: " + " ".join(message.split()), err=True)
+        line = plain(" ".join(message.split()))
+        click.echo(f"error: {line if len(line) <= LONGEST else line[:LONGEST] + '…'}", err=True)
     sys.exit(code)
 
 

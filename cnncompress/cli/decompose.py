@@ -93,9 +93,9 @@ def command(config: Path | None, **flags: Any) -> None:
     done = run_decompose(settings, ["cnncompress", *sys.argv[1:]])
     if done.out is None:
         kept, done.report.kept = done.report.kept, {}
-    click.echo(render(done.report, "table", layers=True))
+    options.echo(render(done.report, "table", layers=True))
     if done.out is None:
-        click.echo()
+        options.echo()
         options.echo_table(kept.items(), ["kept layer", "because"], [None, 80])
-    click.echo(f"\nsaved in {done.out}" if done.out else "\ndry run: nothing was written")
+    options.echo(f"\nsaved in {done.out}" if done.out else "\ndry run: nothing was written")
     console.LOG.info("%s", done.phases)

@@ -31,4 +31,4 @@ def command(**flags: Any) -> None:
 
     name, result = run_evaluate(settings)
     scores = f"top-1 {result.top1:.2f} %, top-5 {result.top5:.2f} %, loss {result.loss:.4f}"
-    click.echo(f"{name}: {scores} on {result.images} images")
+    options.echo(f"{name}: {scores} on {result.images} images")

@@ -27,7 +27,7 @@ def command(run: Path, format_: str, output: Path | None, force: bool, trust_cod
     from cnncompress.pipeline import run_export
 
     done = run_export(run, format_, output, force, bool(trust_code))
-    click.echo(
+    options.echo(
         f"{done.path}: {done.bytes:,} bytes, outputs differ by at most {done.max_abs_difference:.2g} "
         f"(allowed {done.tolerance:.2g})"
     )

@@ -63,5 +63,5 @@ def command(run: Path, config: Path | None, **flags: Any) -> None:
 
     done = run_finetune(run, config, flags, ["cnncompress", *sys.argv[1:]])
     if done is not None:
-        click.echo(render(done.report, "table"))
-        click.echo(f"\n{done.summary}\nsaved in {done.out}")
+        options.echo(render(done.report, "table"))
+        options.echo(f"\n{done.summary}\nsaved in {done.out}")

@@ -38,8 +38,8 @@ def command(**flags: Any) -> None:
         methods = layer.note or letters.setdefault(", ".join(layer.methods), chr(ord("A") + len(letters)))
         rows.append([layer.layer, layer.shape, f"{layer.params:,}", f"{layer.macs:,}", share, ranks, methods])
     headers = ["layer", "shape", "params", "MACs", "% MACs", "50/90/99 % energy", "methods"]
-    click.echo(f"{opened.name}, {opened.weights}, input {'×'.join(map(str, opened.preprocessing.size))}")
+    options.echo(f"{opened.name}, {opened.weights}, input {'×'.join(map(str, opened.preprocessing.size))}")
     options.echo_table(rows, headers, [None] * 6 + [44], "llrrrrl")
-    click.echo("\n50/90/99 % energy: the rank that keeps this share of the squared singular values, of the full rank")
+    options.echo("\n50/90/99 % energy: the rank that keeps this share of the squared singular values, of the full rank")
     for methods, letter in letters.items():
-        click.echo(fill(f"{letter}: {methods}", 110))
+        options.echo(fill(f"{letter}: {methods}", 110))

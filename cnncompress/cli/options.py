@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from cnncompress.text import plain_lines
+
 F = Callable[..., Any]
 PATH = click.Path(path_type=Path)
 
@@ -85,10 +87,15 @@ def timing_options(f: F) -> F:
     return threads(layout(f))
 
 
+def echo(text: str = "", err: bool = False) -> None:
+    """Print lines; what they hold may come from files, and no character of it moves or colours the terminal."""
+    click.echo(plain_lines(text), err=err)
+
+
 def echo_table(
     rows: Iterable[Sequence[str]], headers: Sequence[str], widths: Sequence[int | None], align: str = ""
 ) -> None:
     """Print a table; `widths` wraps columns, and `align` has an l or an r a column."""
     from cnncompress.reporting.render import table
 
-    click.echo(table(headers, rows, align or "l" * len(headers), "table", widths))
+    echo(table(headers, rows, align or "l" * len(headers), "table", widths))

@@ -54,16 +54,16 @@ def command(
     *before, one = times.values()
     originals = list(times)[:-1]
     rows += [[f"latency, share of the {n}", f"{one.median / times[n].median:.2f}"] for n in originals]
-    click.echo(f"{opened.name}, {opened.weights}, one image of {'×'.join(map(str, cost.input_shape[1:]))}")
-    click.echo(tabulate(rows, tablefmt="plain", disable_numparse=True))
+    options.echo(f"{opened.name}, {opened.weights}, one image of {'×'.join(map(str, cost.input_shape[1:]))}")
+    options.echo(tabulate(rows, tablefmt="plain", disable_numparse=True))
     threads_used = f"{one.threads} thread{'s' * (one.threads != 1)}"
-    click.echo(f"latency: batch {one.batch}, {threads_used}, {one.device}, {one.dtype}, {one.memory_format}")
+    options.echo(f"latency: batch {one.batch}, {threads_used}, {one.device}, {one.dtype}, {one.memory_format}")
     if layers:
         found = layer_times(opened, timing, before[-1].memory_format if before else "")
-        click.echo()
+        options.echo()
         echo_layers(found, one, before[-1] if before else None)
     if before and one.median >= before[-1].median:
-        click.echo(f"{opened.name} is not faster than its original here")
+        options.echo(f"{opened.name} is not faster than its original here")
 
 
 def echo_layers(found: Sequence[LayerTime], now: Latency, before: Latency | None) -> None:
@@ -82,7 +82,7 @@ def echo_layers(found: Sequence[LayerTime], now: Latency, before: Latency | None
     options.echo_table(rows, headers, [None, 30, 34, None, None, None], "lllrrr")
     for t in found:
         if t.slower:
-            click.echo(f"{t.layer} is slower than the layer it replaced: {t.after:.3f} ms for {t.before:.3f}")
+            options.echo(f"{t.layer} is slower than the layer it replaced: {t.after:.3f} ms for {t.before:.3f}")
 
 
 def _both(before: float | None, after: float) -> list[str]:

@@ -65,8 +65,8 @@ def command(
         report = run_report(runs, settings, timing)
     text = render(report, format_, layers=layers)
     if output is None:
-        click.echo(text)
+        options.echo(text)
     else:
         with replacing(output, force=True) as file:
             file.write_text(text.rstrip("\n") + "\n", encoding="utf-8")
-        click.echo(f"written to {output}", err=True)
+        options.echo(f"written to {output}", err=True)

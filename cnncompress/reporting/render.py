@@ -17,6 +17,7 @@ from cnncompress.errors import UsageError, nearest
 from cnncompress.reading import finite
 from cnncompress.reporting.rows import Report, Row, original_milliseconds
 from cnncompress.spec import Latency
+from cnncompress.text import csv_cell, escaped_json, plain
 from cnncompress.words import human
 
 FORMATS = ("table", "markdown", "csv", "json")
@@ -34,7 +35,7 @@ def render(report: Report, format: str = "table", layers: bool = False) -> str:
     Raises UsageError for an unknown format.
     """
     if format == "json":
-        return json.dumps(finite(report.to_json()), indent=2, ensure_ascii=False, allow_nan=False)
+        return escaped_json(json.dumps(finite(report.to_json()), indent=2, ensure_ascii=False, allow_nan=False))
     if format == "csv":
         return _csv(_layer_records(report) if layers else _network_records(report))
     if format not in FORMATS:
@@ -43,7 +44,7 @@ def render(report: Report, format: str = "table", layers: bool = False) -> str:
     networks = _network_table(report.rows)
     parts = [
         table(*networks, format, [26] + [None] * (len(networks[0]) - 1)),
-        "\n".join(bullet + note for note in _notes(report)),
+        "\n".join(bullet + plain(note) for note in _notes(report)),
     ]
     if layers and report.layers:
         parts += [table(*_layer_table(report), format)]
@@ -219,7 +220,7 @@ def _csv(records: list[dict[str, Any]]) -> str:
     if records:
         writer = csv.DictWriter(text, list(records[0]), lineterminator="\n")
         writer.writeheader()
-        writer.writerows(records)
+        writer.writerows({key: csv_cell(value) for key, value in record.items()} for record in records)
     return text.getvalue().rstrip("\n")
 
 
@@ -232,6 +233,7 @@ def table(
 ) -> str:
     """A table for the terminal or in Markdown; `alignment` has an l or an r a column, `widths` (terminal) wraps."""
     widths = widths or [None] * len(headers)
+    rows = [[plain(cell) for cell in row] for row in rows]
     if format == "markdown":
         cells = [[cell.replace("|", "\\|") for cell in row] for row in rows]
     else:
