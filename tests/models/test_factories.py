@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import click
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -190,7 +191,7 @@ def test_a_neighbour_gives_way_to_no_installed_package_and_to_no_module_of_the_c
     theirs = ModuleType("mine")
     theirs.__file__ = "/elsewhere/mine.py"
     monkeypatch.setitem(sys.modules, "mine", theirs)
-    click, arguments = sys.modules["click"], list(sys.argv)
+    arguments = list(sys.argv)
     assert load_model(f"{tmp_path}/net.py:make").model[0].out_channels == 5
     assert sys.modules["mine"] is theirs
     assert sys.modules["click"] is click
