@@ -169,6 +169,7 @@ class TuneSettings(ModelSettings):
     momentum: float = 0.9
     weight_decay: float | None = None
     precision: str = "auto"
+    checkpoint_minutes: float = 10
     out: Path | None = None
     force: bool = False
     resume: bool = False

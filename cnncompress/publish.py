@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import hashlib
 import os
 import platform
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
+import stat
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cnncompress.errors import RunError
+from cnncompress.regular import kind_of
 
+LONG_NAME = 100  # bytes; what stands beside a file of a longer name is named after a hash of it
+_STREAMS = ("a device", "a named pipe")
+_WITHOUT_WAITING = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)  # a pipe that nobody reads never opens
 _UNSUPPORTED = {errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP}
 
 
@@ -35,32 +42,63 @@ def check_parent(target: Path) -> None:
         raise RunError(f"cannot write {target}: {parent} is not a folder")
     if not os.access(parent, os.W_OK | os.X_OK):
         raise RunError(f"cannot write {target}: no permission to write in {parent}")
+    longest = os.pathconf(parent, "PC_NAME_MAX") if hasattr(os, "pathconf") else 255
+    if any(len(os.fsencode(name)) > longest for name in target.relative_to(parent).parts):
+        raise RunError(f"cannot write {target}: a name there is longer than {longest} bytes")
 
 
 def check_file(path: str | Path, force: bool = False) -> Path:
     """The real path of a file to write; RunError unless one can be written there. A file is replaced with `force`."""
     with os_errors(f"write {path}"):
+        if kind := kind_of(path, follow=True):
+            raise RunError(f"cannot write {path}: it is {kind}; name a file{' in it' * (kind == 'a folder')}")
         target = Path(os.path.realpath(path))
-        if target.is_dir():
-            raise RunError(f"cannot write {path}: it is a folder; name a file in it")
         if os.path.lexists(target) and not force:
             raise RunError(f"{path} already exists; choose another name or replace it with --force")
         check_parent(target)
     return target
 
 
+def check_text_output(path: str | Path) -> None:
+    """RunError unless `write_text` can write at `path`."""
+    if kind_of(path, follow=True) not in _STREAMS:
+        check_file(path, force=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text file, replacing one that is there as a whole; into a device or a pipe the text is written.
+
+    RunError where the system refuses, and for a named pipe that nobody reads.
+    """
+    if kind_of(path, follow=True) not in _STREAMS:
+        with replacing(check_file(path, force=True), force=True) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+        return
+    with os_errors(f"write {path}"):
+        try:
+            handle = os.open(path, os.O_WRONLY | _WITHOUT_WAITING)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                raise RunError(f"cannot write {path}: it is a named pipe that nobody reads") from error
+            raise
+        if _WITHOUT_WAITING:
+            os.set_blocking(handle, True)
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(text.encode())
+
+
 @contextmanager
-def replacing(target: Path, force: bool = False) -> Iterator[Path]:
+def replacing(target: Path, force: bool = False, rescue: Callable[[Path], None] | None = None) -> Iterator[Path]:
     """Give a temporary path beside `target` to make a file or folder at; on success it becomes `target`.
 
     The content is on the disk before it is moved, and `target` is at every moment the old whole or the new whole.
-    Without `force`, a folder with content is not replaced. Missing parent folders are made. After any failure, an
-    interrupt included, nothing is left behind; what a killed process left is cleaned up at the next attempt. Raises
-    RunError where the system refuses.
+    Without `force`, a folder with content is not replaced. A folder that was replaced is passed to `rescue` before it
+    is removed. Missing parent folders are made. After any failure, an interrupt included, nothing is left behind; what
+    a killed process left is cleaned up at the next attempt. Raises RunError where the system refuses.
     """
     temporary = _sibling(target, "tmp")
     made = [p for p in target.parents if not p.exists()]
-    done = False
+    done, replaced = False, None
     try:
         with os_errors(f"write {target}"):
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -68,11 +106,17 @@ def replacing(target: Path, force: bool = False) -> Iterator[Path]:
             _clean(target)
             yield temporary
             _sync(temporary)
-            _move(temporary, target, force)
+            replaced = _move(temporary, target, force)
             done = True
             _sync_folder(target.parent)
+            if replaced is not None:
+                if rescue is not None:
+                    rescue(replaced)
+                _remove(replaced)
     finally:
         _remove(temporary)
+        for path in (temporary, replaced or temporary):
+            _in_use.discard(path.name)
         if not done:
             for parent in made:
                 with suppress(OSError):
@@ -89,14 +133,32 @@ def recover(target: Path) -> None:
             os.rename(max(left, key=lambda p: p.stat().st_mtime), target)
 
 
+def being_replaced(target: Path) -> bool:
+    """True where `target` is away for the moment between the two renames of a replacement."""
+    return not os.path.lexists(target) and bool(_siblings(target, "old"))
+
+
+_in_use: set[str] = set()  # names of what this process is writing now
+
+
+def beside(target: Path, ending: str) -> Path:
+    """The path of a hidden file or folder that belongs to `target`, in the same folder."""
+    name = os.fsencode(target.name)
+    short = target.name if len(name) <= LONG_NAME else hashlib.sha256(name).hexdigest()[:24]
+    return target.with_name(f".{short}.{ending}")
+
+
 def _sibling(target: Path, kind: str) -> Path:
     # host and process tell later whether the owner still lives; the suffix stays, as some writers look at it
     owner = f"{platform.node()}-{os.getpid()}-{secrets.token_hex(4)}"
-    return target.with_name(f".{target.name}.{kind}-{owner}{target.suffix}")
+    suffix = target.suffix if re.fullmatch(r"\.\w{1,12}", target.suffix, re.ASCII) else ""
+    path = beside(target, f"{kind}-{owner}{suffix}")
+    _in_use.add(path.name)
+    return path
 
 
 def _siblings(target: Path, kind: str) -> list[Path]:
-    prefix = f".{target.name}.{kind}-"
+    prefix = beside(target, f"{kind}-").name
     try:
         return [target.parent / name for name in os.listdir(target.parent) if name.startswith(prefix)]
     except OSError:
@@ -104,15 +166,19 @@ def _siblings(target: Path, kind: str) -> list[Path]:
 
 
 def _abandoned(path: Path) -> bool:
-    """True where the process of this host that made a temporary sibling is gone."""
-    owner = re.search(r"\.(?:tmp|old)-(.*)-(\d+)-[0-9a-f]{8}[^-]*$", path.name)
+    """True where nobody on this host is writing a temporary sibling any more."""
+    owner = re.search(r"\.(?:tmp|old)-(.*)-(\d+)-[0-9a-f]{8}(?:\.\w+)?$", path.name)
     if not owner or owner[1] != platform.node():
+        return False
+    if int(owner[2]) == os.getpid():
+        return path.name not in _in_use
+    if os.name == "nt":  # there, signal 0 would be Ctrl-C
         return False
     try:
         os.kill(int(owner[2]), 0)
     except ProcessLookupError:
         return True
-    except OSError:
+    except (OSError, OverflowError):
         pass
     return False
 
@@ -127,15 +193,21 @@ def _clean(target: Path) -> None:
 
 
 def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        with suppress(OSError):
+    with suppress(OSError):
+        if stat.S_ISDIR(os.lstat(path).st_mode):
+            shutil.rmtree(path, ignore_errors=True)
+        else:
             path.unlink()
 
 
 def _sync_folder(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
+    if sys.platform == "win32":  # folders cannot be opened there
+        return
+    _sync_file(path)
+
+
+def _sync_file(path: Path) -> None:
+    handle = os.open(path, os.O_RDWR if sys.platform == "win32" else os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
@@ -143,21 +215,29 @@ def _sync_folder(path: Path) -> None:
 
 
 def _sync(path: Path) -> None:
-    for folder, _, names in os.walk(path):
-        for name in [*names, "."]:
-            _sync_folder(Path(folder, name))
+    """Bring a file, or a folder with all its files, to the disk."""
     if path.is_file():
-        _sync_folder(path)
+        _sync_file(path)
+    for folder, _, names in os.walk(path):
+        for name in names:
+            if not kind_of(os.path.join(folder, name)):
+                with suppress(PermissionError):  # somebody else's, taken along
+                    _sync_file(Path(folder, name))
+        _sync_folder(Path(folder))
 
 
-def _move(temporary: Path, target: Path, force: bool) -> None:
+def _move(temporary: Path, target: Path, force: bool) -> Path | None:
+    """Put `temporary` in the place of `target`; where the folder is now that was there."""
+    if kind := kind_of(target).replace("a folder", ""):
+        raise RunError(f"cannot write {target}: it is {kind}, and is left alone")
     try:
         os.replace(temporary, target)
+        return None
     except OSError as error:
-        if not force or error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+        # Windows denies access where a folder is there
+        if not force or error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.EACCES) or not target.is_dir():
             raise
-        if not _exchange(temporary, target):
-            _rename_twice(temporary, target)
+    return temporary if _exchange(temporary, target) else _rename_twice(temporary, target)
 
 
 def _exchange(first: Path, second: Path) -> bool:
@@ -175,7 +255,7 @@ def _exchange(first: Path, second: Path) -> bool:
     raise OSError(code, os.strerror(code))
 
 
-def _rename_twice(temporary: Path, target: Path) -> None:
+def _rename_twice(temporary: Path, target: Path) -> Path:
     """The replacement where folders cannot be exchanged; `recover` repairs a death in between."""
     old = _sibling(target, "old")
     os.rename(target, old)
@@ -184,7 +264,6 @@ def _rename_twice(temporary: Path, target: Path) -> None:
     except BaseException:
         if not os.path.lexists(target):
             os.rename(old, target)
+        _in_use.discard(old.name)
         raise
-    finally:
-        if os.path.lexists(target):
-            _remove(old)
+    return old

@@ -24,6 +24,9 @@ class NotRegularError(OSError):
     def __init__(self, path: object, kind: str) -> None:
         super().__init__(0, f"it is {kind}, not a regular file", str(path))
 
+    def __str__(self) -> str:
+        return str(self.strerror)
+
 
 def kind_of(path: str | Path, follow: bool = False) -> str:
     """What is at `path` other than a regular file: "a link", "a named pipe", ...; "" for a file and for nothing."""

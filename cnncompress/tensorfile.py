@@ -68,10 +68,10 @@ def save_tensors(path: Path, state: Mapping[str, Any]) -> None:
     path.chmod(0o666 & ~mask)  # the library writes files that nobody else can read
 
 
-def load_tensors(path: Path) -> dict[str, Tensor]:
+def load_tensors(path: Path, name: str = "") -> dict[str, Tensor]:
     """Read what `save_tensors` wrote, on the CPU; names that shared an object share one again.
 
-    RunError for a missing, truncated or garbled file.
+    RunError for a missing, truncated or garbled file, which it calls `name`.
     """
     tensors: dict[str, Tensor] = {}
     try:
@@ -85,7 +85,9 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         for name, other in told.get("aliases", {}).items():
             tensors[name] = tensors[other]
     except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
-        raise RunError(f"{path} cannot be read: it is missing, truncated or garbled ({first_line(error)})") from error
+        raise RunError(
+            f"{name or path} cannot be read: it is missing, truncated or garbled ({first_line(error)})"
+        ) from error
     return tensors
 
 

@@ -14,7 +14,8 @@ from cnncompress.factored import Provenance, attach, memory_format_of, provenanc
 from cnncompress.lowering import lower
 from cnncompress.models import ModelSource
 from cnncompress.modules import SplitConv2d, spec_of
-from cnncompress.runs import load, load_run, save, save_run, update_run
+from cnncompress.runs import copy_run, load, load_run, save, save_run, update_run
+from cnncompress.runs.place import FILES
 from cnncompress.spec import ConvSpec, LayerPlan, Plan, Preprocessing
 from cnncompress.specjson import plan_to_json
 from cnncompress.tensorfile import load_tensors
@@ -170,29 +171,25 @@ def test_a_network_that_could_not_be_loaded_is_not_saved(tmp_path, factory):
 # --- what goes along ---
 
 
-def test_carry_and_update(tmp_path, factory):
+def test_update_keeps_all_the_rest(tmp_path, factory):
     old, new = tmp_path / "old", tmp_path / "new"
     net = network(factory, "tiny")
     save_run(old, net, metrics=EMPTY, info={"seed": 1})
     (old / "checkpoints").mkdir()
     (old / "checkpoints" / "last.pt").write_text("state")
-    (old / "history.jsonl").write_text("{}\n")
-    save_run(new, net, metrics=EMPTY, carry=[old / "checkpoints", old / "history.jsonl"])
-    assert (new / "checkpoints" / "last.pt").samefile(old / "checkpoints" / "last.pt")
-    update_run(old, metrics={**EMPTY, "rows": [ROW]}, info={"seed": 2, "name": "x"})
-    run = load_run(old, trust_code=True)
-    assert (run.metrics["rows"], run.info["seed"], run.info["name"]) == ([ROW], 2, "x")
+    copy_run(old, new)
+    assert sorted(p.name for p in new.iterdir()) == sorted(FILES)
+    assert (new / "model.safetensors").samefile(old / "model.safetensors")
+    update_run(old, metrics={**EMPTY, "notes": ["2"]}, info={"seed": 2, "name": "x"})
+    info, metrics = (json.loads((old / name).read_text()) for name in ("run.json", "metrics.json"))
+    assert (metrics["notes"], info["seed"], info["name"]) == (["2"], 2, "x")
+    assert (new / "model.safetensors").samefile(old / "model.safetensors")
     assert (old / "checkpoints" / "last.pt").read_text() == "state"
-    randomise(net)
-    (tmp_path / "history.jsonl").write_text("newer\n")
-    update_run(old, net, carry=[tmp_path / "history.jsonl"])
+    update_run(old, randomise(net), metrics=EMPTY)
     run = load_run(old, trust_code=True)
     assert torch.equal(run.model[0].weight, net[0].weight)
-    assert (run.metrics["rows"], run.info["seed"]) == ([ROW], 2)
-    assert (old / "history.jsonl").read_text() == "newer\n"
-    assert (new / "history.jsonl").read_text() == "{}\n"
-    with pytest.raises(RunError, match="does not exist"):
-        update_run(old, carry=[tmp_path / "nothing"])
+    assert run.info["seed"] == 2
+    assert not torch.equal(load_run(new, trust_code=True).model[0].weight, net[0].weight)
 
 
 # --- damage ---

@@ -18,6 +18,7 @@ from cnncompress.cli.frame import is_working, write_lines
 from cnncompress.cli.rescue import last_words
 from cnncompress.cli.streams import make_printable
 from cnncompress.errors import CompressError, UsageError, is_out_of_memory, nearest
+from cnncompress.stops import stop_signals
 from cnncompress.text import first_line, plain
 
 COMMANDS = ("decompose", "finetune", "report", "evaluate", "profile", "inspect", "export", "methods")
@@ -47,7 +48,7 @@ INTERRUPTED = "interrupted; nothing is left half-written"
 
 
 class StoppedError(CompressError):
-    """Ctrl-C, with what to do next."""
+    """Ctrl-C or another signal to stop, with what to do next."""
 
 
 class LazyGroup(click.Group):
@@ -104,7 +105,8 @@ def cli(ctx: click.Context) -> None:
 def main(args: list[str] | None = None) -> None:
     """Run the command line; errors that a user can cause end in one line and exit code 1 or 2."""
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGINT, _on_interrupt)
+        for number in stop_signals():
+            signal.signal(number, _on_interrupt)
     make_printable()
     try:
         with warnings.catch_warnings():
@@ -131,7 +133,8 @@ def main(args: list[str] | None = None) -> None:
     else:
         sys.exit(code if isinstance(code, int) else 0)
     finally:
-        atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)  # nothing is left to interrupt but the exit
+        for number in stop_signals():
+            atexit.register(signal.signal, number, signal.SIG_IGN)  # nothing is left to interrupt but the exit
 
 
 def fail(message: str, code: int, everywhere: bool = False) -> NoReturn:
@@ -160,7 +163,7 @@ def _explain(error: Exception) -> str:
 
 
 def _on_interrupt(number: int, frame: Any) -> None:
-    """Ctrl-C: an exception, or the end where imports would swallow one and nothing can have been written yet."""
+    """A signal to stop: an exception, or the end where imports would swallow one and nothing is written yet."""
     if is_working():
         raise KeyboardInterrupt
     os.write(2, f"error: {INTERRUPTED}\n".encode())

@@ -36,6 +36,12 @@ from cnncompress.cli import frame, options
     type=click.Choice(["auto", "fp32", "bf16", "fp16"]),
     help="Of the arithmetic; auto is bf16 on a GPU that has it, else fp32 [default: auto].",
 )
+@click.option(
+    "--checkpoint-minutes",
+    type=float,
+    metavar="N",
+    help="Longest time between two checkpoints, of which the last two are kept [default: 10].",
+)
 @click.option("--resume", is_flag=True, default=None, help="Go on from the run's last checkpoint.")
 @options.input_options
 @options.seed_option
@@ -53,7 +59,8 @@ def command(run: Path, config: Path | None, **flags: Any) -> None:
     """Train the network of RUN; keep the best weights.
 
     The best are those of the highest top-1 on the evaluation images; without `val/` a fifth of the images is set aside.
-    Ctrl-C stops with a checkpoint, from which the same command goes on with --resume.
+    Ctrl-C, SIGTERM and SIGHUP stop with a checkpoint and exit code 1; the same command goes on with --resume. Only one
+    process at a time trains or writes a run.
 
     Several processes: torchrun --nproc-per-node 2 -m cnncompress finetune RUN ...
     """

@@ -45,13 +45,13 @@ def command(
     --latency the networks are timed.
     """
     from cnncompress.config import ModelSettings, merge
-    from cnncompress.publish import check_file, replacing
+    from cnncompress.publish import check_text_output, write_text
     from cnncompress.reporting import render
     from cnncompress.reporting.stored import stored_reports
 
     settings = merge(ModelSettings, None, flags)
     if output is not None:
-        output = check_file(output, force=True)
+        check_text_output(output)
     if settings.data is None and not latency:
         frame.nothing_to_import()
         report = stored_reports(runs)
@@ -67,6 +67,5 @@ def command(
     if output is None:
         options.echo(text)
     else:
-        with replacing(output, force=True) as file:
-            file.write_text(text.rstrip("\n") + "\n", encoding="utf-8")
+        write_text(output, text.rstrip("\n") + "\n")
         options.echo(f"written to {output}", err=True)

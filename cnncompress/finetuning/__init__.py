@@ -20,7 +20,7 @@ from cnncompress.finetuning.settings import FinetuneResult, FinetuneSettings
 from cnncompress.finetuning.trainer import Trainer
 from cnncompress.inputs import float_types, input_dtype, read_batch, with_types
 
-__all__ = ["FinetuneResult", "FinetuneSettings", "finetune", "is_main_process", "trainable_modules"]
+__all__ = ["Checkpoints", "FinetuneResult", "FinetuneSettings", "finetune", "is_main_process", "trainable_modules"]
 
 
 def finetune(
@@ -28,7 +28,7 @@ def finetune(
     train: Dataset,
     val: Any,
     settings: FinetuneSettings,
-    checkpoints: Path,
+    checkpoints: Path | Checkpoints,
     *,
     device: str = "auto",
     resume: bool = False,
@@ -38,11 +38,10 @@ def finetune(
 
     The weights before training count as epoch 0, so the result is never worse than the start. Items are (image
     [3, H, W], class index), those of `val` as `data.make_loader` takes them; where `train` has `set_epoch`, it is told
-    each epoch, and its items should depend on nothing but epoch and index. Writes `last.pt` and `best.safetensors` to
-    `checkpoints`, and `history.jsonl` beside that folder. With `resume`, training goes on from `last.pt` and gives,
-    on a CPU, what it would have given without the interruption. Under torchrun every process calls this.
-    `example` [n, c, H, W] shows the order of execution (default: an image of `val`). A network in half precision is
-    trained in float32 and rounded at the end.
+    each epoch, and its items should depend on nothing but epoch and index. Writes the files of `Checkpoints` to a
+    folder, or as they say. With `resume`, training goes on from the last checkpoint and gives, on a CPU, what it would
+    have given without the interruption. Under torchrun every process calls this. `example` [n, c, H, W] shows the order
+    of execution (default: an image of `val`). A network in half precision is trained in float32 and rounded at the end.
 
     Raises UsageError for settings that do not fit, DataError for labels, RunError for files, CompressError where the
     loss is no longer finite. KeyboardInterrupt passes on, after the checkpoint is written.
@@ -66,7 +65,8 @@ def finetune(
         freeze_others(model, names, example)
         with inference(model):
             classes = forward(model, example[:1]).shape[-1]
-        trainer = Trainer(model, train, val, settings, Checkpoints(checkpoints), names, classes, chosen)
+        kept = Checkpoints(checkpoints) if isinstance(checkpoints, Path) else checkpoints
+        trainer = Trainer(model, train, val, settings, kept, names, classes, chosen)
         result = trainer.run(resume)
     finally:
         with_types(model.to(origin), types, usual)

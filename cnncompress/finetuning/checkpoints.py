@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import pickle
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -16,24 +15,34 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
 from cnncompress import schemas
+from cnncompress.console import LOG
 from cnncompress.errors import RunError, UsageError
 from cnncompress.evaluation import Evaluation
 from cnncompress.reading import check
+from cnncompress.regular import kind_of
+from cnncompress.text import plain
 
 FORMAT = 1
 FREE = ("workers", "checkpoint_minutes")  # settings that do not change the result
 
 
-def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Let `write` fill a temporary file beside `path`, flush it to the disk and rename it; RunError if that fails."""
-    temporary = path.with_name(f".{path.name}.tmp")
+def write_atomically(path: Path, write: Callable[[BinaryIO], object], keep: Path | None = None) -> None:
+    """Let `write` fill a temporary file beside `path`, flush it to the disk and rename it; RunError if that fails.
+
+    What was at `path` is then at `keep`, if given.
+    """
+    temporary = _temporary(path)
     try:
+        check_plain(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with temporary.open("wb") as file:
                 write(file)
                 file.flush()
                 os.fsync(file.fileno())
+            if keep is not None and path.exists():
+                check_plain(keep)
+                os.replace(path, keep)
             os.replace(temporary, path)
         except BaseException:
             temporary.unlink(missing_ok=True)
@@ -44,61 +53,104 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
         raise RunError(f"cannot write {path}: {reason}") from error
 
 
-class Checkpoints:
-    """`last.pt`, from which training goes on, `best.safetensors`, and `history.jsonl` beside their folder."""
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.tmp")
 
-    def __init__(self, folder: Path) -> None:
+
+def check_plain(path: Path) -> None:
+    """RunError where something else than a file is at `path`: a link, a pipe, a folder."""
+    if kind := kind_of(path):
+        raise RunError(f"{path} is {kind}, which a training neither follows nor replaces; remove it")
+
+
+class Checkpoints:
+    """The files of a training that can go on.
+
+    `last.pt` is where it stands and `previous.pt` where it stood before, `best.safetensors` has the best weights, and
+    `history.jsonl`, beside their folder, the epochs. `ready` is called before anything is written. `origin` is what a
+    training is of: it resumes only where these values are the same.
+    """
+
+    def __init__(
+        self, folder: Path, ready: Callable[[], None] = lambda: None, origin: Mapping[str, Any] | None = None
+    ) -> None:
         self.last = folder / "last.pt"
+        self.previous = folder / "previous.pt"
         self.best = folder / "best.safetensors"
         self.history = folder.parent / "history.jsonl"
+        self._files = (self.last, self.previous, self.best, self.history)
+        self.ready = ready
+        self.origin = dict(origin or {})
 
     def clear(self) -> None:
         """Remove what an earlier training left; RunError where that fails."""
+        self.ready()
+        for path in self._files:
+            check_plain(path)
+        self._remove(*self._files)
+        self.tidy()
+
+    def tidy(self) -> None:
+        """Remove what a process that was killed left half-written."""
+        self.ready()
+        self._remove(*map(_temporary, self._files))
+
+    def _remove(self, *paths: Path) -> None:
         try:
-            for path in (self.last, self.best, self.history):
+            for path in paths:
                 path.unlink(missing_ok=True)
         except OSError as error:
             raise RunError(f"cannot remove {error.filename}: {error.strerror}") from error
 
     def save_last(self, state: Mapping[str, Any]) -> None:
-        """Write the state of a training: tensors and plain values only."""
-        write_atomically(self.last, lambda file: torch.save({"format": FORMAT, **state}, file))
+        """Write the state of a training: tensors and plain values only. The one before stays."""
+        self.ready()
+        content = {"format": FORMAT, "origin": self.origin, **state}
+        write_atomically(self.last, lambda file: torch.save(content, file), keep=self.previous)
 
     def load_last(self, settings: Mapping[str, Any], images: int) -> dict[str, Any]:
-        """The state of a training with these settings and this number of training images, on the CPU.
+        """The state of a training of this origin, with these settings and this number of images, on the CPU.
 
-        Raises UsageError where there is none, or one of other settings; RunError for a damaged file.
+        Where `last.pt` is missing or damaged, that of `previous.pt`. Raises UsageError where there is none, or one of
+        another training; RunError for damaged files.
         """
-        if not self.last.is_file():
+        found = [path for path in (self.last, self.previous) if path.exists()]
+        if not found:
             raise UsageError(f"nothing to resume: there is no {self.last}; run without --resume")
-        try:
-            state = torch.load(self.last, map_location="cpu", weights_only=True)
-            if state["format"] > FORMAT:
-                raise RunError(f"{self.last} was written by a newer version; update the program to resume from it")
-            then = {**state["settings"], "training images": state["images"]}
-        except (OSError, RuntimeError, EOFError, ValueError, TypeError, KeyError, pickle.UnpicklingError) as error:
-            raise RunError(f"{self.last} is damaged; run without --resume to start again") from error
-        for key, now in {**settings, "training images": images}.items():
-            if key not in FREE and then.get(key) != now:
+        for path in found:
+            state = _read_state(path)
+            if state is not None:
+                self._check_same(path, state, {**self.origin, **settings, "training images": images})
+                return state
+            LOG.warning(f"warning: {path} is damaged; the checkpoint before it serves")
+        raise RunError(f"{self.last} is damaged; run without --resume to start again")
+
+    def _check_same(self, path: Path, state: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+        """UsageError that names the first value in which the training of `state` was another."""
+        then = {**state["settings"], "training images": state["images"], **state.get("origin", {})}
+        for key, value in now.items():
+            if key not in FREE and then.get(key) != value:
                 raise UsageError(
-                    f"cannot resume {self.last}: {key} was {then.get(key)}, now {now}; "
+                    f"cannot resume {path}: {key} was {plain(str(then.get(key)))}, now {value}; "
                     "give the same settings, or run without --resume to start again"
                 )
-        return state
 
     def save_history(self, rows: list[dict[str, Any]]) -> None:
         """Write one JSON object a line."""
+        self.ready()
         text = "".join(json.dumps(row) + "\n" for row in rows)
         write_atomically(self.history, lambda file: file.write(text.encode()))
 
     def save_best(self, model: nn.Module, epoch: int, result: Evaluation) -> None:
         """Write the weights with their epoch and accuracy."""
+        self.ready()
         tensors = {name: t.detach().cpu().clone().contiguous() for name, t in tensors_of(model).items()}
         metadata = {"epoch": str(epoch), "evaluation": json.dumps(dataclasses.asdict(result))}
         write_atomically(self.best, lambda file: file.write(to_safetensors(tensors, metadata)))
 
     def load_best(self, model: nn.Module | None = None) -> tuple[int, Evaluation]:
         """The epoch and accuracy of the best weights, which are put into `model`; RunError for a damaged file."""
+        check_plain(self.best)
         try:
             with safe_open(self.best, framework="pt") as file:
                 metadata = file.metadata()
@@ -109,6 +161,21 @@ class Checkpoints:
             return int(metadata["epoch"]), Evaluation(**evaluation)
         except (OSError, SafetensorError, RuntimeError, RecursionError, TypeError, KeyError, ValueError) as error:
             raise RunError(f"{self.best} is missing or damaged; run without --resume to start again") from error
+
+
+def _read_state(path: Path) -> dict[str, Any] | None:
+    """The content of a checkpoint, None where it is damaged; RunError for one of a newer version."""
+    check_plain(path)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        newer = state["format"] > FORMAT
+        if not newer and state.keys() >= {"settings", "images"}:
+            return dict(state)
+    except Exception:  # a damaged file has the unpickler raise anything
+        return None
+    if newer:
+        raise RunError(f"{path} was written by a newer version; update the program to resume from it")
+    return None
 
 
 def tensors_of(model: nn.Module) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Ctrl-C that waits for a consistent state."""
+"""Ctrl-C, and the other signals to stop, that wait for a consistent state."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from cnncompress.stops import stop_signals
+
 
 class Interrupts:
-    """While entered, SIGINT raises KeyboardInterrupt at once, but after the block where `hold` is in force.
+    """While entered, a signal of `stop_signals` raises KeyboardInterrupt: at once, or after a block of `hold`.
 
     With `shared`, it never raises and only sets `requested`: processes that wait for each other have to stop
     together, so the caller spreads the word. Outside of the main thread, where Python has no signals, it does nothing.
@@ -20,16 +22,16 @@ class Interrupts:
         self.shared = shared
         self.requested = False
         self._held = False
-        self._previous: Any = None
+        self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Interrupts:
         if threading.current_thread() is threading.main_thread():
-            self._previous = signal.signal(signal.SIGINT, self._handle)
+            self._previous = {number: signal.signal(number, self._handle) for number in stop_signals()}
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self._previous is not None:
-            signal.signal(signal.SIGINT, self._previous)
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
 
     def _handle(self, number: int, frame: Any) -> None:
         self.requested = True

@@ -75,6 +75,8 @@ class Trainer:
         state = self.checkpoints.load_last(self._comparable(), self.images) if resume else None
         if state is not None:
             self._restore(state)
+            if self.main:
+                self.checkpoints.tidy()
         self.objective, self.optimizer = self.accelerator.prepare(Objective(self.model), self.optimizer)
         if state is not None and self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
@@ -100,7 +102,7 @@ class Trainer:
         return result
 
     def _comparable(self) -> dict[str, Any]:
-        return dataclasses.asdict(self.settings)
+        return {**dataclasses.asdict(self.settings), "processes": self.processes}
 
     def _restore(self, state: dict[str, Any]) -> None:
         try:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -107,13 +105,8 @@ def remarks(statistics: Mapping[str, LayerStatistics]) -> Iterator[str]:
         )
 
 
-@contextmanager
-def cache_file(settings: DecomposeSettings, done: Calibration) -> Iterator[list[Path]]:
-    """The statistics as a file to take along into the run, where that was asked for and there are any."""
+def cache_file(settings: DecomposeSettings, done: Calibration) -> dict[str, Callable[[Path], None]]:
+    """The statistics as a side product of the run, where that was asked for and there are any."""
     if not settings.keep_statistics or not done.statistics:
-        yield []
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / STATISTICS
-        save_statistics(path, done.statistics, done.key)
-        yield [path]
+        return {}
+    return {STATISTICS: lambda path: save_statistics(path, done.statistics, done.key)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,8 @@ from cnncompress.pipeline.original import original_row
 from cnncompress.pipeline.search import search
 from cnncompress.profiling import profile
 from cnncompress.reporting import Report, layer_rows
-from cnncompress.runs import check_output, save_run
+from cnncompress.runs import save_run
+from cnncompress.runs.lock import reserved
 from cnncompress.spec import Plan
 from cnncompress.tensorfile import digest_of
 from cnncompress.timing.clock import check_threads
@@ -71,20 +73,28 @@ def expected_steps(settings: DecomposeSettings) -> list[str]:
 
 
 def run_decompose(settings: DecomposeSettings, command: list[str]) -> Decomposed:
-    """The whole job of `cnncompress decompose`: load, plan, factorize, correct, measure, save."""
+    """The whole job of `cnncompress decompose`: load, plan, factorize, correct, measure, save.
+
+    Nobody else may write at its `--out` meanwhile.
+    """
+    with ExitStack() as held:
+        return _decompose(settings, command, held)
+
+
+def _decompose(settings: DecomposeSettings, command: list[str], held: ExitStack) -> Decomposed:
     settings = settings.resolved()
     phases = Steps(expected_steps(settings))
     resolve_device(settings.device)
     check_threads(settings.threads)
     if settings.out is not None and not settings.dry_run:
-        check_output(settings.out, settings.force)
+        held.enter_context(reserved(settings.out, settings.force))
     with phases("build", f"load {settings.model}"):
         opened = open_model(settings)
         need_layers(opened, "decompose")
         attach(opened.model, opened.provenance)
         out = default_out(settings, opened.name)
         if not settings.dry_run:
-            check_output(out, settings.force)
+            held.enter_context(reserved(out, settings.force))
         data = apart(open_data(settings, opened), settings)
         cost = profile(opened.model, opened.example())
         compressor = Compressor(settings, opened, data, cost, out, phases)
@@ -115,8 +125,9 @@ def run_decompose(settings: DecomposeSettings, command: list[str]) -> Decomposed
     notes += [*narrow_outputs(chosen, count_outputs(opened))]
     report = Report([before, row], layer_rows(origin.plan, origin.errors), origin.plan.kept, notes)
     info = run_info(settings, opened, data, command)
-    with phases("save", f"save in {out}"), cache_file(settings, compressor.told) as cached:
-        report.notes += save_run(out, small, metrics=report.to_json(), info=info, force=settings.force, carry=cached)
+    with phases("save", f"save in {out}"):
+        sides = cache_file(settings, compressor.told)
+        report.notes += save_run(out, small, metrics=report.to_json(), info=info, force=settings.force, sides=sides)
     return Decomposed(chosen, report, out, phases)
 
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,9 +11,9 @@ from typing import Any
 from cnncompress.config import TuneSettings, merge
 from cnncompress.console import Steps
 from cnncompress.data import Augmented, Data, split
-from cnncompress.errors import DataError, RunError, UsageError
+from cnncompress.errors import DataError, UsageError
 from cnncompress.evaluation import resolve_device
-from cnncompress.finetuning import FinetuneResult, FinetuneSettings, finetune, is_main_process
+from cnncompress.finetuning import Checkpoints, FinetuneResult, FinetuneSettings, finetune, is_main_process
 from cnncompress.pipeline.opening import (
     Opened,
     evaluate_on,
@@ -27,12 +25,12 @@ from cnncompress.pipeline.opening import (
     recorded,
 )
 from cnncompress.pipeline.original import measured_again, with_accuracy
+from cnncompress.pipeline.training import TrainingPlace, origin_of, training_in
 from cnncompress.profiling import profile
 from cnncompress.reporting import Report
-from cnncompress.runs import copy_run, is_run, update_run
+from cnncompress.runs import update_run
 
 VALIDATION_SHARE = 0.2
-CHECKPOINTS = "checkpoints"
 
 
 @dataclasses.dataclass
@@ -47,13 +45,21 @@ class Tuned:
 def run_finetune(run: Path, config: Path | None, flags: Mapping[str, Any], command: list[str]) -> Tuned | None:
     """Train the network of a run; None in the processes beside the first.
 
-    With `out` the run is copied there first and stays as it is. The run's network is replaced in one step at the end.
+    With `out` the run stays as it is, and a copy of it is made there once everything is known to fit. The run's network
+    is replaced in one step at the end.
     """
     settings: TuneSettings = merge(TuneSettings, config, {**flags, "model": str(run)}, section="finetune")
     keys = {f.name for f in dataclasses.fields(FinetuneSettings)} & set(TuneSettings.model_fields)
     training = FinetuneSettings(**{k: getattr(settings, k) for k in keys})
     resolve_device(settings.device)
-    steps = Steps(["load", "train", "save"])
+    with training_in(run, settings) as place:
+        return _train_in(place, settings, training, command)
+
+
+def _train_in(
+    place: TrainingPlace, settings: TuneSettings, training: FinetuneSettings, command: list[str]
+) -> Tuned | None:
+    steps, run, target = Steps(["load", "train", "save"]), place.run, place.target
     steps.announce("load", f"load {run}")
     opened = open_run(run, settings)
     need_layers(opened, "train")
@@ -62,29 +68,29 @@ def run_finetune(run: Path, config: Path | None, flags: Mapping[str, Any], comma
     if data.train is None:
         raise DataError(f"{settings.data} holds no training images")
     train = Augmented(data.train, opened.preprocessing, flip=data.flip, seed=settings.seed)
-    with training_in(run, settings) as target:
-        steps.announce("train", f"train {training.epochs} epochs on {settings.data}")
-        result = finetune(
-            opened.model,
-            train,
-            data.val,
-            training,
-            target / CHECKPOINTS,
-            device=settings.device,
-            resume=settings.resume,
-            example=opened.example(),
-        )
-        if not is_main_process():
-            return None
-        steps.announce("save", f"save in {target}")
-        add_tuned(report, opened, result, data)
-        again = partial(evaluate_on, data=data, settings=settings)
-        report.rows[:1] = [measured_again(report.rows[0], opened, data, again)]
-        info = {
-            "finetune": {"command": command, **dataclasses.asdict(training), "data": settings.data},
-            "held_out": held_out(opened, data),
-        }
-        report.notes += update_run(target, opened.model, report.to_json(), info)
+    steps.announce("train", f"train {training.epochs} epochs on {settings.data}")
+    result = finetune(
+        opened.model,
+        train,
+        data.val,
+        training,
+        Checkpoints(place.folder, place.ready, origin_of(opened, data)),
+        device=settings.device,
+        resume=settings.resume,
+        example=opened.example(),
+    )
+    if not is_main_process():
+        return None
+    steps.announce("save", f"save in {target}")
+    add_tuned(report, opened, result, data)
+    again = partial(evaluate_on, data=data, settings=settings)
+    report.rows[:1] = [measured_again(report.rows[0], opened, data, again)]
+    info = {
+        "finetune": {"command": command, **dataclasses.asdict(training), "data": settings.data},
+        "held_out": held_out(opened, data),
+    }
+    place.ready()
+    report.notes += update_run(target, opened.model, report.to_json(), info)
     return Tuned(report, target, summary(result))
 
 
@@ -94,42 +100,6 @@ def open_training_data(settings: TuneSettings, opened: Opened) -> Data:
     if data is None:
         raise UsageError("nothing to train on; give --data FOLDER, cifar10:ROOT or digits")
     return split(data, VALIDATION_SHARE, settings.seed)
-
-
-@contextmanager
-def training_in(run: Path, settings: TuneSettings) -> Iterator[Path]:
-    """The run to train in: the run itself, or a copy of it at `--out`, which goes again if the training never starts.
-
-    Ctrl-C passes on with the words that tell how to go on.
-    """
-    target = settings.out or run
-    last = target / CHECKPOINTS / "last.pt"
-    made: list[Path] = []
-    if target.resolve() != run.resolve():
-        if settings.resume and not is_run(target):
-            raise RunError(f"{target} is not a run to resume in; leave out --resume")
-        if not settings.resume and is_main_process():
-            made = [p for p in (target, *target.parents) if not p.exists()]
-            copy_run(run, target, force=settings.force)
-    before = _changed(last)
-    try:
-        yield target
-    except BaseException as error:
-        started = _changed(last) != before
-        if made and not started:
-            shutil.rmtree(made[0], ignore_errors=True)
-            for parent in made[1:]:
-                with suppress(OSError):
-                    parent.rmdir()
-        if isinstance(error, KeyboardInterrupt) and started:
-            raise KeyboardInterrupt(
-                f"interrupted; {target} has a checkpoint: go on with the same command and --resume"
-            ) from None
-        raise
-
-
-def _changed(path: Path) -> int | None:
-    return path.stat().st_mtime_ns if path.is_file() else None
 
 
 def add_tuned(report: Report, opened: Opened, result: FinetuneResult, data: Data) -> None:

@@ -201,10 +201,15 @@ def run_export(run: Path, format_: str, output: Path | None, force: bool, trust_
     steps.announce("load", f"load {run}")
     opened = open_run(run, settings)
     suffix = {"onnx": ".onnx", "pt2": ".pt2"}[format_]
-    target = output or Path(f"{run}".rstrip("/") + suffix)
+    target = output or _named(run).with_name(_named(run).name + suffix)
     steps.announce("export", f"write {target}, run it and compare")
     exporter = {"onnx": export_onnx, "pt2": export_pt2}[format_]
     return exporter(opened.model, opened.example(2), target, force=force)
+
+
+def _named(path: Path) -> Path:
+    """The path with a name at its end: `.`, `..` and `/` have none."""
+    return path if path.name not in ("", "..") else path.resolve()
 
 
 def run_report(runs: Sequence[Path], settings: ModelSettings, timing: Timing | None) -> Report:

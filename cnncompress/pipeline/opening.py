@@ -15,7 +15,7 @@ from cnncompress.copying import clone
 from cnncompress.data import Data, load_data, make_loader, split
 from cnncompress.errors import CompressError, RunError, UsageError
 from cnncompress.evaluation import Evaluation, evaluate, resolve_device
-from cnncompress.factored import Provenance, forward, inference, provenance
+from cnncompress.factored import Provenance, attach, forward, inference, provenance
 from cnncompress.inputs import input_dtype
 from cnncompress.models import LoadedModel, list_models, load_model
 from cnncompress.models.sources import PROGRAM_ONLY
@@ -84,7 +84,8 @@ def open_run(path: Path, settings: ModelSettings) -> Opened:
             flag = option.replace("_", "-")
             raise UsageError(f"{path} is a run, with weights and classes of its own; leave out --{flag}")
     prepared = (run.preprocessing or Preprocessing()).changed(settings.input_size, settings.mean, settings.std)
-    origin = provenance(run.model) or Provenance()
+    origin = dataclasses.replace(provenance(run.model) or Provenance(), preprocessing=prepared)
+    attach(run.model, origin)  # so that whatever is made of it remembers how its input is prepared
     return Opened(str(run.info.get("name", path.name)), run.model, prepared, origin, f"run {path}", run)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,15 +9,17 @@ from cnncompress.errors import CompressError, RunError
 from cnncompress.reporting.rows import Report, merge
 from cnncompress.runs.place import CORE, METRICS
 from cnncompress.runs.record import read_info, read_metrics, read_plan
+from cnncompress.runs.snapshot import snapshot
 
 
 def stored_report(path: Path) -> Report:
     """What was measured when the run was written; RunError where it is damaged or holds no measurements."""
-    read_info(path)
-    read_plan(path)
-    metrics = read_metrics(path)
-    if missing := [name for name in CORE if not os.path.isfile(Path(path, name))]:
-        raise RunError(f"{path} is incomplete: {missing[0]} is missing")
+    with snapshot(path) as files:
+        read_info(files)
+        read_plan(files)
+        metrics = read_metrics(files)
+        if missing := [name for name in CORE if name not in files]:
+            raise RunError(f"{path} is incomplete: {missing[0]} is missing")
     try:
         report = Report.from_json(metrics)
     except CompressError as error:

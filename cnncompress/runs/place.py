@@ -7,11 +7,14 @@ from pathlib import Path
 
 from cnncompress.errors import RunError
 from cnncompress.publish import check_parent, os_errors, recover
+from cnncompress.reading import JSON_BYTES, parse_json
+from cnncompress.regular import kind_of, open_regular
 
 FORMAT = 1
 INFO, PLAN, MODEL, METRICS = "run.json", "plan.json", "model.safetensors", "metrics.json"
-CORE = (INFO, PLAN, MODEL, METRICS)
 PROGRAM = "network.pt2"  # the network of a user's code, as a program that runs without that code
+CORE = (INFO, PLAN, MODEL, METRICS)
+FILES = (*CORE, PROGRAM)  # what a run is; whatever else is in its folder belongs to a training or to the user
 
 
 def is_run(path: str | Path) -> bool:
@@ -32,8 +35,8 @@ def check_run(path: str | Path) -> None:
 def check_output(path: str | Path, force: bool = False) -> None:
     """RunError unless a run can be written at `path`; call it before anything is computed.
 
-    A run that is there is replaced only with `force`; a folder of other files, a file, and a folder that one stands
-    in never are.
+    A run that is there is replaced only with `force`, and then only the files that make it one, see `FILES`: others
+    stay. What else is there, and a folder that one stands in, is never replaced.
     """
     with os_errors(f"write {path}"):
         target = resolve(path)
@@ -42,14 +45,30 @@ def check_output(path: str | Path, force: bool = False) -> None:
             here = resolve(".")
             if target == here or target in here.parents:
                 raise RunError(f"cannot write {path}: it contains the current folder; choose another name")
-            if is_run(target):
-                if not force:
-                    raise RunError(f"{path} already exists; choose another name or replace it with --force")
-            elif any(os.scandir(target)):
-                raise RunError(f"{path} is a folder of other files, not a run, and is left alone; choose another name")
+            if is_run(target) and not force:
+                raise RunError(f"{path} already exists; choose another name or replace it with --force")
+            if any(os.scandir(target)) and not _is_ours(target):
+                what = f"its {INFO} is not of this program" if is_run(target) else "not a run"
+                raise RunError(f"{path} is a folder of other files ({what}) and is left alone; choose another name")
         elif os.path.lexists(target):
-            raise RunError(f"cannot write {path}: it is a file; choose another name")
+            raise RunError(f"cannot write {path}: it is {kind_of(target) or 'a file'}; choose another name")
         check_parent(target)
+
+
+def others(path: str | Path) -> list[str]:
+    """The names in a folder that are not of `FILES`: what a training left there, and what the user put there."""
+    return sorted(set(os.listdir(path)) - set(FILES)) if os.path.isdir(path) else []
+
+
+def _is_ours(folder: Path) -> bool:
+    """True where `folder` holds a run by the content of its run.json."""
+    try:
+        with open_regular(folder / INFO) as file:
+            info = parse_json(file.read(JSON_BYTES).decode())
+    except (OSError, ValueError):
+        return False
+    known = {"format": int, "source": dict, "versions": dict}
+    return isinstance(info, dict) and all(isinstance(info.get(key), kind) for key, kind in known.items())
 
 
 def resolve(path: str | Path) -> Path:

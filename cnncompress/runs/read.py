@@ -19,6 +19,7 @@ from cnncompress.reading import MalformedError, checksum
 from cnncompress.rebuild import fill, skeleton
 from cnncompress.runs.place import INFO, MODEL, PLAN, PROGRAM
 from cnncompress.runs.record import damage, read_info, read_metrics, read_plan
+from cnncompress.runs.snapshot import Snapshot, snapshot
 from cnncompress.spec import Plan, Preprocessing
 from cnncompress.specjson import plan_from_json
 from cnncompress.tensorfile import load_tensors
@@ -48,9 +49,22 @@ def load_run(path: str | Path, trust_code: bool = False) -> LoadedRun:
     neither decomposed nor trained. RunError in one line where there is none, and where the run is missing, damaged, of
     a newer version, or cannot be built.
     """
-    info = read_info(path)
+    while True:
+        with snapshot(path) as files:
+            try:
+                run = _load(files, trust_code)
+            except RunError:
+                if files.holds():
+                    raise
+            else:
+                if files.holds():
+                    return run
+
+
+def _load(files: Snapshot, trust_code: bool) -> LoadedRun:
+    path, info = files.path, read_info(files)
     source, preprocessing = ModelSource(**info["source"]), _preprocessing(info.get("preprocessing"))
-    plan_json, metrics = read_plan(path), read_metrics(path)
+    plan_json, metrics = read_plan(files), read_metrics(files)
     try:
         plan = plan_from_json(plan_json)
     except (KeyError, TypeError, ValueError) as error:
@@ -59,41 +73,44 @@ def load_run(path: str | Path, trust_code: bool = False) -> LoadedRun:
     known = Provenance(source, preprocessing, plan, errors)
     if (code := foreign_code(source)) and (not trust_code or is_gone(source)):
         known = dataclasses.replace(known, source=ModelSource("program", source.name))
-        model = _program(path, info, code, trust_code)
+        model = _program(files, info, code, trust_code)
         note = f"{path} runs as its stored program, {PROGRAM}, without {code}"
     else:
-        model, note = _build(path, info, known), _changed(path, info, source)
+        model, note = _build(files, info, known), _changed(path, info, source)
     attach(model.eval(), known)
     return LoadedRun(model, plan, metrics, info, preprocessing, note)
 
 
-def _build(path: str | Path, info: Mapping[str, Any], known: Provenance) -> nn.Module:
+def _build(files: Snapshot, info: Mapping[str, Any], known: Provenance) -> nn.Module:
     """The architecture with its chains and tensors."""
+    path = files.path
     model = skeleton(known, f"{path} cannot be loaded")
-    tensors = load_tensors(Path(path, MODEL))
-    _check_sum(path, info, MODEL)
+    with damage(path, MODEL):
+        tensors = load_tensors(files.file(MODEL), f"{path / MODEL}")
+    _check_sum(files, info, MODEL)
     fill(model, tensors, f"{path} is damaged: {MODEL}")
     return model
 
 
-def _program(path: str | Path, info: Mapping[str, Any], code: str, trust_code: bool) -> nn.Module:
+def _program(files: Snapshot, info: Mapping[str, Any], code: str, trust_code: bool) -> nn.Module:
     """The network that was stored as a program; RunError where there is none, with what would help."""
-    if not Path(path, PROGRAM).is_file():
+    path = files.path
+    if PROGRAM not in files:
         if trust_code:
             raise RunError(f"{path} cannot be loaded: it needs {code}, which is not here")
         raise RunError(f"{path} needs {code}; to have it run, give --trust-code (trust_code=True)")
     if PROGRAM not in info.get("sha256", {}):
         raise RunError(f"{path} is damaged: {INFO} has no checksum of {PROGRAM}")
-    _check_sum(path, info, PROGRAM)
+    _check_sum(files, info, PROGRAM)
     with damage(path, PROGRAM):
-        return read_program(Path(path, PROGRAM))
+        return read_program(files.file(PROGRAM))
 
 
-def _check_sum(path: str | Path, info: Mapping[str, Any], name: str) -> None:
+def _check_sum(files: Snapshot, info: Mapping[str, Any], name: str) -> None:
     """RunError where a file is no longer the one that was written; runs of earlier versions have no checksums."""
     expected = info.get("sha256", {}).get(name)
-    with damage(path, name):
-        if expected is not None and checksum(Path(path, name)) != expected:
+    with damage(files.path, name):
+        if expected is not None and checksum(files.file(name)) != expected:
             raise MalformedError("is not the file that was written with it: its checksum differs")
 
 

@@ -9,14 +9,14 @@ from typing import Any
 
 from cnncompress.errors import RunError
 from cnncompress.reading import MalformedError, Schema, check, read_json
-from cnncompress.runs.place import FORMAT, INFO, METRICS, PLAN, check_run
+from cnncompress.runs.place import FORMAT, INFO, METRICS, PLAN
+from cnncompress.runs.snapshot import Snapshot
 from cnncompress.schemas import Info, Metrics, StoredPlan
 
 
-def read_info(path: str | Path) -> dict[str, Any]:
-    """The run.json of a run; RunError where there is none, or one of another format."""
-    check_run(path)
-    info = _read(path, INFO)
+def read_info(files: Snapshot) -> dict[str, Any]:
+    """The run.json of a run; RunError where it is damaged, or of another format."""
+    path, info = files.path, _read(files, INFO)
     version = info.get("format")
     if not isinstance(version, int) or version < 1:
         raise RunError(f"{path} is damaged: {INFO} names no format")
@@ -27,19 +27,19 @@ def read_info(path: str | Path) -> dict[str, Any]:
     return info
 
 
-def read_plan(path: str | Path) -> dict[str, Any]:
+def read_plan(files: Snapshot) -> dict[str, Any]:
     """The plan.json of a run; RunError where it is damaged."""
-    return _read(path, PLAN, StoredPlan)
+    return _read(files, PLAN, StoredPlan)
 
 
-def read_metrics(path: str | Path) -> dict[str, Any]:
+def read_metrics(files: Snapshot) -> dict[str, Any]:
     """The metrics.json of a run; RunError where it is damaged."""
-    return _read(path, METRICS, Metrics)
+    return _read(files, METRICS, Metrics)
 
 
-def _read(path: str | Path, name: str, schema: type[Schema] | None = None) -> dict[str, Any]:
-    with damage(path, name):
-        return read_json(Path(path, name), schema)
+def _read(files: Snapshot, name: str, schema: type[Schema] | None = None) -> dict[str, Any]:
+    with damage(files.path, name):
+        return read_json(files.file(name), schema)
 
 
 @contextmanager

@@ -6,8 +6,7 @@ import dataclasses
 import json
 import os
 import platform
-import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,20 +16,25 @@ import torchvision
 from torch import Tensor, nn
 
 import cnncompress
+from cnncompress.console import LOG
 from cnncompress.errors import CompressError, RunError, UsageError
 from cnncompress.factored import Provenance, attach, provenance
 from cnncompress.models import ModelSource
 from cnncompress.models.sources import code_of, find_source, foreign_code
 from cnncompress.programs import write_program
-from cnncompress.publish import replacing
 from cnncompress.reading import Schema, check, checksum, finite, parse_json
 from cnncompress.rebuild import check_rebuild
-from cnncompress.runs.place import CORE, FORMAT, INFO, METRICS, MODEL, PLAN, PROGRAM, check_output, resolve
+from cnncompress.runs.place import FILES, FORMAT, INFO, METRICS, MODEL, PLAN, PROGRAM, check_output, others, resolve
 from cnncompress.runs.record import read_info
+from cnncompress.runs.renewal import renewing
+from cnncompress.runs.snapshot import snapshot
 from cnncompress.schemas import Info, Metrics, StoredPlan
 from cnncompress.spec import Preprocessing
 from cnncompress.specjson import plan_to_json
 from cnncompress.tensorfile import save_tensors
+from cnncompress.text import first_line, plain
+
+Side = Callable[[Path], None]  # writes a file at a path
 
 
 def save_run(
@@ -40,26 +44,31 @@ def save_run(
     metrics: Mapping[str, Any],
     info: Mapping[str, Any] | None = None,
     force: bool = False,
-    carry: Sequence[str | Path] = (),
+    sides: Mapping[str, Side] | None = None,
 ) -> list[str]:
     """Write a network and its evidence as a run; lines on what could not go along.
 
     The network of a user's own code is stored as a program too, which runs without that code, where it exports.
 
     The network needs a `Provenance` with a source (`cnncompress.load_model` and `decompose` leave one), else
-    UsageError. `info` adds to run.json (command, seed, data); `carry` names files and folders of an older run to take
-    along, hard-linked where possible. RunError where `check_output` refuses, where the network is no longer what its
-    source and plan build, or where the system refuses to write; nothing is left behind then.
+    UsageError. `info` adds to run.json (command, seed, data). `sides` are side products by file name: one that cannot
+    be written is left out, and a line on stderr says so. With `force`, the files of a run that is there are replaced;
+    whatever else is in its folder stays. RunError where `check_output` refuses, where the network is no longer what
+    its source and plan build, where somebody else is writing there, or where the system refuses; nothing is left
+    behind then.
     """
     check_output(path, force)
     known = _known(model)
     check_rebuild(model, known)
-    with replacing(resolve(path), force) as folder:
-        folder.mkdir()
-        _take_along(folder, carry)
+    with renewing(path, force) as folder:
         notes = _write_model(folder, model, known)
         _write_json(folder / METRICS, metrics, Metrics)
         _write_json(folder / INFO, {**_new_info(), **(info or {}), **_source_info(folder, known)}, Info)
+        for name, write in (sides or {}).items():
+            _write_side(folder / name, write)
+        kept = [name for name in others(resolve(path)) if name not in (sides or {})]
+    if kept:
+        LOG.info(f"kept in {path}, as they are no part of the run that was replaced: {', '.join(map(plain, kept))}")
     return notes
 
 
@@ -68,43 +77,39 @@ def update_run(
     model: nn.Module | None = None,
     metrics: Mapping[str, Any] | None = None,
     info: Mapping[str, Any] | None = None,
-    carry: Sequence[str | Path] = (),
 ) -> list[str]:
-    """Replace parts of a run in one step: the network, metrics.json, keys of run.json, carried files and folders.
+    """Replace parts of a run in one step: the network, metrics.json, keys of run.json.
 
     Everything else stays (hard-linked); a program of the old network goes. Returns and raises as `save_run` does.
     """
     notes: list[str] = []
-    old = read_info(path)
-    check_output(path, force=True)
-    target = resolve(path)
     if model is not None:
         check_rebuild(model, _known(model))
-    with replacing(target, force=True) as folder:
-        folder.mkdir()
-        _take_along(folder, carry)
+    with renewing(path, force=True) as folder, snapshot(path) as files:
+        old = read_info(files)
         if model is not None:
             notes = _write_model(folder, model, _known(model))
             old = {**old, **_source_info(folder, _known(model))}
         if metrics is not None:
             _write_json(folder / METRICS, metrics, Metrics)
         _write_json(folder / INFO, {**old, **(info or {}), "format": FORMAT}, Info)
-        for item in sorted(target.iterdir()):
-            stale = item.name == PROGRAM and model is not None
-            if not stale and not os.path.lexists(folder / item.name):
-                _link(item, folder / item.name)
+        stale = {PROGRAM} if model is not None else set()
+        for name in set(FILES) - stale - set(os.listdir(folder)):
+            if name in files:
+                files.link(name, folder / name)
     return notes
 
 
 def copy_run(source: str | Path, target: str | Path, force: bool = False) -> None:
-    """Make a second run with the same content, hard-linked where possible. Raises as `save_run` and `load_run` do."""
-    read_info(source)
-    check_output(target, force)
-    with replacing(resolve(target), force) as folder:
-        folder.mkdir()
-        for name in (*CORE, PROGRAM):
-            if name in CORE or (resolve(source) / name).is_file():
-                _link(resolve(source) / name, folder / name)
+    """Make a second run with the same content, hard-linked where possible. Raises as `save_run` and `load_run` do.
+
+    Files of a training or of the user are not copied; those at `target` stay.
+    """
+    with snapshot(source) as files, renewing(target, force) as folder:
+        read_info(files)
+        for name in FILES:
+            if name in files:
+                files.link(name, folder / name)
 
 
 def save(model: nn.Module, path: str | Path, force: bool = False, source: ModelSource | str | None = None) -> None:
@@ -158,31 +163,19 @@ def _write_json(path: Path, values: Mapping[str, Any], schema: type[Schema]) -> 
     """Write what `read_json` reads after `schema`; RunError for anything else."""
     try:
         text = json.dumps(finite(values), indent=2, ensure_ascii=False)
+        text = text.encode("utf-8", "replace").decode()  # a file name in a command may be of other bytes
         check(schema, parse_json(text))
     except (TypeError, ValueError) as error:
         raise RunError(f"{path.name} cannot hold these values: it {error}") from error
     path.write_text(text + "\n", encoding="utf-8")
 
 
-def _take_along(folder: Path, items: Sequence[str | Path]) -> None:
-    for item in map(Path, items):
-        if not item.exists():
-            raise RunError(f"{item} does not exist and cannot be taken along")
-        if item.name not in CORE:
-            _link(item, folder / item.name)
-
-
-def _link(source: Path, target: Path) -> None:
-    def link(one: str, other: str) -> None:
-        try:
-            os.link(one, other)
-        except OSError:  # another file system, or one without hard links
-            shutil.copy2(one, other)
-
-    if source.is_dir():
-        shutil.copytree(source, target, copy_function=link)
-    else:
-        link(str(source), str(target))
+def _write_side(path: Path, write: Side) -> None:
+    try:
+        write(path)
+    except (CompressError, OSError) as error:
+        path.unlink(missing_ok=True)
+        LOG.warning(f"warning: the run has no {path.name}: {first_line(error)}")
 
 
 def _write_model(folder: Path, model: nn.Module, known: Provenance) -> list[str]:
@@ -193,8 +186,6 @@ def _write_model(folder: Path, model: nn.Module, known: Provenance) -> list[str]
         return []
     try:
         write_program(model, _example(model, known.preprocessing), folder / PROGRAM)
-    except RunError:
-        raise
     except CompressError as error:
         return [f"the run needs {code}: the network cannot be stored as a program ({error})"]
     return []

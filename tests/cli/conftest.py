@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
 import re
 import shutil
 from dataclasses import dataclass
@@ -102,6 +104,18 @@ def run_copy(saved, cli):
     """A copy of that run as `run` in the current folder."""
     shutil.copytree(saved, "run")
     return Path("run")
+
+
+@pytest.fixture(scope="session")
+def processes():
+    """Where new processes come from: a server that has imported the library, as importing takes seconds."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["cnncompress.pipeline", "tests.cli.driver"])
+    before = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = "1"  # for the server, which starts with the first process
+    yield context
+    if before is None:
+        del os.environ["OMP_NUM_THREADS"]
 
 
 def image_folder(root, classes=10, images=2, broken=0):

@@ -1,4 +1,4 @@
-"""The command line, met by Ctrl-C at a chosen place: `python -m tests.cli.driver PLACE COUNT ARGUMENT...`."""
+"""The command line, met by a signal at a chosen place: `python -m tests.cli.driver PLACE COUNT ARGUMENT...`."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import signal
 import sys
 
 
-def run(place: str, count: int, args: list[str]) -> None:
-    """Run a command; SIGINT comes with the `count`th call of `module:function`, or with the import of `module`."""
+def run(place: str, count: int, args: list[str], number: int = signal.SIGINT) -> None:
+    """Run a command; a signal comes with the `count`th call of `module:function`, or with the import of `module`."""
     calls = 0
 
     def met() -> None:
         nonlocal calls
         calls += 1
         if calls == count:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), number)
 
     class Finder:
         @staticmethod
@@ -44,12 +44,13 @@ def run(place: str, count: int, args: list[str]) -> None:
     main(args)
 
 
-def run_in(folder: str, place: str, count: int, args: list[str]) -> None:
+def run_in(folder: str, place: str, count: int, args: list[str], number: int = signal.SIGINT) -> None:
     """As `run`, in a folder, with the output in its files `.out` and `.err`."""
     os.chdir(folder)
+    sys.argv = ["cnncompress", *args]
     for number, name in ((1, ".out"), (2, ".err")):
         os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT), number)
-    run(place, count, args)
+    run(place, count, args, number)
 
 
 if __name__ == "__main__":

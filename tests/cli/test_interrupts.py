@@ -1,7 +1,6 @@
 """Ctrl-C in every phase of every command: one line, exit code 1, nothing half-written."""
 
 import json
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -22,24 +21,12 @@ FINETUNE = ["finetune", "run", "--data", "digits", "--epochs", "2", "--batch-siz
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": os.getcwd()}
 
 
-@pytest.fixture(scope="session")
-def processes():
-    """Where new processes come from: a server that has imported the library, as importing takes seconds."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["cnncompress.pipeline", "tests.cli.driver"])
-    before = os.environ.get("OMP_NUM_THREADS")
-    os.environ["OMP_NUM_THREADS"] = "1"  # for the server, which starts with the first process
-    yield context
-    if before is None:
-        del os.environ["OMP_NUM_THREADS"]
-
-
 @pytest.fixture
 def interrupted(processes, tmp_path):
-    """Runs a command that is met by Ctrl-C at a place; its standard error."""
+    """Runs a command that is met by a signal at a place; its standard error."""
 
-    def run(place, count, args):
-        process = processes.Process(target=driver.run_in, args=(str(tmp_path), place, count, args))
+    def run(place, count, args, number=signal.SIGINT):
+        process = processes.Process(target=driver.run_in, args=(str(tmp_path), place, count, args, number))
         process.start()
         process.join(timeout=120)
         out, err = (tmp_path / name for name in (".out", ".err"))
@@ -73,6 +60,13 @@ def test_nothing_is_written(place, count, args, run_copy, tmp_path, interrupted)
     assert listing(tmp_path) == before
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)])
+def test_other_signals_to_stop_are_met_alike(number, run_copy, tmp_path, interrupted):
+    before = listing(tmp_path)
+    assert interrupted("cnncompress.publish:_move", 1, DECOMPOSE, number) == QUIET
+    assert listing(tmp_path) == before
+
+
 def without_times(path):
     return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in path.read_text().splitlines()]
 
@@ -87,12 +81,16 @@ def straight(saved, tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("place", "count"),
-    [("cnncompress.finetuning.trainer:Trainer._step", 12), ("cnncompress.runs.write:save_tensors", 1)],
+    ("place", "count", "number"),
+    [
+        ("cnncompress.finetuning.trainer:Trainer._step", 12, signal.SIGINT),
+        ("cnncompress.finetuning.trainer:Trainer._next", 12, signal.SIGTERM),
+        ("cnncompress.runs.write:save_tensors", 1, signal.SIGTERM),
+    ],
 )
-def test_finetune_says_how_to_go_on_and_goes_on(place, count, run_copy, straight, tmp_path, done, interrupted):
+def test_finetune_says_how_to_go_on_and_goes_on(place, count, number, run_copy, straight, tmp_path, done, interrupted):
     before = (run_copy / "model.safetensors").read_bytes()
-    words = interrupted(place, count, FINETUNE)
+    words = interrupted(place, count, FINETUNE, number)
     assert words == "error: interrupted; run has a checkpoint: go on with the same command and --resume\n"
     assert (run_copy / "model.safetensors").read_bytes() == before
     assert not [path for path in listing(tmp_path) if "tmp" in path.rpartition("/")[2]]

@@ -1,7 +1,11 @@
 """Outputs that are there already, cannot be written, or do not fit the disk."""
 
+import json
+import os
 import resource
 import shutil
+import socket
+import stat
 import subprocess
 from pathlib import Path
 
@@ -68,6 +72,45 @@ def test_report_outputs(output, words, saved, refused):
     Path("files").mkdir()
     Path("there").touch()
     assert words in refused("report", saved, "--output", output)
+
+
+def test_a_report_goes_into_a_device_or_a_pipe_which_stay(saved, cli, refused, tmp_path):
+    Path("null").symlink_to("/dev/null")
+    assert cli("report", saved, "--output", "null").code == 0
+    assert os.stat("null").st_rdev == os.stat("/dev/null").st_rdev
+    os.mkfifo("pipe")
+    assert "a named pipe that nobody reads" in refused("report", saved, "--output", "pipe")
+    reader = os.open("pipe", os.O_RDONLY | os.O_NONBLOCK)
+    assert cli("report", saved, "--format", "json", "--output", "pipe").code == 0
+    assert json.loads(os.read(reader, 2**20))["schema"] == 1
+    os.close(reader)
+    assert stat.S_ISFIFO(os.stat("pipe").st_mode)
+    assert "No space left" in refused("report", saved, "--output", "/dev/full")
+
+
+@pytest.mark.parametrize("force", [[], ["--force"]])
+def test_an_export_replaces_no_device_pipe_or_socket(force, saved, refused, tmp_path):
+    Path("null").symlink_to("/dev/null")
+    Path("loop").symlink_to("loop")
+    os.mkfifo("pipe")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind("socket")
+        for output, words in {
+            "null": "a device",
+            "pipe": "a named pipe",
+            "socket": "a socket",
+            "loop": "Too many levels",
+        }.items():
+            assert words in refused("export", saved, "--format", "pt2", "--output", output, *force)
+    assert stat.S_ISFIFO(os.stat("pipe").st_mode)
+    assert stat.S_ISCHR(os.stat("null").st_mode)
+
+
+def test_a_run_that_is_called_dot_is_exported_beside_itself(run_copy, done, monkeypatch):
+    monkeypatch.chdir("run")
+    done("export", ".", "--format", "pt2")
+    assert Path("../run.pt2").is_file()
+    assert not [name for name in os.listdir() if name.startswith(".")]
 
 
 @pytest.fixture

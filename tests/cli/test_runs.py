@@ -34,7 +34,7 @@ DAMAGE = {
     "truncated info": (lambda: truncate("run/run.json", 20), "run.json is not JSON"),
     "truncated plan": (lambda: truncate("run/plan.json", 20), "plan.json is not JSON"),
     "truncated network": (lambda: truncate("run/model.safetensors", 9000), "truncated"),
-    "no network": (lambda: Path("run/model.safetensors").unlink(), "missing"),
+    "no network": (lambda: Path("run/model.safetensors").unlink(), "incomplete"),
     "no plan": (lambda: Path("run/plan.json").unlink(), "incomplete"),
     "no metrics": (lambda: Path("run/metrics.json").unlink(), "incomplete"),
 }

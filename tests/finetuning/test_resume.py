@@ -171,6 +171,7 @@ def test_resuming_from_nothing_and_from_damaged_files(tmp_path):
     (folder / "best.safetensors").write_bytes(best[:1000])
     with pytest.raises(RunError, match=r"best\.safetensors is missing or damaged"):
         tune(tmp_path, network(), resume=True)
+    (folder / "previous.pt").write_bytes(b"torn")
     for content in (last[: len(last) // 2], b"", b"no checkpoint"):
         (folder / "last.pt").write_bytes(content)
         with pytest.raises(RunError, match=r"last\.pt is damaged") as caught:

@@ -36,7 +36,11 @@ def test_training_learns_and_keeps_the_best(tmp_path, optimizer):
     assert_same(state_of(model), load_file(tmp_path / "checkpoints" / "best.safetensors"))
     assert not model.training
     assert all(p.requires_grad and p.grad is None for p in model.parameters())
-    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["best.safetensors", "last.pt"]
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == [
+        "best.safetensors",
+        "last.pt",
+        "previous.pt",
+    ]
 
 
 def test_the_learning_rates_are_a_half_cosine(tmp_path):
