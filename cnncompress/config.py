@@ -9,9 +9,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError
 
 from cnncompress import reading
+from cnncompress.catalogue import catalogue
 from cnncompress.errors import UsageError, nearest
 from cnncompress.reading import MalformedError, word
 from cnncompress.spec import Budget
@@ -200,6 +201,12 @@ class DecomposeSettings(ModelSettings):
     force: bool = False
     dry_run: bool = False
     finetune: TuneSettings = TuneSettings()
+    _assumes_budget: bool = PrivateAttr(False)
+
+    @property
+    def assumes_budget(self) -> bool:
+        """True where the budget is the default one, which nobody asked for."""
+        return self._assumes_budget
 
     @property
     def searching(self) -> bool:
@@ -212,12 +219,27 @@ class DecomposeSettings(ModelSettings):
         own = self.resolved()
         return own.metric != "frobenius" or own.correct != "none" or own.reconstruct > 0
 
+    def _says_how_much(self) -> bool:
+        """Whether a rank, a budget or a plan is given, also in the options of a method or for some layers."""
+        ways = (self.budget, self.max_drop, self.plan)
+        if any(way is not None for way in ways) or "rank" in self.model_fields_set or self.per_layer:
+            return True
+        name, _, options = self.method.partition(":")
+        method = catalogue().get(name)
+        given = {option.partition("=")[0] for option in options.split(",")}
+        return method is not None and bool(given & set(method.rank_names))
+
     def resolved(self) -> DecomposeSettings:
         """With a metric and a correction; UsageError for settings that exclude each other.
 
-        With a budget (or a plan) and images, the metric is kronecker and chains are refitted in order; otherwise the
-        metric is frobenius and nothing is corrected.
+        With images and nothing that says how much is to be kept, the budget is `DEFAULT_BUDGET`. With a budget (or a
+        plan) and images, the metric is kronecker and chains are refitted in order; otherwise the metric is frobenius
+        and nothing is corrected.
         """
+        if self.data is not None and not self._says_how_much():
+            assumed = self.model_copy(update={"budget": DEFAULT_BUDGET})
+            assumed._assumes_budget = True
+            return assumed.resolved()
         ways = {"--budget": self.budget, "--max-drop": self.max_drop, "--plan": self.plan}
         given = [flag for flag, value in ways.items() if value is not None]
         if "rank" in self.model_fields_set:

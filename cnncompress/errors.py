@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import wraps
 from typing import Concatenate, ParamSpec, TypeVar
@@ -21,6 +21,14 @@ class CompressError(Exception):
 
 class UsageError(CompressError):
     """A request that makes no sense (unknown name, rank out of range); exit code 2."""
+
+
+class UnreachableError(UsageError):
+    """A budget that no plan meets; `shares` are the smallest that can be had, by name, each alone."""
+
+    def __init__(self, message: str, shares: Mapping[str, float]) -> None:
+        super().__init__(message)
+        self.shares = dict(shares)
 
 
 class UnsupportedLayerError(CompressError):

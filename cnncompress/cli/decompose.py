@@ -24,12 +24,18 @@ from cnncompress.cli import frame, options
 @click.option(
     "--method", metavar="NAME[:k=v,...]", help="A decomposition, see `methods`; A+B for a budget [default: auto]."
 )
-@click.option("--rank", metavar="N|FRACTION", help="Rank of every layer, or share of its full rank [default: 0.25].")
+@click.option(
+    "--rank",
+    metavar="N|FRACTION",
+    help="Rank of every layer, or share of its full rank; --data then only measures, see --correct "
+    "[default: 0.25 without --data].",
+)
 @click.option(
     "--budget",
     multiple=True,
     metavar="WHAT=SHARE",
-    help="Keep this share: macs=0.5, params=0.3, latency=0.6 (measured); several hold together.",
+    help="Keep this share: macs=0.5, params=0.3, latency=0.6 (measured); several hold together "
+    "[default with --data: macs=0.5, or what can be had].",
 )
 @click.option("--max-drop", type=float, metavar="POINTS", help="The fewest MACs that lose at most so much top-1.")
 @click.option(
@@ -82,6 +88,9 @@ def command(config: Path | None, **flags: Any) -> None:
 
     MODEL is a torchvision name (vgg16), timm:NAME, a built-in one (digits_vgg), package.module:factory,
     path/to/file.py:factory, or a run directory.
+
+    With --data, fifty or more images with or without labels, methods and ranks are planned for half the MACs and the
+    outputs corrected, unless a rank, a budget or a plan is given. Without, every layer gets a quarter of its full rank.
     """
     from cnncompress.config import DecomposeSettings, merge
 
@@ -98,4 +107,6 @@ def command(config: Path | None, **flags: Any) -> None:
         options.echo()
         options.echo_table(kept.items(), ["kept layer", "because"], [None, 80])
     options.echo(f"\nsaved in {done.out}" if done.out else "\ndry run: nothing was written")
+    if done.hint:
+        options.echo(done.hint)
     console.LOG.info("%s", done.phases)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from cnncompress.config import DecomposeSettings
 from cnncompress.console import Steps
 from cnncompress.data import Data
-from cnncompress.errors import CompressError
+from cnncompress.errors import CompressError, UnreachableError
 from cnncompress.evaluation import Evaluation, resolve_device
 from cnncompress.factored import Provenance, attach, provenance
 from cnncompress.models import DEFAULT, NONE
@@ -33,7 +34,7 @@ from cnncompress.profiling import profile
 from cnncompress.reporting import Report, layer_rows
 from cnncompress.runs import save_run
 from cnncompress.runs.lock import reserved
-from cnncompress.spec import Plan
+from cnncompress.spec import Budget, Plan
 from cnncompress.tensorfile import digest_of
 from cnncompress.timing.clock import check_threads
 
@@ -42,12 +43,16 @@ UNITS = {"macs": "MACs", "params": "parameters", "latency": "latency"}
 
 @dataclasses.dataclass
 class Decomposed:
-    """What `run_decompose` did: the plan, the report, where it was saved (None for a dry run), seconds by phase."""
+    """What `run_decompose` did: the plan, the report, where it was saved (None for a dry run), seconds by phase.
+
+    `hint` says what could be asked for instead.
+    """
 
     plan: Plan
     report: Report
     out: Path | None
     phases: Steps
+    hint: str = ""
 
 
 def default_out(settings: DecomposeSettings, opened_name: str) -> Path:
@@ -98,9 +103,11 @@ def _decompose(settings: DecomposeSettings, command: list[str], held: ExitStack)
         data = apart(open_data(settings, opened), settings)
         cost = profile(opened.model, opened.example())
         compressor = Compressor(settings, opened, data, cost, out, phases)
-    if settings.dry_run:
-        return _dry_run(settings, compressor, compressor.plan())
-    chosen = None if settings.max_drop is not None else compressor.plan()
+    chosen = None
+    if settings.max_drop is None:
+        settings, chosen = plan_for(settings, compressor)
+        if settings.dry_run:
+            return _dry_run(settings, compressor, chosen)
     if chosen is not None and not chosen.layers:
         raise CompressError(nothing_to_do(opened.name, chosen))
     before = original_row(opened, cost, data, compressor.measure)
@@ -128,7 +135,36 @@ def _decompose(settings: DecomposeSettings, command: list[str], held: ExitStack)
     with phases("save", f"save in {out}"):
         sides = cache_file(settings, compressor.told)
         report.notes += save_run(out, small, metrics=report.to_json(), info=info, force=settings.force, sides=sides)
-    return Decomposed(chosen, report, out, phases)
+    return Decomposed(chosen, report, out, phases, hint(settings))
+
+
+def plan_for(settings: DecomposeSettings, compressor: Compressor) -> tuple[DecomposeSettings, Plan]:
+    """The plan that the settings ask for, and the settings that it follows.
+
+    Where no plan meets a budget that nobody asked for, it is halfway between the network itself and the least that
+    can be had.
+    """
+    try:
+        return settings, compressor.plan()
+    except UnreachableError as error:
+        if not settings.assumes_budget:
+            raise
+        budget = Budget(macs=math.ceil(500 * (1 + error.shares["macs"])) / 1000)
+    return settings.model_copy(update={"budget": budget}), compressor.plan(budget)
+
+
+def hint(settings: DecomposeSettings) -> str:
+    """What could be asked for where little was, in a line."""
+    if settings.data is None:
+        return (
+            "fitted to the weights alone: --data FOLDER of fifty or more images, labelled or not, plans the method and "
+            "rank of every layer and corrects the outputs, which keeps far more of the accuracy"
+        )
+    if settings.assumes_budget:
+        return f"planned for {settings.budget}, as nothing was asked for; --budget, --max-drop or --rank say how much"
+    if settings.correct == "none" and settings.metric == "frobenius":
+        return "fitted to the weights alone, the images only measured it; --correct refit makes use of them too"
+    return ""
 
 
 def _dry_run(settings: DecomposeSettings, compressor: Compressor, chosen: Plan) -> Decomposed:
@@ -138,7 +174,7 @@ def _dry_run(settings: DecomposeSettings, compressor: Compressor, chosen: Plan) 
     row = planned_row(describe(opened.name, settings), chosen, cost, opened.example().element_size())
     notes = [*spent(settings, chosen, compressor), *compressor.told.notes]
     report = Report([now, row], layer_rows(chosen, {}), chosen.kept, notes)
-    return Decomposed(chosen, report, None, compressor.phases)
+    return Decomposed(chosen, report, None, compressor.phases, hint(settings))
 
 
 def spent(settings: DecomposeSettings, chosen: Plan, compressor: Compressor) -> list[str]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from cnncompress.console import bar
 from cnncompress.copying import clone
 from cnncompress.divergence import Answers
-from cnncompress.errors import UsageError
+from cnncompress.errors import UnreachableError, UsageError
 from cnncompress.factored import swap
 from cnncompress.fitting import fit_layer
 from cnncompress.linalg import check_finite
@@ -181,9 +181,11 @@ class Planner:
         selection = solve(costs, errors, limits, TIME_LIMIT) if min(limits) >= 0 else None
         if selection is None:
             least = {n: sum(float(c[:, i].min()) for c in costs) + fixed[n] for i, n in enumerate(names)}
-            reach = ", ".join(f"{n}={self._share(n, value):.3f}" for n, value in least.items())
+            shares = {n: self._share(n, value) for n, value in least.items()}
+            reach = ", ".join(f"{n}={share:.3f}" for n, share in shares.items())
             alone = ", each alone" if len(names) > 1 else ""
-            raise UsageError(f"no plan meets the budget {budget}: these layers and methods go down to {reach}{alone}")
+            message = f"no plan meets the budget {budget}: these layers and methods go down to {reach}{alone}"
+            raise UnreachableError(message, shares)
         return {layer.name: found[i] for layer, found, i in zip(self.layers, options, selection.choice, strict=True)}
 
     def _share(self, cost: str, value: float) -> float:

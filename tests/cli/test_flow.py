@@ -244,7 +244,7 @@ def test_methods_fit_the_terminal(done):
 
 
 def test_nothing_but_what_is_being_done_on_stderr(cli):
-    result = cli("decompose", "digits_vgg", "--data", "digits", "--out", "run")
+    result = cli("decompose", "digits_vgg", "--data", "digits", "--rank", "0.25", "--out", "run")
     assert re.fullmatch(r"time: .* s; peak memory .* GiB\n", complaint(result.err))
     for args in (
         ["finetune", "run", "--data", "digits", "--batch-size", "512"],

@@ -1,0 +1,113 @@
+"""What `decompose` does where nothing says how much is to be kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cnncompress.config import DecomposeSettings, merge
+from cnncompress.errors import UnreachableError
+from cnncompress.pipeline import run_decompose
+from cnncompress.pipeline.decompose import hint, plan_for
+from cnncompress.spec import Budget, Plan
+from tests.pipeline.networks import write_factory, write_images
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+def resolved(**settings):
+    return DecomposeSettings.model_validate({"model": "net", **settings}).resolved()
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"skip": ["head"]}, {"method": "spatial-svd"}, {"method": "cp:iterations=5"}, {"correct": "bias"}]
+)
+def test_images_and_nothing_else_plan_for_half_the_macs(settings):
+    found = resolved(data="images", **settings)
+    assert found.budget == Budget(macs=0.5)
+    assert found.assumes_budget
+    assert found.metric == "kronecker"
+    assert found.correct == settings.get("correct", "refit")
+    assert found.resolved() == found
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"rank": 4},
+        {"rank": 0.25},
+        {"method": "monochromatic:colours=6"},
+        {"method": "bicluster-svd:G=2,H=2,K1=19,K2=24"},
+        {"per_layer": {"one": {"rank": 3}}},
+        {"plan": "plan.json"},
+        {"max_drop": 1},
+        {"budget": "params=0.3"},
+    ],
+)
+def test_what_says_how_much_is_followed(settings):
+    found = resolved(data="images", **settings)
+    assert not found.assumes_budget
+    assert found.budget == (Budget(params=0.3) if "budget" in settings else None)
+    guided = bool({"plan", "max_drop", "budget"} & set(settings))
+    assert found.correct == ("refit" if guided else "none")
+    assert found.metric == ("kronecker" if guided else "frobenius")
+
+
+def test_without_images_every_layer_has_a_quarter_of_its_rank():
+    found = resolved()
+    assert (found.budget, found.rank, found.metric, found.correct) == (None, 0.25, "frobenius", "none")
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_papers_say_their_ranks(path):
+    assert merge(DecomposeSettings, path, {"data": "images"}).resolved().budget is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({}, "--data FOLDER of fifty or more images, labelled or not"),
+        ({"rank": 0.25}, "--data FOLDER of fifty or more images, labelled or not"),
+        ({"data": "images"}, "planned for macs=0.5, as nothing was asked for"),
+        ({"data": "images", "rank": 0.25}, "--correct refit makes use of them too"),
+    ],
+)
+def test_a_hint_says_what_could_be_asked_for(settings, words):
+    assert words in hint(resolved(**settings))
+
+
+@pytest.mark.parametrize(
+    "settings", [{"data": "images", "budget": "macs=0.5"}, {"data": "images", "rank": 4, "correct": "refit"}]
+)
+def test_no_hint_where_images_are_made_use_of(settings):
+    assert hint(resolved(**settings)) == ""
+
+
+class Planning:
+    """Plans any budget from a share of 0.7 on."""
+
+    def plan(self, budget=None):
+        share = (budget or Budget(macs=0.5)).macs
+        if share < 0.7:
+            raise UnreachableError("no plan meets the budget", {"macs": 0.7})
+        return Plan(achieved={"macs": share})
+
+
+def test_a_budget_out_of_reach_that_nobody_asked_for_is_raised_halfway():
+    settings, plan = plan_for(resolved(data="images"), Planning())
+    assert plan.achieved["macs"] == 0.85
+    assert settings.budget == Budget(macs=0.85)
+    assert "planned for macs=0.85" in hint(settings)
+    with pytest.raises(UnreachableError):
+        plan_for(resolved(data="images", budget="macs=0.5"), Planning())
+
+
+def test_a_folder_of_images_is_all_it_takes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    asked = {"model": write_factory(tmp_path), "data": write_images(tmp_path / "images"), "input_size": 8}
+    done = run_decompose(DecomposeSettings.model_validate({**asked, "dry_run": True}), [])
+    before, after = done.report.rows
+    assert after.macs <= 0.5 * before.macs
+    assert done.plan.metric == "kronecker"
+    assert "planned for macs=0.5" in done.hint
