@@ -20,6 +20,7 @@ from benchlib import RESULTS, Table, markdown
 
 import cnncompress as cc
 from cnncompress.factored import trace
+from cnncompress.pipeline.formats import fastest, in_formats
 from cnncompress.planning import Choice, Planner, choices_of, network_clock, settled_table
 from cnncompress.profiling import latency
 from cnncompress.spec import Budget, Plan
@@ -56,8 +57,11 @@ def run(table: Table, name: str, batch: int, threads: int, budget: float) -> Non
     loaded = cc.load_model(name, "none")
     model, example = loaded.model.eval(), torch.zeros(1, 3, *loaded.preprocessing.size)
     start = time.perf_counter()
-    setting = TimingSetting(batch=batch, threads=threads)
-    before = latency({"original": model}, example, batch=batch, threads=threads)["original"].median
+    formats = in_formats(model, example)
+    timed = latency(formats, example, batch=batch, threads=threads)
+    best = fastest(timed)
+    model, before = formats[best], timed[best].median
+    setting = TimingSetting(batch=batch, threads=threads, memory_format=best)
     calls = trace(model, example)
     choices, _ = choices_of(model, calls, Choice(), {})
     table_of_times = settled_table(model, example, calls, setting)

@@ -219,6 +219,12 @@ def test_unknown_format(report):
         render(report, "markdwn")
 
 
+def test_a_network_that_is_not_faster_says_so():
+    slow = replace(SMALL, latency=replace(LATENCY, median=10.0))
+    assert "runs/net is not faster than the original: 1.25 of its latency." in render(Report([ORIGINAL, slow]))
+    assert "not faster" not in render(Report([ORIGINAL, SMALL]))
+
+
 def test_merge_shows_the_same_original_once(report):
     other = Report([ORIGINAL, replace(SMALL, name="runs/other", params=1)], LAYERS, {"dw": "kept"}, list(report.notes))
     merged = merge({"a": report, "b": other})

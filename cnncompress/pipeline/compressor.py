@@ -91,6 +91,7 @@ class Compressor:
             with self.phases("plan"):
                 if settings.plan is not None:
                     found = read_plan(settings.plan, self.calls, self.reasons, self.corrected)
+                    found.metric = found.metric if self.data is None else settings.metric or found.metric
                 else:
                     centred = settings.metric in CENTRED or self.corrected
                     found = plan_by_rank(self.choices, self.calls, settings.metric or "frobenius", False, centred)
@@ -277,11 +278,12 @@ class Compressor:
         original = original_of(opened.run)
         originals = self._formats if original is None else in_formats(original, opened.example())
         found = self._latencies({**originals, "compressed": small})
-        plain = self.settings.budget is not None and not self._by_latency
-        hint = "; `--budget latency=0.9` beside the other budget plans for time too" if plain else ""
         after = found.pop("compressed")
-        self.notes += in_words(found, after, hint)
-        return {"original": found[fastest(found)], "compressed": beside(found[fastest(found)], after)}
+        before = found[fastest(found)]
+        if after.median >= before.median and self.settings.budget is not None and not self._by_latency:
+            self.notes.append("`--budget latency=0.9` beside the other budget plans for time too")
+        self.notes += in_words(found)
+        return {"original": before, "compressed": beside(before, after)}
 
     @cached_property
     def images(self) -> Tensor:

@@ -129,6 +129,9 @@ def _decompose(settings: DecomposeSettings, command: list[str], held: ExitStack)
     origin = provenance(small) or Provenance()
     notes = [*spent(settings, chosen, compressor), *compressor.told.notes, *compressor.notes]
     notes += predicted_rise({} if chosen.rises else origin.rises, settings.plan is not None)
+    earlier = opened.provenance.plan
+    if earlier.layers and earlier.metric != chosen.metric:
+        notes.append(f"relative errors of what the run had replaced are under {earlier.metric}, others {chosen.metric}")
     notes += [*narrow_outputs(chosen, count_outputs(opened))]
     report = Report([before, row], layer_rows(origin.plan, origin.errors), origin.plan.kept, notes)
     info = run_info(settings, opened, data, command)

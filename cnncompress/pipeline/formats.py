@@ -46,16 +46,10 @@ def beside(original: Latency, other: Latency) -> Latency:
     return dataclasses.replace(other, original=original.median)
 
 
-def in_words(originals: Mapping[str, Latency], after: Latency, hint: str) -> list[str]:
-    """How the latency of a network compares with that of its original by memory format; `hint` is for a slow one."""
+def in_words(originals: Mapping[str, Latency]) -> list[str]:
+    """What another memory format alone saves of the latency of an original, by memory format, its own first."""
     best, own = fastest(originals), next(iter(originals))
-    ratio = after.median / originals[best].median
-    how = f"batch {after.batch}, {after.threads} thread{'s' * (after.threads != 1)}, {after.device}"
-    slow = f"this network is not faster than the original: {ratio:.2f} of its latency ({how}){hint}"
-    notes = [f"measured latency: {ratio:.2f} of the original's ({how})" if ratio < 1 else slow]
-    if best != own:
-        gain = originals[best].median / originals[own].median
-        notes.append(
-            f"in {best} alone the original takes {gain:.2f} of its time in {own}; shares of latency are of that"
-        )
-    return notes
+    if best == own:
+        return []
+    gain = originals[best].median / originals[own].median
+    return [f"in {best} alone the original takes {gain:.2f} of its time in {own}; shares of latency are of that"]

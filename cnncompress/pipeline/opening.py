@@ -23,7 +23,7 @@ from cnncompress.names import SUFFIXES
 from cnncompress.reporting import Report, Row
 from cnncompress.reporting.rows import Kind
 from cnncompress.runs import LoadedRun, is_run, load_run
-from cnncompress.spec import Plan, Preprocessing, Profile
+from cnncompress.spec import Permutation, Plan, Preprocessing, Profile
 from cnncompress.text import plain
 
 
@@ -159,8 +159,8 @@ def make_row(name: str, kind: Kind, cost: Profile, result: Evaluation | None, da
 def planned_row(name: str, plan: Plan, cost: Profile, bytes_each: int) -> Row:
     """The line of a network that costs `cost` now, after `plan`; its numbers take `bytes_each` bytes."""
     params = sum(after - before for before, after in (p.params for p in plan.layers.values()))
+    indices = sum(8 * s.channels for p in plan.layers.values() for s in p.chain if isinstance(s, Permutation))
     macs = sum(after - before for before, after in (p.macs for p in plan.layers.values()))
-    planned = dataclasses.replace(
-        cost, params=cost.params + params, macs=cost.macs + macs, size_bytes=cost.size_bytes + bytes_each * params
-    )
+    size = cost.size_bytes + bytes_each * params + indices
+    planned = dataclasses.replace(cost, params=cost.params + params, macs=cost.macs + macs, size_bytes=size)
     return make_row(name, "decomposed", planned, None, None)

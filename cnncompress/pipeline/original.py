@@ -25,15 +25,16 @@ NOT_AT_HAND = "the original's weights are not at hand: its accuracy was not meas
 
 
 def original_of(run: LoadedRun | None) -> nn.Module | None:
-    """The original architecture of a run with random weights, which are enough for latency.
+    """The original architecture of a run with random weights of its dtype, which are enough for latency.
 
     None without a run, and for one that was opened as a program, which tells nothing of its original.
     """
     source = (provenance(run.model) or Provenance()).source if run else None
-    if source is None or source.kind == "program":
+    if run is None or source is None or source.kind == "program":
         return None
+    dtype = next((p.dtype for p in run.model.parameters() if p.is_floating_point()), torch.float32)
     with torch.random.fork_rng(devices=[]):
-        return construct(source, empty=False).eval()
+        return construct(source, empty=False).eval().to(dtype)
 
 
 def original_network(opened: Opened) -> nn.Module | None:

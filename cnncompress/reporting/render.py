@@ -147,6 +147,10 @@ def _notes(report: Report) -> list[str]:
         who = f" of {', '.join(names)}" if len(timings) > 1 else ""
         where = f"{device}, {threads} thread{'s' * (threads != 1)}, {dtype}, {layout}"
         notes.append(f"Latency{who}: median and percentiles of a forward pass of a batch of {batch} on {where}.")
+    for row, original in zip(rows, _references(rows), strict=True):
+        ratio = _ratios(row, original)["latency"] if row is not original else None
+        if ratio is not None and ratio >= 1:
+            notes.append(f"{row.name} is not faster than the original: {ratio:.2f} of its latency.")
     evaluated = [row for row in rows if row.top1 is not None]
     if len({row.images for row in evaluated}) > 1 or len({row.data for row in evaluated if row.data}) > 1:
         notes.append("The accuracies are not comparable: the networks were evaluated on different images.")

@@ -90,10 +90,10 @@ def test_the_fastest_format_is_a_networks_own_unless_another_is_worth_it():
     assert fastest({"contiguous": one, "channels_last": milliseconds(7.0)}) == "channels_last"
     assert fastest({"channels_last": one}) == "channels_last"
     assert beside(one, milliseconds(4.0)) == replace(milliseconds(4.0), original=10.0)
-    notes = in_words({"contiguous": one, "channels_last": milliseconds(8.0)}, milliseconds(6.0), "")
-    assert notes[0].startswith("measured latency: 0.75 of the original's")
-    assert "channels_last alone the original takes 0.80 of its time in contiguous" in notes[1]
-    assert "not faster than the original: 1.20" in in_words({"contiguous": one}, milliseconds(12.0), "")[0]
+    assert in_words({"contiguous": one}) == []
+    assert in_words({"contiguous": one, "channels_last": milliseconds(8.0)}) == [
+        "in channels_last alone the original takes 0.80 of its time in contiguous; shares of latency are of that"
+    ]
 
 
 def made(model, tmp_path, **settings):

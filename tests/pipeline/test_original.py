@@ -16,7 +16,7 @@ from cnncompress.models import load_model
 from cnncompress.pipeline import compressor, open_model, run_decompose, run_evaluate, run_report
 from cnncompress.pipeline.finetune import add_tuned, run_finetune
 from cnncompress.pipeline.opening import open_run
-from cnncompress.pipeline.original import NOT_AT_HAND, original_network
+from cnncompress.pipeline.original import NOT_AT_HAND, original_network, original_of
 from cnncompress.profiling import size_bytes
 from cnncompress.reporting import Report, Row
 from cnncompress.spec import Latency
@@ -201,3 +201,10 @@ def test_the_digest_tells_any_value():
     changed = [{**state, "a": torch.tensor([0.0, 0.0, 1e-45])}, {"a": state["a"]}, {**state, "a": torch.zeros(3, 1)}]
     assert len({digest_of(s) for s in (state, *changed)}) == 4
     assert digest_of({name: tensor.clone() for name, tensor in state.items()}) == digest_of(state)
+
+
+def test_latency_is_of_an_original_of_the_same_precision(model):
+    decomposed(model)
+    run = opened().run
+    run.model.half()
+    assert {p.dtype for p in original_of(run).parameters()} == {torch.float16}
