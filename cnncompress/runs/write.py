@@ -19,6 +19,7 @@ import cnncompress
 from cnncompress.console import LOG
 from cnncompress.errors import CompressError, RunError, UsageError
 from cnncompress.factored import Provenance, attach, provenance
+from cnncompress.inputs import input_dtype
 from cnncompress.models import ModelSource
 from cnncompress.models.sources import code_of, find_source, foreign_code
 from cnncompress.programs import write_program
@@ -192,5 +193,5 @@ def _write_model(folder: Path, model: nn.Module, known: Provenance) -> list[str]
 
 
 def _example(model: nn.Module, preprocessing: Preprocessing) -> Tensor:
-    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
-    return torch.randn(2, 3, *preprocessing.size, generator=torch.Generator().manual_seed(0)).to(dtype)
+    shape = (2, preprocessing.channels, *preprocessing.size)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(input_dtype(model))
