@@ -98,11 +98,12 @@ def command(config: Path | None, **flags: Any) -> None:
     frame.begin(settings.model)
     from cnncompress.pipeline import run_decompose
     from cnncompress.reporting import render
+    from cnncompress.reporting.layout import terminal_width
 
     done = run_decompose(settings, ["cnncompress", *sys.argv[1:]])
     if done.out is None:
         kept, done.report.kept = done.report.kept, {}
-    options.echo(render(done.report, "table", layers=True))
+    options.echo(render(done.report, "table", layers=True, width=terminal_width()))
     if done.out is None:
         options.echo()
         options.echo_table(kept.items(), ["kept layer", "because"], [None, 80])

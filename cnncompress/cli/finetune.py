@@ -67,8 +67,9 @@ def command(run: Path, config: Path | None, **flags: Any) -> None:
     frame.begin_run(run)
     from cnncompress.pipeline import run_finetune
     from cnncompress.reporting import render
+    from cnncompress.reporting.layout import terminal_width
 
     done = run_finetune(run, config, flags, ["cnncompress", *sys.argv[1:]])
     if done is not None:
-        options.echo(render(done.report, "table"))
+        options.echo(render(done.report, "table", width=terminal_width()))
         options.echo(f"\n{done.summary}\nsaved in {done.out}")

@@ -26,7 +26,7 @@ def command(**flags: Any) -> None:
     settings = merge(ModelSettings, None, flags)
     frame.begin(settings.model)
     from cnncompress.pipeline import run_inspect
-    from cnncompress.reporting.render import fill
+    from cnncompress.reporting.layout import fill, terminal_width
 
     opened, layers = run_inspect(settings)
     total = sum(layer.macs for layer in layers) or 1
@@ -40,6 +40,8 @@ def command(**flags: Any) -> None:
     headers = ["layer", "shape", "params", "MACs", "% MACs", "50/90/99 % energy", "methods"]
     options.echo(f"{opened.name}, {opened.weights}, input {'×'.join(map(str, opened.preprocessing.size))}")
     options.echo_table(rows, headers, [None] * 6 + [44], "llrrrrl")
-    options.echo("\n50/90/99 % energy: the rank that keeps this share of the squared singular values, of the full rank")
+    width = terminal_width() or 110
+    energy = "50/90/99 % energy: the rank that keeps this share of the squared singular values, of the full rank"
+    options.echo(f"\n{fill(energy, width)}")
     for methods, letter in letters.items():
-        options.echo(fill(f"{letter}: {methods}", 110))
+        options.echo(fill(f"{letter}: {methods}", width))

@@ -96,6 +96,6 @@ def echo_table(
     rows: Iterable[Sequence[str]], headers: Sequence[str], widths: Sequence[int | None], align: str = ""
 ) -> None:
     """Print a table; `widths` wraps columns, and `align` has an l or an r a column."""
-    from cnncompress.reporting.render import table
+    from cnncompress.reporting.layout import table, terminal_width
 
-    echo(table(headers, rows, align or "l" * len(headers), "table", widths))
+    echo(table(headers, rows, align or "l" * len(headers), "table", widths, terminal_width()))

@@ -47,6 +47,7 @@ def command(
     from cnncompress.config import ModelSettings, merge
     from cnncompress.publish import check_text_output, write_text
     from cnncompress.reporting import render
+    from cnncompress.reporting.layout import terminal_width
     from cnncompress.reporting.stored import stored_reports
 
     settings = merge(ModelSettings, None, flags)
@@ -63,7 +64,7 @@ def command(
 
         timing = Timing(latency_batch, threads, settings.device, memory_format) if latency else None
         report = run_report(runs, settings, timing)
-    text = render(report, format_, layers=layers)
+    text = render(report, format_, layers=layers, width=terminal_width() if output is None else None)
     if output is None:
         options.echo(text)
     else:

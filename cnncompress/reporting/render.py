@@ -7,14 +7,14 @@ import io
 import json
 import math
 import re
-import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
-
-from tabulate import tabulate
 
 from cnncompress.errors import UsageError, nearest
 from cnncompress.reading import finite
+from cnncompress.reporting.layout import fill, fitting, table
 from cnncompress.reporting.rows import Report, Row, original_milliseconds
 from cnncompress.spec import Latency
 from cnncompress.text import csv_cell, escaped_json, plain
@@ -27,11 +27,37 @@ NUMBER = re.compile(r"(?<![\w.])\d[\d,×.]*\b")
 LEGEND = "MACs of one image; FLOPs = 2 × MACs; MB = 10⁶ bytes; 0.50× is half of the original above."
 
 
-def render(report: Report, format: str = "table", layers: bool = False) -> str:
+@dataclass(frozen=True)
+class NetworkForm:
+    """How wide the table of networks is drawn: what stands before a ratio, percentiles, and columns left out."""
+
+    between: str = " "
+    percentiles: bool = True
+    hidden: tuple[str, ...] = ()
+
+    @property
+    def latency(self) -> str:
+        """The header of the latency."""
+        return "latency ms [p10–p90]" if self.percentiles else "ms"
+
+
+NETWORK_FORMS = (
+    NetworkForm(),
+    NetworkForm("\n"),
+    NetworkForm("\n", False),
+    NetworkForm("\n", False, ("images",)),
+    NetworkForm("\n", False, ("images", "kind")),
+    NetworkForm("\n", False, ("images", "kind", "top-5 %")),
+)
+LAYER_FORMS = ("whole", "after", "shares", "fewest")
+
+
+def render(report: Report, format: str = "table", layers: bool = False, width: int | None = None) -> str:
     """The report as text, without a final newline.
 
     Tables and Markdown round; CSV and JSON have the full numbers. `layers` adds the decomposed and the kept layers;
-    as CSV is one table, it then has these instead of the networks. JSON always has all, after its schema.
+    as CSV is one table, it then has these instead of the networks. JSON always has all, after its schema. Tables keep
+    to `width` characters a line, if need be by fewer columns; Markdown, CSV and JSON have all columns.
     Raises UsageError for an unknown format.
     """
     if format == "json":
@@ -40,16 +66,17 @@ def render(report: Report, format: str = "table", layers: bool = False) -> str:
         return _csv(_layer_records(report) if layers else _network_records(report))
     if format not in FORMATS:
         raise UsageError(f"unknown format '{format}' (known: {', '.join(FORMATS)}){nearest(format, FORMATS)}")
-    bullet = "- " if format == "markdown" else ""
-    networks = _network_table(report.rows)
-    parts = [
-        table(*networks, format, [26] + [None] * (len(networks[0]) - 1)),
-        "\n".join(bullet + plain(note) for note in _notes(report)),
-    ]
+    narrow = width if format == "table" else None
+    notes = _notes(report)
+    if format == "markdown":
+        parts = [table(*_network_table(report.rows), format), "\n".join(f"- {plain(note)}" for note in notes)]
+    else:
+        parts = [_fitting_networks(report.rows, narrow), "\n".join(fill(plain(note), narrow) for note in notes)]
     if layers and report.layers:
-        parts += [table(*_layer_table(report), format)]
+        layouts = [_layer_table(report)] if narrow is None else [_layer_table(report, form) for form in LAYER_FORMS]
+        parts += [fitting([partial(table, *columns, format) for columns in layouts], narrow)]
     if layers and report.kept:
-        parts += [table(*_kept_table(report.kept), format, [40, None, 60])]
+        parts += [table(*_kept_table(report.kept), format, [40, None, 60], narrow)]
     return "\n\n".join(parts)
 
 
@@ -102,38 +129,53 @@ def _network_records(report: Report) -> list[dict[str, Any]]:
     return records
 
 
-def _network_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]], str]:
+def _network_table(rows: Sequence[Row], form: NetworkForm | None = None) -> tuple[list[str], list[list[str]], str]:
     """Headers, cells, and the alignment of the columns."""
-    headers = ["network", "kind", "params", "MACs", "FLOPs", "size", "top-1 %", "top-5 %", "images"]
-    timed = any(row.latency for row in rows)
+    form = form or NetworkForm()
+    headers = ["network", "kind", "params", "MACs", "FLOPs", "size", "top-1 %", "top-5 %", "images", form.latency]
     cells = []
     for row, original in zip(rows, _references(rows), strict=True):
         ratios = _ratios(row, original)
-        cell = [row.name, row.kind, _with(human(row.params), ratios["params"])]
-        cell += [_with(human(row.macs), ratios["macs"]), _with(human(2 * row.macs), ratios["macs"])]
-        cell += [_with(human(row.size_bytes, "B"), ratios["size"]), _percent(row.top1), _percent(row.top5)]
-        cell += [NONE if row.images is None else f"{row.images:,}"]
-        cells.append(cell + ([_milliseconds(row.latency, ratios["latency"])] if timed else []))
-    return headers + ["latency ms [p10–p90]"] * timed, cells, "ll" + "r" * (7 + timed)
+        costs = [(human(row.params), "params"), (human(row.macs), "macs"), (human(2 * row.macs), "macs")]
+        costs += [(human(row.size_bytes, "B"), "size")]
+        cell = [plain(row.name), row.kind, *(_with(text, ratios[key], form.between) for text, key in costs)]
+        cell += [_percent(row.top1), _percent(row.top5), NONE if row.images is None else f"{row.images:,}"]
+        cells.append([*cell, _milliseconds(row.latency, ratios["latency"], form)])
+    hidden = {*form.hidden} | (set() if any(row.latency for row in rows) else {form.latency})
+    shown = [i for i, header in enumerate(headers) if header not in hidden]
+    return [headers[i] for i in shown], [[c[i] for i in shown] for c in cells], "".join("llrrrrrrrr"[i] for i in shown)
+
+
+def _fitting_networks(rows: Sequence[Row], width: int | None) -> str:
+    """The table of the networks, in the first form that `width` has room for."""
+
+    def draw(form: NetworkForm) -> str:
+        columns = _network_table(rows, form)
+        text = table(*columns, widths=[26] + [None] * (len(columns[0]) - 1), limit=width)
+        counts = {row.images for row in rows if row.images is not None}
+        told = "images" in form.hidden and len(counts) == 1
+        return f"{text}\n\nAccuracy on {counts.pop():,} images." if told else text
+
+    return fitting([partial(draw, form) for form in NETWORK_FORMS], width)
 
 
 def _share(ratio: float) -> str:
     return f"{ratio:.2f}×" if ratio >= 0.1 else f"{ratio:.2g}×"
 
 
-def _with(text: str, ratio: float | None) -> str:
-    return text if ratio is None else f"{text} {_share(ratio)}"
+def _with(text: str, ratio: float | None, between: str = " ") -> str:
+    return text if ratio is None else f"{text}{between}{_share(ratio)}"
 
 
 def _percent(value: float | None) -> str:
     return NONE if value is None else f"{value:.2f}"
 
 
-def _milliseconds(latency: Latency | None, ratio: float | None) -> str:
+def _milliseconds(latency: Latency | None, ratio: float | None, form: NetworkForm) -> str:
     if latency is None:
         return NONE
     low, mid, high = (f"{v:.3g}" if v < 100 else f"{v:.0f}" for v in (latency.p10, latency.median, latency.p90))
-    return _with(f"{mid} [{low}–{high}]", ratio)
+    return _with(f"{mid} [{low}–{high}]" if form.percentiles else mid, ratio, form.between)
 
 
 def _notes(report: Report) -> list[str]:
@@ -179,21 +221,30 @@ def _layer_records(report: Report) -> list[dict[str, Any]]:
     return records + [{"layer": name} | empty | {"kept": reason} for name, reason in report.kept.items()]
 
 
-def _layer_table(report: Report) -> tuple[list[str], list[list[str]], str]:
-    headers = ["decomposed layer", "was", "method", "rank", "params", "MACs", "relative error"]
+def _layer_table(report: Report, form: str = "whole") -> tuple[list[str], list[list[str]], str]:
+    """The decomposed layers: with costs before and after, with those after, or with shares alone, in fewer columns."""
+    headers = ["decomposed layer", "was", "method", "rank", "params", "MACs", "relative error", "predicted rise"]
+    if form != "whole":
+        headers[0], headers[-2:] = "layer", ["error", "rise"]
     cells = []
     for layer in report.layers:
-        costs = [
-            _with(f"{human(before)} → {human(after)}", _divide(after, before))
-            for before, after in (layer.params, layer.macs)
-        ]
-        rank = "×".join(map(str, layer.rank))
+        costs = [_cost(*pair, form) for pair in (layer.params, layer.macs)]
         error = NONE if layer.error is None or not math.isfinite(layer.error) else f"{layer.error:.4f}"
-        cells.append([layer.layer, layer.was or NONE, layer.method, rank, *costs, error])
-    if any(layer.rise is not None for layer in report.layers):
-        headers.append("predicted rise")
-        cells = [[*c, NONE if x.rise is None else f"{x.rise:.5f}"] for c, x in zip(cells, report.layers, strict=True)]
-    return headers, cells, "lllrrrrr"[: len(headers)]
+        rise = NONE if layer.rise is None else f"{layer.rise:.5f}"
+        rank = "×".join(map(str, layer.rank))
+        cells.append([plain(layer.layer), layer.was or NONE, layer.method, rank, *costs, error, rise])
+    hidden = {"was"} if form in ("shares", "fewest") else set()
+    if form == "fewest" or all(layer.rise is None for layer in report.layers):
+        hidden.add(headers[-1])
+    shown = [i for i, header in enumerate(headers) if header not in hidden]
+    return [headers[i] for i in shown], [[c[i] for i in shown] for c in cells], "".join("lllrrrrr"[i] for i in shown)
+
+
+def _cost(before: int, after: int, form: str) -> str:
+    ratio = _divide(after, before)
+    if form in ("shares", "fewest") and ratio is not None:
+        return _share(ratio)
+    return _with(f"{human(before)} → {human(after)}" if form == "whole" else human(after), ratio)
 
 
 def _kept_table(kept: dict[str, str]) -> tuple[list[str], list[list[str]], str]:
@@ -226,27 +277,3 @@ def _csv(records: list[dict[str, Any]]) -> str:
         writer.writeheader()
         writer.writerows({key: csv_cell(value) for key, value in record.items()} for record in records)
     return text.getvalue().rstrip("\n")
-
-
-def table(
-    headers: Sequence[str],
-    rows: Iterable[Sequence[str]],
-    alignment: str,
-    format: str,
-    widths: Sequence[int | None] | None = None,
-) -> str:
-    """A table for the terminal or in Markdown; `alignment` has an l or an r a column, `widths` (terminal) wraps."""
-    widths = widths or [None] * len(headers)
-    rows = [[plain(cell) for cell in row] for row in rows]
-    if format == "markdown":
-        cells = [[cell.replace("|", "\\|") for cell in row] for row in rows]
-    else:
-        cells = [[fill(cell, width) for cell, width in zip(row, widths, strict=True)] for row in rows]
-    align = [{"l": "left", "r": "right"}[a] for a in alignment]
-    style = "pipe" if format == "markdown" else "simple"
-    return tabulate(cells, headers, style, colalign=align if cells else None, disable_numparse=True)
-
-
-def fill(text: str, width: int | None) -> str:
-    """`text` in lines of at most `width` columns where its words allow; None leaves it as it is."""
-    return textwrap.fill(text, width, break_long_words=False, break_on_hyphens=False) if width else text

@@ -47,6 +47,7 @@ def complaint(err):
 def cli(tmp_path, monkeypatch, capsys):
     """Runs a command in a folder of its own."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("COLUMNS", raising=False)
     torch.set_num_threads(1)
 
     def run(*args):

@@ -1,0 +1,83 @@
+"""Tables that fit the terminal: columns wrap, and the narrower of several layouts is taken."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import textwrap
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+
+from tabulate import tabulate
+
+from cnncompress.text import plain
+
+NARROWEST = 12  # columns of characters that a wrapped cell keeps
+
+
+def terminal_width() -> int | None:
+    """The columns of the terminal, also as COLUMNS says; None where the output goes to a file or a pipe."""
+    with suppress(OSError, ValueError, AttributeError):
+        if os.environ.get("COLUMNS", "").isdigit() or sys.stdout.isatty():
+            return max(40, shutil.get_terminal_size().columns)
+    return None
+
+
+def table(
+    headers: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    alignment: str,
+    format: str = "table",
+    widths: Sequence[int | None] | None = None,
+    limit: int | None = None,
+) -> str:
+    """A table for the terminal or in Markdown; `alignment` has an l or an r a column.
+
+    For the terminal, `widths` wraps columns (None: as wide as they are), and those shrink until lines have at most
+    `limit` characters, where that is possible. A cell may have several lines.
+    """
+    rows = [[_plain(cell) for cell in row] for row in rows]
+    if format == "markdown":
+        return _draw(headers, [[cell.replace("|", "\\|") for cell in row] for row in rows], alignment, "pipe")
+    limits = list(widths or [None] * len(headers))
+    while True:
+        cells = [[_fill(cell, width) for cell, width in zip(row, limits, strict=True)] for row in rows]
+        text = _draw(headers, cells, alignment, "simple")
+        excess = widest(text) - limit if limit else 0
+        found = [width for width in limits if width is not None and width > NARROWEST]
+        if excess <= 0 or not found:
+            return text
+        limits[limits.index(max(found))] = max(NARROWEST, max(found) - excess)
+
+
+def fitting(layouts: Sequence[Callable[[], str]], limit: int | None) -> str:
+    """The first of several drawings whose lines have at most `limit` characters, or the last."""
+    for draw in layouts:
+        text = draw()
+        if limit is None or widest(text) <= limit:
+            break
+    return text
+
+
+def fill(text: str, width: int | None) -> str:
+    """`text` in lines of at most `width` columns where its words allow; None leaves it as it is."""
+    return textwrap.fill(text, width, break_long_words=False, break_on_hyphens=False) if width else text
+
+
+def widest(text: str) -> int:
+    """The characters of the longest line."""
+    return max(map(len, text.splitlines()), default=0)
+
+
+def _plain(cell: str) -> str:
+    return "\n".join(plain(line) for line in cell.split("\n"))
+
+
+def _fill(cell: str, width: int | None) -> str:
+    return "\n".join(fill(line, width) for line in cell.split("\n"))
+
+
+def _draw(headers: Sequence[str], cells: list[list[str]], alignment: str, style: str) -> str:
+    align = [{"l": "left", "r": "right"}[a] for a in alignment]
+    return tabulate(cells, headers, style, colalign=align if cells else None, disable_numparse=True)
