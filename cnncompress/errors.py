@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from functools import wraps
 from typing import Concatenate, ParamSpec, TypeVar
 
+from cnncompress.text import plain
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -16,7 +18,13 @@ _MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "bad_a
 
 
 class CompressError(Exception):
-    """Something that could not be done; the command line prints it as one line and exits with 1."""
+    """Something that could not be done; the command line prints it as one line and exits with 1.
+
+    Whatever file a part of the message is from, it is one line without characters that a terminal obeys.
+    """
+
+    def __str__(self) -> str:
+        return plain(super().__str__())
 
 
 class UsageError(CompressError):

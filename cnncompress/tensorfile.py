@@ -80,11 +80,13 @@ def load_tensors(path: Path, name: str = "") -> dict[str, Tensor]:
             told = {key: parse_json(text) for key, text in (file.metadata() or {}).items()}
             check(Tensors, told)
             strides = told.get("strides", {})
-            for name in file.keys():  # noqa: SIM118
-                tensors[name] = _copy(file.get_tensor(name), strides.get(name))
-        for name, other in told.get("aliases", {}).items():
-            tensors[name] = tensors[other]
-    except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
+            for key in file.keys():  # noqa: SIM118
+                tensors[key] = _copy(file.get_tensor(key), strides.get(key))
+        for key, other in told.get("aliases", {}).items():
+            if other not in tensors:
+                raise ValueError(f"{key} is {other}, which is not there")
+            tensors[key] = tensors[other]
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         raise RunError(
             f"{name or path} cannot be read: it is missing, truncated or garbled ({first_line(error)})"
         ) from error

@@ -257,6 +257,27 @@ def test_damage_is_told_in_one_line(tmp_path, factory, case):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {"strides": "[" * 100_000},
+        {"strides": '{"x": [2, 1], "x": [1, 2]}'},
+        {"strides": '{"x": [NaN, 1]}'},
+        {"strides": '{"x": {"a": 1}}'},
+        {"aliases": '{"y": "z", "z": "y"}'},
+        {"aliases": '{"y": ["x"]}'},
+        {"aliases": "x"},
+        {"code": "{}"},
+    ],
+    ids=str,
+)
+def test_metadata_of_tensors_are_checked(tmp_path, metadata):
+    save_file({"x": torch.zeros(2, 2)}, tmp_path / "x.safetensors", metadata)
+    with pytest.raises(RunError, match=r"x\.safetensors cannot be read: it is missing, truncated or garbled") as error:
+        load_tensors(tmp_path / "x.safetensors")
+    assert len(str(error.value)) < 400
+
+
 def test_strides_from_a_file_are_checked(tmp_path):
     for strides in ([1, 1], [2, 1, 1], [-1, 2], ["a", "b"], [2**40, 1]):
         save_file({"x": torch.zeros(2, 2)}, tmp_path / "x.safetensors", {"strides": json.dumps({"x": strides})})

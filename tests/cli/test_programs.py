@@ -1,0 +1,111 @@
+"""A run of a user's own code, opened without consent to that code or where it is gone."""
+
+import shutil
+from pathlib import Path
+
+import onnxruntime
+import pytest
+import torch
+
+from cnncompress.factored import Provenance, attach
+from cnncompress.models import ModelSource, build_architecture
+from cnncompress.reporting import Report, Row
+from cnncompress.runs import save_run
+from cnncompress.spec import Preprocessing
+
+CODE = """
+from pathlib import Path
+from torch import nn
+Path(__file__).with_name("ran").touch()
+def build():
+    return nn.Sequential(nn.Conv2d(3, 4, 3, stride=4), nn.ReLU(), nn.Flatten(), nn.Linear(256, 10))
+"""
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory):
+    """A run with its program, in a folder that has the code too."""
+    folder = tmp_path_factory.mktemp("given")
+    (folder / "net.py").write_text(CODE)
+    source = ModelSource("factory", f"{folder / 'net.py'}:build")
+    prepared = Preprocessing((32, 32), None, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+    net = attach(build_architecture(source), Provenance(source, prepared))
+    rows = [Row("net", "original", 2682, 30_000, 10_728), Row("net small", "decomposed", 2682, 30_000, 10_728)]
+    save_run(folder / "run", net, metrics=Report(rows).to_json(), info={"name": "net"})
+    (folder / "ran").unlink()
+    return folder
+
+
+@pytest.fixture
+def run(given, cli):
+    shutil.copytree(given / "run", "run")
+    yield Path("run")
+    (given / "ran").unlink(missing_ok=True)
+
+
+def test_what_needs_no_layers_is_done_by_the_program(run, given, done):
+    assert "359 images" in done("evaluate", run, "--data", "digits")
+    assert "net small" in done("report", run)
+    table = done("report", run, "--data", "digits", "--latency")
+    assert "not at hand: its accuracy was not measured" in table
+    assert "2,682" in done("profile", run)
+    done("export", run, "--format", "pt2", "--output", "net.pt2")
+    assert not (given / "ran").exists()
+
+
+@pytest.mark.slow
+def test_exports_of_a_program_agree(run, given, done):
+    done("export", run, "--format", "onnx", "--output", "net.onnx")
+    done("export", run, "--format", "pt2", "--output", "net.pt2")
+    assert not (given / "ran").exists()
+    session = onnxruntime.InferenceSession("net.onnx")
+    x = torch.randn(3, 3, 32, 32)
+    exported = session.run(None, {session.get_inputs()[0].name: x.numpy()})[0]
+    with torch.no_grad():
+        assert torch.allclose(torch.from_numpy(exported), torch.export.load("net.pt2").module()(x), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (["inspect", "run"], "cannot list the layers of run run"),
+        (["profile", "run", "--layers"], "cannot time the layers of run run"),
+        (["decompose", "run", "--out", "new"], "cannot decompose run run"),
+        (["finetune", "run", "--data", "digits"], "cannot train run run"),
+        (["finetune", "run", "--data", "digits", "--out", "new"], "cannot train run run"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_what_needs_layers_is_refused_in_a_line(command, words, run, given, cli):
+    result = cli(*command)
+    assert result.code == 1
+    assert words in result.err.splitlines()[-1]
+    assert "give --trust-code" in result.err.splitlines()[-1]
+    assert not (given / "ran").exists()
+    assert not Path("new").exists()
+
+
+def test_with_consent_the_code_is_run(run, given, done):
+    assert "3×3 3→4" in done("inspect", run, "--trust-code")
+    assert (given / "ran").exists()
+
+
+COMMANDS = [
+    ["evaluate", "run", "--data", "digits"],
+    ["report", "run", "--data", "digits"],
+    ["profile", "run"],
+    ["inspect", "run"],
+    ["export", "run", "--format", "pt2"],
+    ["decompose", "run", "--out", "new"],
+    ["finetune", "run", "--data", "digits"],
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command[0])
+def test_every_command_names_the_code_that_it_does_not_run(command, run, given, cli):
+    (run / "network.pt2").unlink()
+    result = cli(*command)
+    assert result.code == 1
+    assert f"needs the code of the file {given / 'net.py'} (build)" in result.err.splitlines()[-1]
+    assert "--trust-code" in result.err.splitlines()[-1]
+    assert not (given / "ran").exists()
