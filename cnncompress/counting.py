@@ -8,6 +8,7 @@ from math import prod
 from typing import Any
 
 import torch
+from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -24,6 +25,21 @@ class MacCounter:
     def total(self) -> int:
         """All multiply-accumulates of matrix products, attention and convolutions."""
         return self._flops.get_total_flops() // 2
+
+    def by_module(self, model: nn.Module) -> dict[str, dict[str, int]]:
+        """What each module of `model` computes itself, outside of the modules in it: by name, then by operator."""
+        counts = {
+            path: {str(op): n // 2 for op, n in ops.items()} for path, ops in self._flops.get_flop_counts().items()
+        }
+        root = type(model).__name__
+        found: dict[str, dict[str, int]] = {}
+        for name, module in model.named_modules():
+            own = dict(counts.get(f"{root}.{name}" if name else root, {}))
+            for child, _ in module.named_children():
+                inner = counts.get(".".join(filter(None, (root, name, child))), {})
+                own = {op: n - inner.get(op, 0) for op, n in own.items()}
+            found[name] = {op: n for op, n in own.items() if n > 0}
+        return found
 
 
 @contextmanager

@@ -17,8 +17,9 @@ from cnncompress.counting import counting_macs
 from cnncompress.errors import CompressError, UsageError, nearest
 from cnncompress.evaluation import resolve_device
 from cnncompress.factored import MEMORY_FORMATS, FactoredLayer, layers_of, memory_format_of, spec_of, trace
+from cnncompress.others import others
 from cnncompress.running import run
-from cnncompress.spec import Call, Latency, LayerProfile, Profile
+from cnncompress.spec import Call, Latency, LayerProfile, OtherProfile, Profile
 from cnncompress.timing.clock import check_threads, cpu_threads, milliseconds, synchronize
 
 
@@ -33,9 +34,9 @@ def profile(model: nn.Module, example: Tensor) -> Profile:
     """
     try:
         # Counting needs shapes only, so it takes neither time nor memory where the network runs on the meta device.
-        calls, total = _count(_meta_copy(model), torch.empty_like(example[:1], device="meta"))
+        calls, total, rest = _count(_meta_copy(model), torch.empty_like(example[:1], device="meta"))
     except (CompressError, RuntimeError, TypeError, ValueError, AttributeError):
-        calls, total = _count(model, example[:1])
+        calls, total, rest = _count(model, example[:1])
     layers = layers_of(model)
     macs = {name: call.macs for name, call in calls.items()} | {name: 0 for name in layers if name not in calls}
     profiles = (LayerProfile(n, spec_of(layers[n]), _numel(layers[n].parameters()), m) for n, m in macs.items())
@@ -46,6 +47,7 @@ def profile(model: nn.Module, example: Tensor) -> Profile:
         size_bytes=size_bytes(model),
         layers=tuple(profiles),
         input_shape=tuple(example.shape[1:]),
+        others=rest,
     )
 
 
@@ -68,11 +70,11 @@ def _meta_copy(model: nn.Module) -> nn.Module:
     return clone(model, memo)
 
 
-def _count(model: nn.Module, image: Tensor) -> tuple[dict[str, Call], int]:
-    """The calls of the layers, and all MACs that the counter sees, in one forward pass."""
+def _count(model: nn.Module, image: Tensor) -> tuple[dict[str, Call], int, tuple[OtherProfile, ...]]:
+    """The calls of the layers, all MACs that the counter sees, and what is not in layers, in one forward pass."""
     with counting_macs() as counter:
         calls = trace(model, image)
-    return calls, counter.total
+    return calls, counter.total, others(model, counter.by_module(model))
 
 
 def latency(

@@ -233,11 +233,22 @@ class LayerProfile:
 
 
 @dataclass(frozen=True)
+class OtherProfile:
+    """What a module computes on one image beside Conv2d and Linear layers, and why it stays as it is."""
+
+    name: str
+    kind: str
+    params: int
+    macs: int
+    reason: str
+
+
+@dataclass(frozen=True)
 class Profile:
     """Cost of a network on one image.
 
     `macs` are those of convolution and linear layers; `other_macs` what matrix products outside of them take
-    (attention), as `torch.utils.flop_counter` sees them.
+    (attention), as `torch.utils.flop_counter` sees them. `others` are the modules that these are in, most MACs first.
     """
 
     params: int
@@ -246,6 +257,7 @@ class Profile:
     size_bytes: int
     layers: tuple[LayerProfile, ...] = field(repr=False)
     input_shape: tuple[int, ...]
+    others: tuple[OtherProfile, ...] = field(default=(), repr=False)
 
     @property
     def total_macs(self) -> int:

@@ -32,6 +32,7 @@ from cnncompress.planning import (
     network_clock,
     plan_by_rank,
     read_plan,
+    reasons_of,
     seeded,
     settled_table,
     with_reasons,
@@ -65,6 +66,7 @@ class Compressor:
         self.choices, self.reasons = choices_of(
             opened.model, self.calls, default, rules, settings.layers, settings.skip
         )
+        self.reasons |= reasons_of(cost)
 
     def _check_format(self, memory_format: str) -> None:
         """UsageError where the network does not run in the memory format that was asked for."""

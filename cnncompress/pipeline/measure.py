@@ -161,7 +161,10 @@ def run_inspect(settings: ModelSettings) -> tuple[Opened, list[Inspected]]:
 def inspect_layers(
     model: nn.Module, example: torch.Tensor, energies: Sequence[float] = (0.5, 0.9, 0.99)
 ) -> list[Inspected]:
-    """The layers of a network in the order of their calls on `example` [n, 3, h, w]; no energies on the meta device."""
+    """The layers of a network in the order of their calls on `example` [n, 3, h, w]; no energies on the meta device.
+
+    What it computes beside them comes last, most MACs first.
+    """
     modules = layers_of(model)
     calls = examine(model, example)
     rows = []
@@ -184,7 +187,8 @@ def inspect_layers(
             if values is not None:
                 row.rank_at = {share: rank_for_energy(values, share) for share in energies}
         rows.append(row)
-    return rows
+    rest = profile(model, example).others
+    return [*rows, *(Inspected(o.name, o.kind, o.params, o.macs, [], note=o.reason) for o in rest)]
 
 
 def rank_for_energy(singular_values: torch.Tensor, share: float) -> int:

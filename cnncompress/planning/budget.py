@@ -37,6 +37,9 @@ CLOCKINGS = 4  # measurements of the whole network, at most
 CLOSE = 0.02  # of its time: a smaller difference is noise
 LIMIT = 2.0  # what one measurement may change the times of chains by
 
+NOTICED = 0.02  # of the MACs: less does not keep a budget from being met
+SHOWN = 3  # modules in a message
+
 T = TypeVar("T")
 
 
@@ -74,7 +77,7 @@ class Planner:
         self.kept: dict[str, str] = {}
         self.layers: list[Layer] = []
         self.divergences: dict[tuple[str, int, int], float] = {}  # measured, by layer, family and place of the rank
-        cost = profile(model, example)
+        self.cost = cost = profile(model, example)
         self.totals = {"macs": float(cost.total_macs), "params": float(cost.params)}
         if table is not None and original_ms is not None:
             self.totals["latency"] = original_ms
@@ -184,9 +187,22 @@ class Planner:
             shares = {n: self._share(n, value) for n, value in least.items()}
             reach = ", ".join(f"{n}={share:.3f}" for n, share in shares.items())
             alone = ", each alone" if len(names) > 1 else ""
-            message = f"no plan meets the budget {budget}: these layers and methods go down to {reach}{alone}"
-            raise UnreachableError(message, shares)
+            found = f"these layers and methods go down to {reach}{alone}{self._held()}"
+            raise UnreachableError(f"no plan meets the budget {budget}: {found}", shares)
         return {layer.name: found[i] for layer, found, i in zip(self.layers, options, selection.choice, strict=True)}
+
+    def _held(self) -> str:
+        """Where the MACs are that no method can save, in words; "" where there are none to speak of."""
+        changing = {layer.name for layer in self.layers}
+        staying = {o.name: o.macs for o in self.cost.others} | {x.layer: x.macs for x in self.cost.layers}
+        staying = {name: macs for name, macs in staying.items() if name not in changing and macs}
+        share = sum(staying.values()) / max(1, self.cost.total_macs)
+        if share < NOTICED:
+            return ""
+        most = sorted(staying, key=lambda name: -staying[name])
+        shown = ", ".join(f"{n} ({staying[n] / self.cost.total_macs:.2f})" for n in most[:SHOWN])
+        more = f" and {len(most) - SHOWN} more" if len(most) > SHOWN else ""
+        return f"; {share:.2f} of the MACs stay, in {shown}{more}: `cnncompress inspect` tells why"
 
     def _share(self, cost: str, value: float) -> float:
         """A cost as a share of the original's, in thousandths, rounded up."""

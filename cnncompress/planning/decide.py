@@ -20,7 +20,8 @@ from cnncompress.planning.rules import (
     plan_layer,
     select,
 )
-from cnncompress.spec import Budget, Call, ConvSpec, LayerPlan, LayerStatistics, Plan
+from cnncompress.profiling import profile
+from cnncompress.spec import Budget, Call, ConvSpec, LayerPlan, LayerStatistics, Plan, Profile
 from cnncompress.standing_in import examine
 from cnncompress.timing import LatencyTable
 
@@ -62,6 +63,7 @@ def plan(
     check_metric(metric)
     calls = examine(model, example_input)
     choices, reasons = choices_of(model, calls, Choice(method, rank), per_layer or {}, layers, skip)
+    reasons |= reasons_of(profile(model, example_input))
     if budget is None:
         result = plan_by_rank(choices, calls, metric, force, images is not None)
     else:
@@ -110,6 +112,12 @@ def choices_of(
         else:
             reasons[name] = reason
     return choices, reasons
+
+
+def reasons_of(cost: Profile) -> dict[str, str]:
+    """Why what a network computes beside its Conv2d and Linear layers stays, by the names of modules."""
+    whole = max(1, cost.total_macs)
+    return {o.name: f"{o.reason} ({100 * o.macs / whole:.1f} % of the MACs)" for o in cost.others}
 
 
 def with_reasons(plan: Plan, reasons: Mapping[str, str], calls: Mapping[str, Call]) -> Plan:

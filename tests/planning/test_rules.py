@@ -59,7 +59,7 @@ def test_auto_and_the_reasons_for_keeping(zoo):
         "block.pointwise": ("channel-svd", (4,)),
         "head": ("svd", (3,)),  # 2.5 rounded half up
     }
-    assert set(decided.kept) == {"block.depthwise", "block.normed", "fc", "tied", "unused"}
+    assert set(decided.kept) == {"block.depthwise", "block.normed", "fc", "tied", "unused", "up"}
     for name, words in {
         "block.depthwise": "depthwise",
         "block.normed": "parametrized",
@@ -193,7 +193,7 @@ def test_weights_used_by_attention_are_kept():
     model = Attention()
     decided = plan(model, IMAGE)
     assert set(decided.layers) == {"patches", "mlp"}
-    assert set(decided.kept) == {"attention.out_proj", "qkv"}
+    assert set(decided.kept) == {"attention.out_proj", "qkv", "attention", "(forward)"}
     assert all("attention uses its weight directly" in reason for reason in decided.kept.values())
     assert decided.layers["mlp"].macs[0] == 9 * 16 * 16  # nine tokens
 
