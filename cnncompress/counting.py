@@ -32,14 +32,15 @@ class MacCounter:
             path: {str(op): n // 2 for op, n in ops.items()} for path, ops in self._flops.get_flop_counts().items()
         }
         root = type(model).__name__
-        found: dict[str, dict[str, int]] = {}
-        for name, module in model.named_modules():
-            own = dict(counts.get(f"{root}.{name}" if name else root, {}))
-            for child, _ in module.named_children():
-                inner = counts.get(".".join(filter(None, (root, name, child))), {})
-                own = {op: n - inner.get(op, 0) for op, n in own.items()}
-            found[name] = {op: n for op, n in own.items() if n > 0}
-        return found
+        paths = {name: f"{root}.{name}" if name else root for name, _ in model.named_modules()}
+        found = {name: dict(counts.get(path, {})) for name, path in paths.items()}
+        for name in filter(None, paths):
+            around = name.rpartition(".")[0]
+            while around and paths[around] not in counts:  # a container that is not called itself
+                around = around.rpartition(".")[0]
+            for op, count in counts.get(paths[name], {}).items():
+                found[around][op] = found[around].get(op, 0) - count
+        return {name: {op: n for op, n in own.items() if n > 0} for name, own in found.items()}
 
 
 @contextmanager
