@@ -16,6 +16,7 @@ from cnncompress.spec import Pair
 
 IMAGE_KEYS = ("image", "images", "pixel_values", "img", "imgs", "input", "inputs", "x", "data")
 LABEL_KEYS = ("label", "labels", "target", "targets", "class", "classes", "y", "fine_label")
+PLAIN_SIZE = 8  # height and width from which three dimensions are those of one image
 
 
 # --- networks ---
@@ -150,7 +151,8 @@ def _check_images(value: Any) -> Tensor:
     if images is None:
         raise DataError(f"a batch holds {type(value).__name__} where images are expected: a tensor [n, c, h, w]")
     shape = "×".join(map(str, images.shape)) or "a scalar"
-    if images.dim() in (0, 1, 3):
+    alone = images.dim() == 3 and images.shape[0] in (1, 3, 4) and min(images.shape[1:]) >= PLAIN_SIZE
+    if images.dim() < 2 or alone:
         raise DataError(f"a batch of images is [n, c, h, w], not {shape}; one image alone is image[None]")
     if images.dim() == 4 and images.shape[3] in (1, 3, 4) and images.shape[1] > 4:
         raise DataError(f"a batch of images is [n, c, h, w], and {shape} has the channels last: permute(0, 3, 1, 2)")

@@ -34,7 +34,7 @@ def test_flags_win_over_the_file_and_the_file_over_defaults(write):
     assert (settings.model, settings.rank, settings.force) == ("vgg16", 0.5, True)
     assert settings.layers == ["features.*", "head"]
     assert (settings.batch_size, settings.workers, settings.seed) == (16, 0, 0)
-    assert (settings.mean, settings.input_size) == ((0.5, 0.5, 0.5), (32, 48))
+    assert (settings.mean, settings.input_size) == ((0.5,), (32, 48))
     assert decomposing(path, layers=("x",)).layers == ["x"]
 
 
@@ -79,7 +79,7 @@ def test_rules_by_layer(write):
         ("seed: a", "seed: 'a' should be a valid integer"),
         ("device: gpu", "device: 'gpu' should be 'auto', 'cpu' or 'cuda'"),
         ("force: maybe", "force: 'maybe' should be a valid boolean"),
-        ("mean: [1, 2]", "mean: '[1, 2]' is not one number, or three"),
+        ("mean: [1, x]", "is not one number, or one a channel"),
         ("std: [1, 0, 1]", "std: a standard deviation is positive"),
         ("input_size: [1, 2, 3]", "input_size: '[1, 2, 3]' is not H or HxW"),
         ("input_size: {a: 1}", "is not H or HxW"),

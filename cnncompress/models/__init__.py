@@ -30,7 +30,8 @@ from cnncompress.models.sources import (
     import_timm,
     list_models,
 )
-from cnncompress.models.weights import State, is_path, load_weights, read_weights
+from cnncompress.models.unwrapping import State
+from cnncompress.models.weights import find_weights, is_path, load_weights, read_weights
 from cnncompress.names import refuse_weights
 from cnncompress.spec import Pair, Preprocessing, as_pair
 
@@ -82,15 +83,18 @@ def load_model(
     check_source(source)
     size = None if input_size is None else as_pair(input_size)
     path = None if weights in (DEFAULT, NONE) or not is_path(weights) else Path(weights)
-    state = None if path is None else read_weights(path)
+    found = None if path is None else read_weights(path)
     base = _preprocessing(source, DEFAULT if path or weights == NONE else weights)
-    if source.kind == "torchvision" and source.name.startswith("vit_"):
-        source, base = _fix_image_size(source, base, size, state)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        if state is not None:
-            model, source = _from_file(source, state, weights)
-            described = f"file {weights}"
+        skeleton = None if path is None else _construct(source, empty=True)
+        picked = None if path is None or skeleton is None else find_weights(found, skeleton, path)
+        if source.kind == "torchvision" and source.name.startswith("vit_"):
+            source, base = _fix_image_size(source, base, size, picked.state if picked else None)
+        if picked is not None:
+            own = skeleton if source.kind == "factory" else None
+            model, source = _from_file(source, picked.state, weights, own)
+            described = f"file {weights}{f' ({picked.told})' if picked.told else ''}"
         else:
             model, source, described = _by_name(source, weights, seed)
     if meta := next((n for n, p in model.named_parameters() if p.is_meta), None):
@@ -175,21 +179,29 @@ def _timm_pretrained(source: ModelSource) -> tuple[nn.Module, ModelSource, str]:
     return model, source, f"timm {model.pretrained_cfg.get('tag') or DEFAULT}"
 
 
-def _from_file(source: ModelSource, state: State, where: str) -> tuple[nn.Module, ModelSource]:
+def _from_file(source: ModelSource, state: State, where: str, built: nn.Module | None) -> tuple[nn.Module, ModelSource]:
+    """A network with the tensors of a file, in the network `built` for the source where there is one."""
     if source.kind == "torchvision" and source.name in AUXILIARY:
         heads = tuple(f"{head}." for head in AUXILIARY[source.name])
         state = {k: v for k, v in state.items() if not k.startswith(heads)}
         source = _with(source, transform_input=True)  # as torchvision does for all weights it publishes
-    model = _construct(source, empty=True)
-    if source.kind != "factory" and "num_classes" not in source.kwargs:
-        layers = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
-        last, module = layers[-1]
-        rows = state.get(f"{last}.weight", module.weight).shape[0]
-        if rows != module.weight.shape[0]:
-            source = _with(source, num_classes=rows)
-            model = _construct(source, empty=True)
+    model = built or _construct(source, empty=True)
+    if source.kind != "factory" and (shape := _shape_of(model, state, source)):
+        source = _with(source, **shape)
+        model = _construct(source, empty=True)
     load_weights(model, state, f"weights {where}")
     return model, source
+
+
+def _shape_of(model: nn.Module, state: State, source: ModelSource) -> dict[str, int]:
+    """The classes and, for timm, the input channels of weights where they are other than the network's."""
+    layers = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
+    (first, stem), (last, head) = layers[0], layers[-1]
+    found = {"num_classes": state.get(f"{last}.weight", head.weight).shape[0]}
+    own = {"num_classes": head.weight.shape[0]}
+    if source.kind == "timm" and isinstance(stem, nn.Conv2d) and stem.groups == 1:
+        found["in_chans"], own["in_chans"] = state.get(f"{first}.weight", stem.weight).shape[1], stem.in_channels
+    return {key: n for key, n in found.items() if n != own[key] and key not in source.kwargs}
 
 
 # --- preprocessing ---

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,13 +14,12 @@ from safetensors.torch import load_file
 from torch import nn
 
 from cnncompress.errors import CompressError
-from cnncompress.models.sources import describe
+from cnncompress.models.factories import describe
+from cnncompress.models.formats import check_format
+from cnncompress.models.unpickling import open_checkpoint
+from cnncompress.models.unwrapping import Picked, pick
 from cnncompress.names import SUFFIXES
 
-State = dict[str, torch.Tensor]
-
-_WRAPPERS = ("state_dict", "model", "model_state_dict")
-_PREFIXES = ("module.", "_orig_mod.")
 # Names in torchvision's own older files, as its densenet and vision_transformer modules translate them.
 _RENAMED = (
     (re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12])\."), r"\1\2."),
@@ -35,55 +33,53 @@ def is_path(weights: str) -> bool:
     return "/" in weights or "\\" in weights or weights.lower().endswith(SUFFIXES) or Path(weights).exists()
 
 
-def read_weights(path: Path) -> State:
-    """The tensors of a `.safetensors` file or of a PyTorch file, on the CPU, by name.
+def read_weights(path: Path) -> Any:
+    """What a file of weights holds, tensors on the CPU: a mapping by name, or whatever else was saved with them.
 
-    A PyTorch file is read without running any code in it (`weights_only=True`). Wrappers (`state_dict`, `model`) and
-    prefixes (`module.`) are taken off. CompressError where the file is missing, damaged or holds no weights.
+    The file is recognised by its content, and nothing in it is run. CompressError where it is missing, damaged, or
+    something else than weights; `unwrapping.pick` finds those of a network.
     """
     if not path.exists():
         raise CompressError(f"no such weights file: {path}")
     if not path.is_file():
-        raise CompressError(f"weights {path} is a directory: give the .safetensors or .pth file in it")
-    state: Any
+        raise CompressError(f"weights {path} {_folder(path)}")
     try:
-        path.open("rb").close()
+        if check_format(path) == "safetensors":
+            return load_file(path)
+        return open_checkpoint(path)
     except OSError as error:
-        raise CompressError(f"cannot read weights {path}: {error.strerror}") from error
-    try:
-        if path.suffix.lower() == ".safetensors":
-            state = load_file(path)
-        else:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # about pickle protocols: what follows says more
-                state = torch.load(path, map_location="cpu", weights_only=True)
+        raise CompressError(f"cannot read weights {path}: {error.strerror or error}") from error
     except SafetensorError as error:
-        raise CompressError(f"weights {path} is not a whole safetensors file: {describe(error)}") from error
-    except Exception as error:  # the unpickler raises whatever the bytes lead it to, and advises to run their code
-        raise CompressError(
-            f"weights {path} is no whole file of weights alone: it is truncated, or holds more than tensors"
-        ) from error
-    return _unwrap(state, path)
+        reason = f"({describe(error)}): copy or download it again"
+        raise CompressError(f"weights {path} is not a whole safetensors file {reason}") from error
 
 
-def _unwrap(state: Any, path: Path) -> State:
-    while isinstance(state, Mapping):
-        inner = next((state[k] for k in _WRAPPERS if isinstance(state.get(k), Mapping)), None)
-        if inner is None:
-            break
-        state = inner
-    if not isinstance(state, Mapping) or not state:
-        raise CompressError(f"weights {path} holds {type(state).__name__}, not a state dict of tensors by name")
-    if odd := [k for k, v in state.items() if not isinstance(k, str) or not isinstance(v, torch.Tensor)]:
-        raise CompressError(
-            f"weights {path} is not a state dict: {odd[0]!r} is {type(state[odd[0]]).__name__}, not a tensor"
-        )
-    tensors = dict(state)
-    while prefix := next((p for p in _PREFIXES if all(k.startswith(p) for k in tensors)), None):
-        tensors = {k.removeprefix(prefix): v for k, v in tensors.items()}
-    for pattern, replacement in _RENAMED:
-        tensors = {pattern.sub(replacement, k): v for k, v in tensors.items()}
-    return tensors
+def _folder(path: Path) -> str:
+    """What a folder is that was given for a file, and which file to give."""
+    if (path / "saved_model.pb").is_file():
+        return "is a TensorFlow model: load it where it was made and save its weights as a PyTorch state dict"
+    if not path.is_dir():
+        return "is no regular file"
+    files = sorted(str(entry) for entry in path.iterdir() if entry.name.lower().endswith(SUFFIXES))
+    return f"is a directory: give the file of weights in it{f', such as {files[0]}' if files else ''}"
+
+
+def find_weights(found: Any, model: nn.Module, path: Path) -> Picked:
+    """The weights of `model` among what `read_weights` gave; CompressError where there are none."""
+    return pick(_renamed(found), model.state_dict(), path)
+
+
+def _renamed(value: Any) -> Any:
+    """Mappings with torchvision's old names replaced by today's."""
+    if not isinstance(value, Mapping):
+        return value
+    names = {}
+    for key in value:
+        name = str(key)
+        for pattern, replacement in _RENAMED:
+            name = pattern.sub(replacement, name)
+        names[key] = name
+    return {names[key]: _renamed(part) for key, part in value.items()}
 
 
 def load_weights(model: nn.Module, state: Mapping[str, torch.Tensor], where: str) -> None:
@@ -101,7 +97,9 @@ def load_weights(model: nn.Module, state: Mapping[str, torch.Tensor], where: str
         for k, v in own.items()
         if k in state and state[k].shape != v.shape
     ]
-    problems = [_count("missing", missing), _count("unexpected", unexpected), _count("of another shape", shapes)]
+    coded = [f"{k} is {_kind(state[k])}" for k, v in own.items() if k in state and _is_coded(state[k], v)]
+    kinds = {"missing": missing, "unexpected": unexpected, "of another shape": shapes, "quantized": coded}
+    problems = [_count(what, names) for what, names in kinds.items()]
     if any(problems):
         raise CompressError(f"{where} do not fit the network: {'; '.join(p for p in problems if p)}")
     filled = OrderedDict((k, state[k].to(v.dtype)) for k, v in own.items())
@@ -113,6 +111,15 @@ def load_weights(model: nn.Module, state: Mapping[str, torch.Tensor], where: str
 def _count(what: str, names: list[str], first: int = 3) -> str:
     more = ", ..." if len(names) > first else ""
     return f"{len(names)} {what} ({', '.join(names[:first])}{more})" if names else ""
+
+
+def _is_coded(stored: torch.Tensor, own: torch.Tensor) -> bool:
+    """Whether a tensor is stored as integers, which stand for numbers by a rule that the network does not know."""
+    return stored.is_quantized or (own.is_floating_point() and not stored.is_floating_point() and stored.dim() > 0)
+
+
+def _kind(tensor: torch.Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 def _shape(tensor: torch.Tensor) -> str:

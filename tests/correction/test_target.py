@@ -94,4 +94,5 @@ def test_outputs_at_positions(shape):
     spec = ConvSpec(2, 6, linear=len(shape) != 4)
     rows = y.permute(0, 2, 3, 1).reshape(-1, 6) if len(shape) == 4 else y.reshape(-1, 6)
     index = torch.tensor([0, 3, len(rows) - 1])
-    assert torch.equal(outputs_at(y, spec, index), rows[index].float())
+    assert torch.equal(outputs_at(y, spec, index), rows[index])
+    assert torch.equal(outputs_at(y.half(), spec, index), rows[index].half().float())

@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-import click
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -185,16 +184,16 @@ def test_a_relative_import_needs_no_package(tmp_path):
 
 
 def test_a_neighbour_gives_way_to_no_installed_package_and_to_no_module_of_the_caller(tmp_path, monkeypatch):
-    (tmp_path / "click.py").write_text("raise RuntimeError\n")
+    (tmp_path / "torchvision.py").write_text("raise RuntimeError\n")
     (tmp_path / "mine.py").write_text("WIDTH = 5\n")
     (tmp_path / "net.py").write_text(NETWORK.format(imports="from mine import WIDTH"))
     theirs = ModuleType("mine")
     theirs.__file__ = "/elsewhere/mine.py"
     monkeypatch.setitem(sys.modules, "mine", theirs)
-    arguments = list(sys.argv)
+    installed, arguments = sys.modules["torchvision"], list(sys.argv)
     assert load_model(f"{tmp_path}/net.py:make").model[0].out_channels == 5
     assert sys.modules["mine"] is theirs
-    assert sys.modules["click"] is click
+    assert sys.modules["torchvision"] is installed
     assert sys.argv == arguments
 
 
