@@ -92,8 +92,8 @@ class Compressor:
         else:
             with self.phases("plan"):
                 if settings.plan is not None:
-                    found = read_plan(settings.plan, self.calls, self.reasons, self.corrected)
-                    found.metric = found.metric if self.data is None else settings.metric or found.metric
+                    metric = None if self.data is None else settings.metric
+                    found = read_plan(settings.plan, self.calls, self.reasons, self.corrected, metric)
                 else:
                     centred = settings.metric in CENTRED or self.corrected
                     found = plan_by_rank(self.choices, self.calls, settings.metric or "frobenius", False, centred)

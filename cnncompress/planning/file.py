@@ -19,11 +19,13 @@ from cnncompress.specjson import stage_from_json
 from cnncompress.text import first_line
 
 
-def read_plan(path: Path, calls: Mapping[str, Call], reasons: Mapping[str, str], corrected: bool) -> Plan:
+def read_plan(
+    path: Path, calls: Mapping[str, Call], reasons: Mapping[str, str], corrected: bool, metric: str | None = None
+) -> Plan:
     """The plan in a file for the network that `calls` are of; UsageError in one line for one that does not fit it.
 
     Method, options and rank of each layer count; stages and costs follow from them and are not read. `reasons` tells
-    which layers may not change, `corrected` gives every chain a bias.
+    which layers may not change, `corrected` gives every chain a bias, `metric` takes the place of the file's.
     """
     try:
         values = read_json(path, PlanFile)
@@ -31,7 +33,8 @@ def read_plan(path: Path, calls: Mapping[str, Call], reasons: Mapping[str, str],
         raise UsageError(f"cannot read the plan {path}: {error.strerror}") from None
     except MalformedError as error:
         raise UsageError(f"{path} is not a plan, as a run's plan.json is: it {error}") from None
-    layers, metric, kept = values["layers"], values.get("metric", "frobenius"), values.get("kept", {})
+    layers, kept = values["layers"], values.get("kept", {})
+    metric = metric or values.get("metric", "frobenius")
     check_metric(metric)
     plan = Plan(metric=metric, memory_format=values.get("memory_format", ""))
     for name, entry in layers.items():

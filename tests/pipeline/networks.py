@@ -14,7 +14,7 @@ from torch import nn
 class Net(nn.Module):
     def __init__(self, num_classes=2, width=8):
         super().__init__()
-        self.one, self.two = nn.Conv2d(3, width, 3, padding=1), nn.Conv2d(width, width, 3, padding=1)
+        self.one, self.two = nn.Conv2d(3, width, 3, padding=1), nn.Conv2d(width, width, 3, padding=1, bias=False)
         self.head = nn.Linear(width, num_classes)
 
     def forward(self, x):

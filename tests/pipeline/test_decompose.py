@@ -45,6 +45,14 @@ def test_a_plan_from_a_file_records_the_metric_that_was_used(decomposed, tmp_pat
     assert all("does not compare" in note for note in notes)
 
 
+def test_a_plan_made_under_another_metric_has_the_biases_that_its_own_needs(decomposed, tmp_path):
+    layers = {"two": {"method": "spatial-svd", "rank": [2]}}
+    Path("plan.json").write_text(json.dumps({"metric": "frobenius", "layers": layers, "kept": {}}))
+    data = write_images(tmp_path / "images")
+    done = decomposed(plan="plan.json", data=data, metric="data-covariance", correct="none")
+    assert (done.plan.metric, done.plan.layers["two"].chain[-1].bias) == ("data-covariance", True)
+
+
 def test_layers_of_two_metrics_are_told_apart(decomposed, tmp_path):
     decomposed(rank=2)
     data = write_images(tmp_path / "images")
