@@ -231,7 +231,7 @@ def test_merge_shows_the_same_original_once(report):
     assert [row.name for row in merged.rows] == ["net", "runs/net", "runs/tuned", "runs/other"]
     assert [layer.layer for layer in merged.layers] == ["a:features.0", "b:features.0"]
     assert (merged.kept["a:dw"], merged.kept["b:dw"]) == ("depthwise: nothing to share", "kept")
-    assert merged.notes == ["a: Calibrated on 256 images.", "b: Calibrated on 256 images."]
+    assert merged.notes == ["a, b: Calibrated on 256 images."]
     assert report.layers == LAYERS
 
 

@@ -27,6 +27,7 @@ from cnncompress.pipeline.opening import (
     open_data,
     open_model,
     planned_row,
+    recorded,
 )
 from cnncompress.pipeline.original import original_row
 from cnncompress.pipeline.search import search
@@ -121,7 +122,7 @@ def _decompose(settings: DecomposeSettings, command: list[str], held: ExitStack)
         result = compressor.measure(small)
     with phases("profile"):
         small_cost = profile(small, opened.example())
-    row = make_row(describe(opened.name, settings), "decomposed", small_cost, result, data)
+    row = make_row(describe(opened, settings), "decomposed", small_cost, result, data)
     if settings.searching:
         small, times = compressor.timed(small, chosen)
         row = dataclasses.replace(row, latency=times.get("compressed"))
@@ -174,7 +175,7 @@ def _dry_run(settings: DecomposeSettings, compressor: Compressor, chosen: Plan) 
     """The report of a plan that is not carried out."""
     opened, cost = compressor.opened, compressor.cost
     now = original_row(opened, cost, None, lambda network: None)
-    row = planned_row(describe(opened.name, settings), chosen, cost, opened.example().element_size())
+    row = planned_row(describe(opened, settings), chosen, cost, opened.example().element_size())
     notes = [*spent(settings, chosen, compressor), *compressor.told.notes]
     report = Report([now, row], layer_rows(chosen, {}), chosen.kept, notes)
     return Decomposed(chosen, report, None, compressor.phases, hint(settings))
@@ -241,8 +242,10 @@ def nothing_to_do(name: str, chosen: Plan) -> str:
     )
 
 
-def describe(name: str, settings: DecomposeSettings) -> str:
-    """The name of the decomposed network in tables."""
+def describe(opened: Opened, settings: DecomposeSettings) -> str:
+    """The name of the decomposed network in tables; that of a run goes on from the run's."""
+    before = recorded(opened).rows[1:]
+    name = f"{before[-1].name}," if before else opened.name
     if settings.searching or settings.plan is not None:
         how = "planned" if settings.budget is None else str(settings.budget)
         words = [name, how if settings.max_drop is None else f"max drop {settings.max_drop:g}"]

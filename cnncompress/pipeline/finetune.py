@@ -105,20 +105,22 @@ def open_training_data(settings: TuneSettings, opened: Opened) -> Data:
 def add_tuned(report: Report, opened: Opened, result: FinetuneResult, data: Data) -> None:
     """Add the fine-tuned network to a run's rows; the network that it was before takes its accuracy before training.
 
-    Where no epoch was better there is no other network, and a note says so. A network that was fine-tuned before
-    has one row still.
+    A network that gained nothing has no row beside that one: it takes its place, and a note says so.
     """
-    cost, rows = profile(opened.model, opened.example()), report.rows
+    cost, rows, start, best = profile(opened.model, opened.example()), report.rows, result.start, result.best
     last = rows[-1] if rows else make_row(opened.name, "decomposed", cost, None, None)
-    again = last.kind == "finetuned"
-    if result.best_epoch == 0:
-        report.notes.append(f"fine-tuning on {data.name} changed nothing: {result.note}")
-        report.rows = [*rows[:-1], with_accuracy(last, result.start, data)]
+    again, same = last.kind == "finetuned", (best.top1, best.top5) == (start.top1, start.top5)
+    if same:
+        what = f"loss {start.loss:.4f} → {best.loss:.4f}" if result.best_epoch else result.note
+        report.notes.append(
+            f"fine-tuning on {data.name} gained nothing: top-1 {best.top1:.2f} % before and after, {what}"
+        )
+    if result.best_epoch == 0:  # it is the network that it was
+        report.rows = [*rows[:-1], with_accuracy(last, start, data)]
         return
-    name = last.name if again else f"{last.name}, fine-tuned"
-    tuned = make_row(name, "finetuned", cost, result.best, data)
-    kept = [] if again else [with_accuracy(last, result.start, data)]
-    report.rows = [*rows[:-1], *kept, dataclasses.replace(tuned, latency=last.latency)]
+    tuned = make_row(last.name if again else f"{last.name}, fine-tuned", "finetuned", cost, best, data)
+    before = [] if again or same else [with_accuracy(last, start, data)]
+    report.rows = [*rows[:-1], *before, dataclasses.replace(tuned, latency=last.latency)]
 
 
 def summary(result: FinetuneResult) -> str:

@@ -156,7 +156,7 @@ def merge(reports: Mapping[str, Report]) -> Report:
     if len(reports) == 1:
         return next(iter(reports.values()))
     groups: list[list[tuple[str, Row]]] = []
-    result = Report()
+    result, told = Report(), dict[str, list[str]]()
     for run, report in reports.items():
         group: list[tuple[str, Row]] = []
         original: Row | None = None
@@ -172,7 +172,9 @@ def merge(reports: Mapping[str, Report]) -> Report:
                 group.append((run, timed))
         result.layers += [dataclasses.replace(layer, layer=f"{run}:{layer.layer}") for layer in report.layers]
         result.kept |= {f"{run}:{name}": reason for name, reason in report.kept.items()}
-        result.notes += [f"{run}: {note}" for note in report.notes]
+        for note in report.notes:
+            told.setdefault(note, []).append(run)
+    result.notes = [f"{', '.join(runs)}: {note}" for note, runs in told.items()]
     taken: set[str] = set()
     for run, row in (item for group in groups for item in group):
         result.rows.append(dataclasses.replace(row, name=f"{run}:{row.name}") if row.name in taken else row)

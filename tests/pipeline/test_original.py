@@ -166,9 +166,9 @@ def test_a_drop_from_an_accuracy_that_is_not_known_is_refused_at_once(model, tmp
         run_decompose(DecomposeSettings.model_validate(asked), [])
 
 
-def rows_after(best_epoch, kind, model):
+def rows_after(best_epoch, kind, model, top1=60.0):
     decomposed(model)
-    start, best = Evaluation(50.0, 100.0, 1.0, 10), Evaluation(60.0, 100.0, 0.5, 10)
+    start, best = Evaluation(50.0, 100.0, 1.0, 10), Evaluation(top1, 100.0, 0.5, 10)
     result = FinetuneResult(best if best_epoch else start, best_epoch, best, start, [], "no epoch was better")
     last = Row("small", kind, 10, 10, 40, 1.0, 1.0, 7, Latency(1.0, 1.0, 1.0, 1, 1, "cpu", "float32"))
     report = Report([Row("net", "original", 20, 20, 80), last])
@@ -177,12 +177,21 @@ def rows_after(best_epoch, kind, model):
     return report
 
 
+NOTHING = "fine-tuning on images gained nothing: top-1 50.00 % before and after, "
+
+
 @pytest.mark.parametrize("kind", ["decomposed", "finetuned"])
-def test_a_training_that_gained_nothing_adds_no_row(model, kind):
+def test_a_training_that_changed_nothing_adds_no_row(model, kind):
     report = rows_after(0, kind, model)
     assert [(row.name, row.kind, row.top1, row.images) for row in report.rows[1:]] == [("small", kind, 50.0, 10)]
     assert report.rows[1].latency is not None
-    assert report.notes == ["fine-tuning on images changed nothing: no epoch was better"]
+    assert report.notes == [NOTHING + "no epoch was better"]
+
+
+def test_a_training_that_gained_nothing_takes_the_place_of_what_it_trained(model):
+    report = rows_after(2, "decomposed", model, top1=50.0)
+    assert [(row.name, row.kind, row.top1) for row in report.rows[1:]] == [("small, fine-tuned", "finetuned", 50.0)]
+    assert report.notes == [NOTHING + "loss 1.0000 → 0.5000"]
 
 
 def test_a_training_that_gained_adds_a_row(model):
