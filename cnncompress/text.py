@@ -21,6 +21,15 @@ def plain(text: str) -> str:
     return "".join(c if c.isprintable() else " " * c.isspace() for c in text)
 
 
+def plain_values(value: Any) -> Any:
+    """JSON values with `plain` texts: keys and values, at every depth."""
+    if isinstance(value, dict):
+        return {plain(key): plain_values(v) for key, v in value.items()}
+    if isinstance(value, list):
+        return [plain_values(v) for v in value]
+    return plain(value) if isinstance(value, str) else value
+
+
 def plain_lines(text: str) -> str:
     """As `plain`, but line feeds stay."""
     return "\n".join(map(plain, text.split("\n")))
@@ -29,6 +38,11 @@ def plain_lines(text: str) -> str:
 def escaped_json(text: str) -> str:
     """JSON with the characters that a terminal obeys as escapes, which say the same."""
     return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
+
+
+def markdown(text: str) -> str:
+    """Plain text for Markdown: no column, element, link or picture begins in it."""
+    return plain(text).replace("|", "\\|").replace("<", "&lt;").replace("](", "]\\(")
 
 
 def csv_cell(value: Any) -> Any:

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from cnncompress.text import csv_cell, escaped_json, first_line, plain, plain_lines, quote
+from cnncompress.text import csv_cell, escaped_json, first_line, markdown, plain, plain_lines, quote
 
 
 @pytest.mark.parametrize(
@@ -64,6 +64,10 @@ def test_the_first_line_of_an_error():
 )
 def test_no_cell_is_a_formula(value, cell):
     assert csv_cell(value) == cell
+
+
+def test_markdown_has_no_elements_of_a_file():
+    assert markdown("a|b <img src=x> ![x](http://x) [7-9]\x1b") == "a\\|b &lt;img src=x> ![x]\\(http://x) [7-9]"
 
 
 def test_json_for_terminals_says_the_same():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -57,8 +58,9 @@ class Decomposed:
 
 
 def default_out(settings: DecomposeSettings, opened_name: str) -> Path:
-    """`runs/NAME` where no `--out` was given."""
-    return settings.out or Path("runs") / opened_name
+    """`runs/NAME` where no `--out` was given; a name that is from a file leads nowhere else."""
+    name = re.sub(r"[^\w.+=-]+", "_", opened_name).lstrip(".")[:100] or "network"
+    return settings.out or Path("runs") / name
 
 
 def expected_steps(settings: DecomposeSettings) -> list[str]:

@@ -11,7 +11,7 @@ from contextlib import suppress
 
 from tabulate import tabulate
 
-from cnncompress.text import plain
+from cnncompress.text import markdown, plain
 
 NARROWEST = 12  # columns of characters that a wrapped cell keeps
 
@@ -39,7 +39,7 @@ def table(
     """
     rows = [[_plain(cell) for cell in row] for row in rows]
     if format == "markdown":
-        return _draw(headers, [[cell.replace("|", "\\|") for cell in row] for row in rows], alignment, "pipe")
+        return _draw(headers, [[markdown(cell) for cell in row] for row in rows], alignment, "pipe")
     limits = list(widths or [None] * len(headers))
     while True:
         cells = [[_fill(cell, width) for cell, width in zip(row, limits, strict=True)] for row in rows]

@@ -17,7 +17,7 @@ from cnncompress.reading import finite
 from cnncompress.reporting.layout import fill, fitting, table
 from cnncompress.reporting.rows import Report, Row, original_milliseconds
 from cnncompress.spec import Latency
-from cnncompress.text import csv_cell, escaped_json, plain
+from cnncompress.text import csv_cell, escaped_json, markdown, plain
 from cnncompress.words import human
 
 FORMATS = ("table", "markdown", "csv", "json")
@@ -69,7 +69,7 @@ def render(report: Report, format: str = "table", layers: bool = False, width: i
     narrow = width if format == "table" else None
     notes = _notes(report)
     if format == "markdown":
-        parts = [table(*_network_table(report.rows), format), "\n".join(f"- {plain(note)}" for note in notes)]
+        parts = [table(*_network_table(report.rows), format), "\n".join(f"- {markdown(note)}" for note in notes)]
     else:
         parts = [_fitting_networks(report.rows, narrow), "\n".join(fill(plain(note), narrow) for note in notes)]
     if layers and report.layers:

@@ -11,6 +11,7 @@ from cnncompress.errors import CompressError
 from cnncompress.reading import MalformedError, check
 from cnncompress.schemas import Metrics
 from cnncompress.spec import Latency, Pair, Plan, Profile, Rank
+from cnncompress.text import plain_values
 
 SCHEMA = 1
 Kind = Literal["original", "decomposed", "finetuned"]
@@ -99,7 +100,7 @@ class Report:
             found = values.get("schema") if isinstance(values, Mapping) else None
             raise CompressError(f"this report has schema {found}, not {SCHEMA}; read it with the version that wrote it")
         try:
-            check(Metrics, values)
+            check(Metrics, values := plain_values(values))
         except MalformedError as error:
             raise CompressError(f"this is not a report of schema {SCHEMA}: it {error}; write it again") from error
         rows, layers = map(_row_from_json, values["rows"]), map(_layer_from_json, values["layers"])

@@ -208,9 +208,28 @@ def test_a_hostile_run_is_refused(attack, command, trapped, cli):
         assert (result.code, len(errors)) == (1, 1)
 
 
+@pytest.mark.parametrize("name", ["../../outside", "/outside", "..", ".", "", "a/b", "a\\b", EVIL, "x" * 500])
+def test_a_name_leads_nowhere(name, trapped, done):
+    edit("run.json", lambda v: v.update(name=name))
+    Path("here").mkdir()
+    shutil.move("run", "here/run")
+    done("decompose", "here/run", "--rank", "3")
+    (made,) = Path("runs").iterdir()
+    assert (made / "run.json").is_file()
+    assert sorted(os.listdir()) == ["here", "loud.py", "runs", "victim"]
+
+
 def test_a_hostile_plan_file_is_refused(trapped, refused):
     for text in ("[" * 100_000, '{"layers": {"a": {"method": "svd", "rank": 1e999}}}', '{"layers": {}, "layers": {}}'):
         Path("plan.json").write_text(text)
         assert "plan.json" in refused("decompose", "digits_vgg", "--plan", "plan.json", "--dry-run", code=2)
     shutil.copy("run/metrics.json", "plan.json")
     assert "plan.json" in refused("decompose", "digits_vgg", "--plan", "plan.json", "--dry-run", code=2)
+
+
+def test_no_row_of_a_table_is_forged(run_copy, done):
+    lines = done("report", "run").splitlines()
+    edit("metrics.json", lambda v: v["rows"][0].update(name="net\nforged original 1"))
+    found = done("report", "run").splitlines()
+    assert len(found) == len(lines)
+    assert not any(line.startswith("forged") for line in found)

@@ -3,6 +3,7 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from cnncompress.errors import RunError
 from cnncompress.statistics import layers as statistics_layers
@@ -38,6 +39,34 @@ def test_a_garbled_file_is_one_line(tmp_path):
         assert "\n" not in str(caught.value)
     with pytest.raises(RunError, match="cannot write"):
         save_statistics(tmp_path / "statistics.safetensors" / "below", {})
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        "[" * 100_000,
+        '{"0": [1, 2], "0": [1, 2]}',
+        '{"0": [1]}',
+        '{"0": [-1, 2]}',
+        '{"0": ["1", 2]}',
+        '{"0": [1e999, 2]}',
+        "[]",
+    ],
+)
+def test_counts_in_a_file_are_checked(tmp_path, layers):
+    path = tmp_path / "statistics.safetensors"
+    save_file({"0:mean": torch.zeros(1, 3)}, path, {"key": "", "layers": layers})
+    with pytest.raises(RunError, match="truncated or garbled") as caught:
+        load_statistics(path)
+    assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize("mean", [torch.zeros(3), torch.full((1, 3), float("nan")), torch.full((1, 3), float("inf"))])
+def test_tensors_in_a_file_are_checked(tmp_path, mean):
+    path = tmp_path / "statistics.safetensors"
+    save_file({"0:mean": mean}, path, {"key": "", "layers": '{"0": [1, 2]}'})
+    with pytest.raises(RunError, match="mean is not 2-dimensional and finite"):
+        load_statistics(path)
 
 
 def test_key_follows_network_data_and_settings():

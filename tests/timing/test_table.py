@@ -87,6 +87,8 @@ def test_each_setting_has_its_own_times(machine, tmp_path, other):
         lambda path: path.write_text("{"),
         lambda path: path.write_text("[]"),
         lambda path: path.write_bytes(b"\xff\xfe"),
+        lambda path: path.write_text("[" * 100_000),
+        lambda path: path.write_text(path.read_text().replace('"schema": 1', '"schema": 1, "schema": 1')),
         lambda path: path.write_text(path.read_text().replace('"schema": 1', '"schema": 2')),
         lambda path: path.write_text(path.read_text().replace('"size": [8, 8]', '"size": [9, 9]')),
         lambda path: path.write_text(json.dumps(json.loads(path.read_text()) | {"times": {"x": "fast"}})),
