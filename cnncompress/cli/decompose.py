@@ -86,7 +86,7 @@ from cnncompress.cli import frame, options
 def command(config: Path | None, **flags: Any) -> None:
     """Replace the layers of MODEL by cheaper chains; write a run.
 
-    MODEL is a torchvision name (vgg16), timm:NAME, a built-in one (digits_vgg), package.module:factory,
+    MODEL is a torchvision name (vgg16), timm:NAME, a built-in one (photodigits_vgg), package.module:factory,
     path/to/file.py:factory, or a run directory.
 
     With --data, fifty or more images with or without labels, methods and ranks are planned for half the MACs and the

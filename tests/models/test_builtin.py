@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import nn
@@ -60,3 +62,11 @@ def test_shape_of_digits_vgg():
     # 1024·256 + 256, 256·256 + 256, 256·10 + 10
     assert linear == 262_400 + 65_792 + 2_570
     assert linear / params > 0.8
+
+
+def test_shape_of_photodigits_vgg():
+    model = load_model("photodigits_vgg").model
+    widths = [3, 32, 64, 64, 128, 128, 256, 256]
+    convolutions = sum(9 * before * after + after for before, after in pairwise(widths))
+    normalisations, linear = 2 * sum(widths[1:]), 256 * 10 + 10
+    assert sum(p.numel() for p in model.parameters()) == convolutions + normalisations + linear
