@@ -25,7 +25,7 @@ from cnncompress.factored import (
 )
 from cnncompress.linalg import check_finite
 from cnncompress.metrics import CENTRED, Metric, layer_metrics, relative_error, squared_error
-from cnncompress.spec import LayerPlan, LayerStatistics, Plan
+from cnncompress.spec import LayerPlan, LayerStatistics, Plan, Preprocessing
 
 
 def decompose(
@@ -68,7 +68,16 @@ def finished(
     merged.memory_format = plan.memory_format or before.plan.memory_format
     merged.rises, merged.achieved = dict(plan.rises), dict(plan.achieved)
     small = to_memory_format(small, plan.memory_format)
-    return attach(small, Provenance(before.source, before.preprocessing, merged, {**before.errors, **errors}, rises))
+    prepared = before.preprocessing or _as_given(plan.input_shape)
+    return attach(small, Provenance(before.source, prepared, merged, {**before.errors, **errors}, rises))
+
+
+def _as_given(shape: tuple[int, ...]) -> Preprocessing | None:
+    """Images of the shape [c, h, w] that a plan was made with, with their pixels as they are."""
+    if len(shape) != 3:
+        return None
+    channels, height, width = shape
+    return Preprocessing((height, width), None, mean=(0.0,) * channels, std=(1.0,) * channels)
 
 
 def _kept(before: Plan, now: Plan) -> dict[str, str]:

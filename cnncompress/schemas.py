@@ -188,7 +188,7 @@ class Metrics(Schema):
 class Source(Schema):
     """A `models.ModelSource`."""
 
-    kind: Literal["torchvision", "timm", "builtin", "factory"]
+    kind: Literal["torchvision", "timm", "builtin", "factory", "program"]
     name: Name
     kwargs: Options
 

@@ -185,6 +185,7 @@ class Plan:
     `memory_format` is the order in memory that the whole network is put in: `contiguous`, `channels_last`, or "" for
     the one it is in. For a budget, `rises` predicts for each layer how much of the accuracy it costs (nats an image
     under the metric kronecker), and `achieved` is the share of the network that is left, by the name of the cost.
+    `input_shape` [c, h, w] is that of the image it was made with, where that is known.
     """
 
     layers: dict[str, LayerPlan] = field(default_factory=dict)
@@ -193,6 +194,7 @@ class Plan:
     memory_format: str = ""
     rises: dict[str, float] = field(default_factory=dict)
     achieved: dict[str, float] = field(default_factory=dict)
+    input_shape: tuple[int, ...] = field(default=(), compare=False)
 
     def __repr__(self) -> str:
         return plan_in_words(self)

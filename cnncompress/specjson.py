@@ -59,5 +59,6 @@ def plan_from_json(values: dict[str, Any]) -> Plan:
         chain = tuple(stage_from_json(stage) for stage in p["stages"])
         rank, lowering = tuple(p["rank"]), str(p.get("lowering", ""))
         layers[name] = LayerPlan(spec, p["method"], rank, chain, _pair(p["macs"]), p["options"], lowering)
-    told = {key: {k: v for k, v in values.get(key, {}).items() if v is not None} for key in ("rises", "achieved")}
-    return Plan(layers, dict(values["kept"]), values["metric"], str(values.get("memory_format", "")), **told)
+    rises, achieved = ({k: v for k, v in values.get(key, {}).items() if v is not None} for key in ("rises", "achieved"))
+    memory_format = str(values.get("memory_format", ""))
+    return Plan(layers, dict(values["kept"]), values["metric"], memory_format, rises, achieved)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import fnmatch
+import warnings
 from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
 from cnncompress.divergence import Answers
-from cnncompress.factored import layers_of, refuse_module
+from cnncompress.factored import layers_of, provenance, refuse_module
 from cnncompress.metrics import CENTRED, check_metric
+from cnncompress.models.classes import class_source
 from cnncompress.planning.budget import Planner
 from cnncompress.planning.rules import (
     Choice,
@@ -61,6 +63,7 @@ def plan(
     Raises UsageError for requests that make no sense, and for a budget that no plan meets.
     """
     check_metric(metric)
+    _warn_unless_built_by_name(model)
     calls = examine(model, example_input)
     choices, reasons = choices_of(model, calls, Choice(method, rank), per_layer or {}, layers, skip)
     reasons |= reasons_of(profile(model, example_input))
@@ -80,7 +83,20 @@ def plan(
             original_ms=original_ms,
         )
         result = planner.plan(budget)
+    result.input_shape = tuple(example_input.shape[1:])
     return with_reasons(result, reasons, calls)
+
+
+def _warn_unless_built_by_name(model: nn.Module) -> None:
+    """Say before the work what `save` will not be able to keep."""
+    known = provenance(model)
+    if (known is None or known.source is None) and class_source(model) is None:
+        warnings.warn(
+            f"{type(model).__name__} cannot be built again by the name of its class: cnncompress.save will keep it as "
+            "an exported program, which runs but is neither trained nor decomposed again; load it with "
+            "cnncompress.load_model, or save it with source='path/file.py:factory', to keep the architecture",
+            stacklevel=3,
+        )
 
 
 def choices_of(

@@ -75,6 +75,8 @@ def _load(files: Snapshot, trust_code: bool) -> LoadedRun:
         known = dataclasses.replace(known, source=ModelSource("program", source.name))
         model = _program(files, info, code, trust_code)
         note = f"{path} runs as its stored program, {PROGRAM}, without {code}"
+    elif source.kind == "program":
+        model, note = _program(files, info, "the code of the network", trust_code=True), ""
     else:
         model, note = _build(files, info, known), _changed(path, info, source)
     attach(model.eval(), known)

@@ -21,6 +21,7 @@ from cnncompress.errors import CompressError, RunError, UsageError
 from cnncompress.factored import Provenance, attach, provenance
 from cnncompress.inputs import input_dtype
 from cnncompress.models import ModelSource
+from cnncompress.models.classes import class_source
 from cnncompress.models.sources import code_of, find_source, foreign_code
 from cnncompress.programs import write_program
 from cnncompress.reading import Schema, check, checksum, finite, parse_json
@@ -60,7 +61,8 @@ def save_run(
     """
     check_output(path, force)
     known = _known(model)
-    check_rebuild(model, known)
+    if known.source.kind != "program":
+        check_rebuild(model, known)
     with renewing(path, force) as folder:
         notes = _write_model(folder, model, known)
         _write_json(folder / METRICS, metrics, Metrics)
@@ -117,12 +119,32 @@ def save(model: nn.Module, path: str | Path, force: bool = False, source: ModelS
     """Save a network as a run without measurements.
 
     `source` tells how to build the architecture of one that `load_model` did not load: a model name such as
-    `path/file.py:factory`, or a ModelSource. Raises as `save_run` does.
+    `path/file.py:factory`, or a ModelSource. By default it is the class of the network, where that can be built by its
+    name; else the network is kept as an exported program, which runs but is neither trained nor decomposed again.
+    Raises as `save_run` does, and CompressError where neither can be had.
     """
     if source is not None:
         source = find_source(source) if isinstance(source, str) else source
         attach(model, dataclasses.replace(provenance(model) or Provenance(), source=source))
+    else:
+        _find_out_source(model)
     save_run(path, model, metrics={"schema": 1, "rows": [], "layers": []}, force=force)
+
+
+def _find_out_source(model: nn.Module) -> None:
+    """Note with a network how it can be built again, where nothing says so yet."""
+    known = provenance(model) or Provenance()
+    if known.source is not None:
+        return
+    source = class_source(model)
+    if source is not None:
+        known = dataclasses.replace(known, source=source)
+        try:
+            check_rebuild(model, known)
+        except CompressError:
+            source = None
+    program = ModelSource("program", type(model).__qualname__)
+    attach(model, dataclasses.replace(known, source=source or program))
 
 
 def _known(model: nn.Module) -> Provenance:
@@ -182,6 +204,8 @@ def _write_side(path: Path, write: Side) -> None:
 def _write_model(folder: Path, model: nn.Module, known: Provenance) -> list[str]:
     _write_json(folder / PLAN, {**plan_to_json(known.plan), "errors": known.errors}, StoredPlan)
     save_tensors(folder / MODEL, model.state_dict(keep_vars=True))
+    if known.source.kind == "program":
+        write_program(model, _example(model, _prepared(known)), folder / PROGRAM)
     code = foreign_code(known.source)
     if code is None or known.preprocessing is None:
         return []
@@ -190,6 +214,15 @@ def _write_model(folder: Path, model: nn.Module, known: Provenance) -> list[str]
     except CompressError as error:
         return [f"the run needs {code}: the network cannot be stored as a program ({error})"]
     return []
+
+
+def _prepared(known: Provenance) -> Preprocessing:
+    if known.preprocessing is None:
+        raise UsageError(
+            "the network cannot be built by the name of its class, and nothing says what its input is: load it with "
+            "cnncompress.load_model, or pass save(..., source='path/file.py:factory')"
+        )
+    return known.preprocessing
 
 
 def _example(model: nn.Module, preprocessing: Preprocessing) -> Tensor:
