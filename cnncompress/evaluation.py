@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -22,13 +22,23 @@ Batches = Iterable[Any]
 class Evaluation:
     """Accuracies in percent and the mean cross entropy (nats) over `images` images.
 
-    With fewer than five classes, `top5` counts the label among all of them.
+    With fewer than five classes, `top5` counts the label among all of them. `hits` [images] tells which images the
+    first guess was right on, where that was kept.
     """
 
     top1: float
     top5: float
     loss: float
     images: int
+    hits: Tensor | None = field(default=None, repr=False, compare=False)
+
+
+def paired_error(one: Evaluation | None, other: Evaluation | None) -> float | None:
+    """The standard error, in points, of the difference of top-1 of two networks on the same images, or None."""
+    if one is None or other is None or one.hits is None or other.hits is None or one.images != other.images:
+        return None
+    change = other.hits.double() - one.hits.double()
+    return 100 * float(change.var(correction=0) / len(change)) ** 0.5
 
 
 def resolve_device(name: str | torch.device) -> torch.device:
@@ -58,10 +68,18 @@ def check_labels(labels: Tensor, classes: int) -> None:
         raise DataError(f"class index {wrong} is not one of the network's {classes} outputs (0 to {classes - 1})")
 
 
-def tally(model: nn.Module, batches: Batches, device: torch.device, *, progress: bool = True) -> Tensor:
+def tally(
+    model: nn.Module,
+    batches: Batches,
+    device: torch.device,
+    *,
+    progress: bool = True,
+    kept: list[Tensor] | None = None,
+) -> Tensor:
     """Sums over batches as `inputs.read_batch` takes them: float64 [top-1 hits, top-5 hits, loss, images].
 
     The network is already on `device`; it is in eval mode meanwhile. Sums of parts of a data set may be added.
+    `kept` gets the top-1 hits of each batch.
     DataError for batches without labels.
     """
     dtype = input_dtype(model)
@@ -79,6 +97,8 @@ def tally(model: nn.Module, batches: Batches, device: torch.device, *, progress:
             check_labels(labels, output.shape[1])
             labels, scores = labels.to(device, non_blocking=True), output.double()
             hits = scores.topk(min(5, scores.shape[1])).indices == labels[:, None]
+            if kept is not None:
+                kept.append(hits[:, 0].cpu())
             loss = F.cross_entropy(scores, labels, reduction="sum")
             sums += torch.stack([hits[:, 0].sum(), hits.sum(), loss, loss.new_tensor(len(labels))])
     return sums
@@ -99,4 +119,6 @@ def evaluate(model: nn.Module, loader: Any, device: str | torch.device = "cpu", 
     network has no output for.
     """
     device = resolve_device(device)
-    return summarise(tally(model.to(device), loader, device, progress=progress))
+    kept: list[Tensor] = []
+    result = summarise(tally(model.to(device), loader, device, progress=progress, kept=kept))
+    return replace(result, hits=torch.cat(kept))

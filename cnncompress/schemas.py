@@ -156,6 +156,7 @@ class Row(Schema):
     images: Whole | None
     latency_ms: Latency | None
     other_macs: Whole = 0
+    top1_error: Annotated[float, Field(ge=0)] | None = None
     data: Text | None = None
 
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from cnncompress.errors import CompressError, DataError, UsageError
-from cnncompress.evaluation import Evaluation, evaluate, resolve_device, summarise, tally
+from cnncompress.evaluation import Evaluation, evaluate, paired_error, resolve_device, summarise, tally
 
 
 class Table(nn.Module):
@@ -32,6 +32,20 @@ def test_accuracies_and_loss_by_hand():
     result = evaluate(Table(), batches, "cpu", progress=False)
     assert (result.top1, result.top5, result.images) == (50.0, 75.0, 4)
     assert result.loss == pytest.approx(sum(losses) / 4, rel=1e-12)
+
+
+def test_the_standard_error_of_a_change_on_the_same_images():
+    """Two of four images are lost: changes 0, -1, 0, -1 have the variance 1/4, and their mean a 4th of it."""
+    labels = torch.zeros(4, dtype=torch.int64)
+    right, wrong = [1, 0], [0, 1]
+    before, after = (
+        evaluate(Table(), [(images_of(logits[:3]), labels[:3]), (images_of(logits[3:]), labels[3:])], progress=False)
+        for logits in ([right, right, wrong, right], [right, wrong, wrong, wrong])
+    )
+    assert paired_error(before, after) == pytest.approx(25.0)
+    assert paired_error(before, before) == 0
+    assert paired_error(before, None) is None
+    assert paired_error(before, Evaluation(50.0, 50.0, 1.0, 4)) is None
 
 
 def test_top5_of_fewer_classes_counts_all_of_them():

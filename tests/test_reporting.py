@@ -35,7 +35,8 @@ def test_json_follows_the_schema(report):
     assert list(found) == ["schema", "rows", "layers", "kept", "notes"]
     assert found["schema"] == 1
     types = {"name": str, "kind": str, "params": int, "macs": int, "size_bytes": int}
-    types |= {"top1": float, "top5": float, "images": int, "other_macs": int, "data": str, "latency_ms": dict}
+    types |= {"top1": float, "top5": float, "images": int, "other_macs": int, "data": str, "top1_error": float}
+    types["latency_ms"] = dict
     for row in found["rows"]:
         assert list(row) == list(types)
         assert all(row[key] is None or type(row[key]) is kind for key, kind in types.items())
@@ -58,7 +59,7 @@ def test_json_follows_the_schema(report):
 
 def test_json_round_trip(report):
     last = replace(LATENCY, memory_format="channels_last")
-    report.rows[1] = replace(SMALL, latency=last, other_macs=7, data="0123")
+    report.rows[1] = replace(SMALL, latency=last, other_macs=7, data="0123", top1_error=0.5)
     report.layers.append(replace(LAYERS[0], rise=0.25))
     assert Report.from_json(json.loads(render(report, "json"))) == report
 
@@ -67,7 +68,7 @@ def test_json_of_an_earlier_version(report):
     values = json.loads(render(report, "json"))
     del values["notes"]
     for row in values["rows"]:
-        del row["other_macs"], row["data"]
+        del row["other_macs"], row["data"], row["top1_error"]
         if row["latency_ms"]:
             del row["latency_ms"]["memory_format"], row["latency_ms"]["original"]
     for layer in values["layers"]:
@@ -223,6 +224,12 @@ def test_a_network_that_is_not_faster_says_so():
     slow = replace(SMALL, latency=replace(LATENCY, median=10.0))
     assert "runs/net is not faster than the original: 1.25 of its latency." in render(Report([ORIGINAL, slow]))
     assert "not faster" not in render(Report([ORIGINAL, SMALL]))
+
+
+def test_a_change_of_accuracy_has_its_standard_error():
+    said = "runs/net: top-1 -1.75 ± 0.60 points of the original's (standard error, the same 1,000 images)."
+    assert said in render(Report([ORIGINAL, replace(SMALL, top1_error=0.6)]))
+    assert "±" not in render(Report([ORIGINAL, SMALL]))
 
 
 def test_merge_shows_the_same_original_once(report):

@@ -145,7 +145,8 @@ class Checkpoints:
         """Write the weights with their epoch and accuracy."""
         self.ready()
         tensors = {name: t.detach().cpu().clone().contiguous() for name, t in tensors_of(model).items()}
-        metadata = {"epoch": str(epoch), "evaluation": json.dumps(dataclasses.asdict(result))}
+        plain = {name: value for name, value in dataclasses.asdict(result).items() if name != "hits"}
+        metadata = {"epoch": str(epoch), "evaluation": json.dumps(plain)}
         write_atomically(self.best, lambda file: file.write(to_safetensors(tensors, metadata)))
 
     def load_best(self, model: nn.Module | None = None) -> tuple[int, Evaluation]:

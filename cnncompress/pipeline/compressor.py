@@ -22,7 +22,7 @@ from cnncompress.fitting import decompose
 from cnncompress.inputs import input_dtype, read_batch
 from cnncompress.metrics import CENTRED, check_metric
 from cnncompress.pipeline.calibration import Calibration, calibrate, calibration_set, most_images
-from cnncompress.pipeline.formats import beside, fastest, in_formats, in_words, refuse_format
+from cnncompress.pipeline.formats import beside, converted, fastest, in_formats, in_words
 from cnncompress.pipeline.opening import Opened, evaluate_on
 from cnncompress.pipeline.original import original_of
 from cnncompress.planning import (
@@ -72,9 +72,10 @@ class Compressor:
         """UsageError where the network does not run in the memory format that was asked for."""
         if memory_format in ("", memory_format_of(self.opened.model)):
             return
-        reason = refuse_format(self.opened.model, self.opened.example(), memory_format)
-        if reason is not None:
-            raise UsageError(f"this network does not run in the memory format {memory_format}: {reason}")
+        try:
+            converted(self.opened.model, self.opened.example(), memory_format)
+        except CompressError as error:
+            raise UsageError(f"this network does not run in the memory format {memory_format}: {error}") from error
 
     @property
     def corrected(self) -> bool:
@@ -276,12 +277,10 @@ class Compressor:
 
     def compare(self, small: nn.Module) -> dict[str, Latency]:
         """Latency of the original, in the memory format it is fastest in, and of the compressed network, in turns."""
-        opened = self.opened
-        original = original_of(opened.run)
-        originals = self._formats if original is None else in_formats(original, opened.example())
+        original = original_of(self.opened.run)
+        originals = self._formats if original is None else in_formats(original, self.opened.example())
         found = self._latencies({**originals, "compressed": small})
-        after = found.pop("compressed")
-        before = found[fastest(found)]
+        after, before = found.pop("compressed"), found[fastest(found)]
         if after.median >= before.median and self.settings.budget is not None and not self._by_latency:
             self.notes.append("`--budget latency=0.9` beside the other budget plans for time too")
         self.notes += in_words(found)

@@ -9,11 +9,13 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from cnncompress.config import DecomposeSettings
 from cnncompress.console import Steps
 from cnncompress.data import Data
 from cnncompress.errors import CompressError, UnreachableError
-from cnncompress.evaluation import Evaluation, resolve_device
+from cnncompress.evaluation import Evaluation, paired_error, resolve_device
 from cnncompress.factored import Provenance, attach, provenance
 from cnncompress.models import DEFAULT, NONE
 from cnncompress.models.weights import is_path
@@ -113,7 +115,13 @@ def _decompose(settings: DecomposeSettings, command: list[str], held: ExitStack)
             return _dry_run(settings, compressor, chosen)
     if chosen is not None and not chosen.layers:
         raise CompressError(nothing_to_do(opened.name, chosen))
-    before = original_row(opened, cost, data, compressor.measure)
+    measured: list[Evaluation | None] = []  # the original's accuracy, where it is not known yet
+
+    def measure(network: nn.Module) -> Evaluation | None:
+        measured.append(compressor.measure(network))
+        return measured[-1]
+
+    before = original_row(opened, cost, data, measure)
     if chosen is None:
         with phases("search", f"look for the fewest MACs that lose at most {settings.max_drop:g} points"):
             found = search(compressor, settings.max_drop or 0.0, before)
@@ -125,6 +133,7 @@ def _decompose(settings: DecomposeSettings, command: list[str], held: ExitStack)
     with phases("profile"):
         small_cost = profile(small, opened.example())
     row = make_row(describe(opened, settings), "decomposed", small_cost, result, data)
+    row = dataclasses.replace(row, top1_error=paired_error(next(iter(measured), None), result))
     if settings.searching:
         small, times = compressor.timed(small, chosen)
         row = dataclasses.replace(row, latency=times.get("compressed"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from contextlib import suppress
 
 from torch import Tensor, nn
 
@@ -16,23 +17,23 @@ from cnncompress.spec import Latency
 WORTH = 0.97  # of the latency: a smaller gain is no reason to change the memory format
 
 
-def refuse_format(model: nn.Module, example: Tensor, memory_format: str) -> str | None:
-    """Why a network does not run in a memory format, from two forward passes of a copy of it, or None."""
-    try:
-        ready = to_memory_format(clone(model), memory_format)
-        with inference(ready):
-            for images in (example, example.contiguous(memory_format=MEMORY_FORMATS[memory_format])):
-                run(ready, images)
-    except CompressError as error:
-        return str(error)
-    return None
+def converted(model: nn.Module, example: Tensor, memory_format: str) -> nn.Module:
+    """A copy of a network in a memory format, after two forward passes; CompressError where it does not run in it."""
+    ready = to_memory_format(clone(model), memory_format)
+    with inference(ready):
+        for images in (example, example.contiguous(memory_format=MEMORY_FORMATS[memory_format])):
+            run(ready, images)
+    return ready
 
 
 def in_formats(model: nn.Module, example: Tensor) -> dict[str, nn.Module]:
     """A network by the memory formats that it runs in: itself in its own, which comes first, and copies in others."""
-    own = memory_format_of(model)
-    others = [name for name in MEMORY_FORMATS if name != own and refuse_format(model, example, name) is None]
-    return {own: model} | {name: to_memory_format(clone(model), name) for name in others}
+    found = {memory_format_of(model): model}
+    for name in MEMORY_FORMATS:
+        if name not in found:
+            with suppress(CompressError):
+                found[name] = converted(model, example, name)
+    return found
 
 
 def fastest(found: Mapping[str, Latency]) -> str:

@@ -13,7 +13,7 @@ from torch import nn
 from cnncompress.config import ModelSettings
 from cnncompress.console import LOG, Steps, bar
 from cnncompress.errors import DataError, UsageError
-from cnncompress.evaluation import Evaluation, resolve_device
+from cnncompress.evaluation import Evaluation, paired_error, resolve_device
 from cnncompress.exporting import ExportReport, export_onnx, export_pt2
 from cnncompress.factored import layers_of, refuse_module, spec_of, to_memory_format
 from cnncompress.pipeline.formats import beside, fastest, in_formats
@@ -240,9 +240,10 @@ def remeasure(report: Report, opened: Opened, settings: ModelSettings) -> None:
     networks = {0: original_network(opened), len(report.rows) - 1: opened.model}
     if networks[0] is None:
         report.notes.append(NOT_AT_HAND)
+    results = {i: evaluate_on(network, data, settings) for i, network in networks.items() if network is not None}
     for i, row in enumerate(report.rows):
-        network = networks.get(i)
-        report.rows[i] = with_accuracy(row, evaluate_on(network, data, settings) if network else None, data)
+        error = paired_error(results.get(0), results.get(i)) if i else None
+        report.rows[i] = dataclasses.replace(with_accuracy(row, results.get(i), data), top1_error=error)
 
 
 def add_latency(report: Report, measured: dict[str, Latency]) -> None:

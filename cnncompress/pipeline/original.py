@@ -86,4 +86,5 @@ def measured_again(
 def with_accuracy(row: Row, result: Evaluation | None, data: Data | None) -> Row:
     """A row with what was measured on `data`, and nothing else."""
     top1, top5, images = (result.top1, result.top5, result.images) if result else (None, None, None)
-    return dataclasses.replace(row, top1=top1, top5=top5, images=images, data=data.fingerprint if data else None)
+    of = data.fingerprint if data else None
+    return dataclasses.replace(row, top1=top1, top5=top5, images=images, data=of, top1_error=None)

@@ -193,6 +193,8 @@ def _notes(report: Report) -> list[str]:
         ratio = _ratios(row, original)["latency"] if row is not original else None
         if ratio is not None and ratio >= 1:
             notes.append(f"{row.name} is not faster than the original: {ratio:.2f} of its latency.")
+        if row.top1_error is not None and original and None not in (row.top1, original.top1):
+            notes.append(_change_of_top1(row, original))
     evaluated = [row for row in rows if row.top1 is not None]
     if len({row.images for row in evaluated}) > 1 or len({row.data for row in evaluated if row.data}) > 1:
         notes.append("The accuracies are not comparable: the networks were evaluated on different images.")
@@ -202,6 +204,14 @@ def _notes(report: Report) -> list[str]:
         if row.other_macs
     ]
     return notes + report.notes
+
+
+def _change_of_top1(row: Row, original: Row) -> str:
+    change = (row.top1 or 0.0) - (original.top1 or 0.0)
+    images = f"the same {row.images:,} images"
+    return (
+        f"{row.name}: top-1 {change:+.2f} ± {row.top1_error:.2f} points of the original's (standard error, {images})."
+    )
 
 
 # --- the layers ---

@@ -20,7 +20,7 @@ ROW_KEYS = ("name", "kind", "params", "macs", "size_bytes", "top1", "top5", "ima
 LAYER_KEYS = ("layer", "method", "rank", "params", "macs", "error")
 # What reports of earlier versions lack, with the value that stands for it.
 LATER_LATENCY: dict[str, Any] = {"memory_format": "unknown memory format", "original": None}
-LATER_ROW: dict[str, Any] = {"other_macs": 0, "data": None}
+LATER_ROW: dict[str, Any] = {"other_macs": 0, "data": None, "top1_error": None}
 LATER_LAYER: dict[str, Any] = {"was": "", "rise": None}
 
 
@@ -29,7 +29,8 @@ class Row:
     """One network: costs of one image, accuracy in percent on `images` images, milliseconds.
 
     `other_macs` of `macs` are outside convolution and linear layers. `data` identifies the images the accuracy was
-    measured on.
+    measured on. `top1_error` is the standard error, in points, of the difference of `top1` to the original's, both on
+    the same images.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Row:
     latency: Latency | None = None
     other_macs: int = 0
     data: str | None = None
+    top1_error: float | None = None
 
     @classmethod
     def of(cls, name: str, kind: Kind, profile: Profile, **measured: Any) -> Row:

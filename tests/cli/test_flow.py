@@ -72,7 +72,7 @@ def test_json_report(saved, done):
     assert set(report) == {"schema", "rows", "layers", "kept", "notes"}
     assert report["schema"] == 1
     keys = {"name", "kind", "params", "macs", "size_bytes", "top1", "top5", "images", "latency_ms"}
-    keys |= {"other_macs", "data"}
+    keys |= {"other_macs", "data", "top1_error"}
     timing = {"median", "p10", "p90", "batch", "threads", "device", "dtype", "memory_format", "original"}
     for row in report["rows"]:
         assert set(row) == keys
