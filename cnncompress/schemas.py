@@ -268,6 +268,7 @@ class Info(Schema):
     data: Data | None = None
     held_out: list[HeldOut] = []
     finetune: Options = {}
+    extra: Options = {}  # what else whoever wrote the run wants to say
     sha256: dict[Name, Digest] = {}  # of the files beside it
     code: dict[Name, Digest] = {}  # of the Python file that the network's factory is in
 

@@ -184,6 +184,9 @@ def test_update_keeps_all_the_rest(tmp_path, factory):
     info, metrics = (json.loads((old / name).read_text()) for name in ("run.json", "metrics.json"))
     assert (metrics["notes"], info["seed"], info["name"]) == (["2"], 2, "x")
     assert (new / "model.safetensors").samefile(old / "model.safetensors")
+    update_run(old, info={"mine": [1, "a"]})
+    update_run(old, info={"other": 0.5})
+    assert load_run(old, trust_code=True).info["extra"] == {"mine": [1, "a"], "other": 0.5}
     assert (old / "checkpoints" / "last.pt").read_text() == "state"
     update_run(old, randomise(net), metrics=EMPTY)
     run = load_run(old, trust_code=True)

@@ -15,10 +15,10 @@ from cnncompress.factored import Provenance, attach
 from cnncompress.models import ModelSource
 from cnncompress.models.sources import code_of, foreign_code, is_gone
 from cnncompress.programs import read_program
-from cnncompress.reading import MalformedError, checksum
+from cnncompress.reading import checksum
 from cnncompress.rebuild import fill, skeleton
 from cnncompress.runs.place import INFO, MODEL, PLAN, PROGRAM
-from cnncompress.runs.record import damage, read_info, read_metrics, read_plan
+from cnncompress.runs.record import check_sum, damage, read_info, read_metrics, read_plan
 from cnncompress.runs.snapshot import Snapshot, snapshot
 from cnncompress.spec import Plan, Preprocessing
 from cnncompress.specjson import plan_from_json
@@ -89,7 +89,7 @@ def _build(files: Snapshot, info: Mapping[str, Any], known: Provenance) -> nn.Mo
     model = skeleton(known, f"{path} cannot be loaded")
     with damage(path, MODEL):
         tensors = load_tensors(files.file(MODEL), f"{path / MODEL}")
-    _check_sum(files, info, MODEL)
+    check_sum(files, info, MODEL)
     fill(model, tensors, f"{path} is damaged: {MODEL}")
     return model
 
@@ -103,17 +103,9 @@ def _program(files: Snapshot, info: Mapping[str, Any], code: str, trust_code: bo
         raise RunError(f"{path} needs {code}; to have it run, give --trust-code (trust_code=True)")
     if PROGRAM not in info.get("sha256", {}):
         raise RunError(f"{path} is damaged: {INFO} has no checksum of {PROGRAM}")
-    _check_sum(files, info, PROGRAM)
+    check_sum(files, info, PROGRAM)
     with damage(path, PROGRAM):
         return read_program(files.file(PROGRAM))
-
-
-def _check_sum(files: Snapshot, info: Mapping[str, Any], name: str) -> None:
-    """RunError where a file is no longer the one that was written; runs of earlier versions have no checksums."""
-    expected = info.get("sha256", {}).get(name)
-    with damage(files.path, name):
-        if expected is not None and checksum(files.file(name)) != expected:
-            raise MalformedError("is not the file that was written with it: its checksum differs")
 
 
 def _changed(path: str | Path, info: Mapping[str, Any], source: ModelSource) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from cnncompress.errors import RunError
-from cnncompress.reading import MalformedError, Schema, check, read_json
+from cnncompress.reading import MalformedError, Schema, check, checksum, read_json
 from cnncompress.runs.place import FORMAT, INFO, METRICS, PLAN
 from cnncompress.runs.snapshot import Snapshot
 from cnncompress.schemas import Info, Metrics, StoredPlan
@@ -40,6 +40,14 @@ def read_metrics(files: Snapshot) -> dict[str, Any]:
 def _read(files: Snapshot, name: str, schema: type[Schema] | None = None) -> dict[str, Any]:
     with damage(files.path, name):
         return read_json(files.file(name), schema)
+
+
+def check_sum(files: Snapshot, info: Mapping[str, Any], name: str) -> None:
+    """RunError where a file is no longer the one that was written; runs of earlier versions have no checksums."""
+    expected = info.get("sha256", {}).get(name)
+    with damage(files.path, name):
+        if expected is not None and checksum(files.file(name)) != expected:
+            raise MalformedError("is not the file that was written with it: its checksum differs")
 
 
 @contextmanager

@@ -27,7 +27,7 @@ from cnncompress.programs import write_program
 from cnncompress.reading import Schema, check, checksum, finite, parse_json
 from cnncompress.rebuild import check_rebuild
 from cnncompress.runs.place import FILES, FORMAT, INFO, METRICS, MODEL, PLAN, PROGRAM, check_output, others, resolve
-from cnncompress.runs.record import read_info
+from cnncompress.runs.record import check_sum, read_info
 from cnncompress.runs.renewal import renewing
 from cnncompress.runs.snapshot import snapshot
 from cnncompress.schemas import Info, Metrics, StoredPlan
@@ -53,11 +53,11 @@ def save_run(
     The network of a user's own code is stored as a program too, which runs without that code, where it exports.
 
     The network needs a `Provenance` with a source (`cnncompress.load_model` and `decompose` leave one), else
-    UsageError. `info` adds to run.json (command, seed, data). `sides` are side products by file name: one that cannot
-    be written is left out, and a line on stderr says so. With `force`, the files of a run that is there are replaced;
-    whatever else is in its folder stays. RunError where `check_output` refuses, where the network is no longer what
-    its source and plan build, where somebody else is writing there, or where the system refuses; nothing is left
-    behind then.
+    UsageError. `info` adds to run.json: command, seed, data; keys of its own go under `extra`. `sides` are side
+    products by file name: one that cannot be written is left out, and a line on stderr says so. With `force`, the files
+    of a run that is there are replaced; whatever else is in its folder stays. RunError where `check_output` refuses,
+    where the network is no longer what its source and plan build, where somebody else is writing there, or where the
+    system refuses; nothing is left behind then.
     """
     check_output(path, force)
     known = _known(model)
@@ -66,7 +66,7 @@ def save_run(
     with renewing(path, force) as folder:
         notes = _write_model(folder, model, known)
         _write_json(folder / METRICS, metrics, Metrics)
-        _write_json(folder / INFO, {**_new_info(), **(info or {}), **_source_info(folder, known)}, Info)
+        _write_json(folder / INFO, {**_new_info(), **_told(info), **_source_info(folder, known)}, Info)
         for name, write in (sides or {}).items():
             _write_side(folder / name, write)
         kept = [name for name in others(resolve(path)) if name not in (sides or {})]
@@ -95,7 +95,7 @@ def update_run(
             old = {**old, **_source_info(folder, _known(model))}
         if metrics is not None:
             _write_json(folder / METRICS, metrics, Metrics)
-        _write_json(folder / INFO, {**old, **(info or {}), "format": FORMAT}, Info)
+        _write_json(folder / INFO, {**old, **_told(info, old), "format": FORMAT}, Info)
         stale = {PROGRAM} if model is not None else set()
         for name in set(FILES) - stale - set(os.listdir(folder)):
             if name in files:
@@ -109,9 +109,10 @@ def copy_run(source: str | Path, target: str | Path, force: bool = False) -> Non
     Files of a training or of the user are not copied; those at `target` stay.
     """
     with snapshot(source) as files, renewing(target, force) as folder:
-        read_info(files)
+        info = read_info(files)
         for name in FILES:
             if name in files:
+                check_sum(files, info, name)
                 files.link(name, folder / name)
 
 
@@ -166,6 +167,13 @@ def _new_info() -> dict[str, Any]:
     }
     created = datetime.now(UTC).isoformat(timespec="seconds")
     return {"versions": versions, "created": created, "command": [], "seed": None, "data": None}
+
+
+def _told(info: Mapping[str, Any] | None, old: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """What a caller says of a run, after what run.json already says: what has no key there goes under `extra`."""
+    known = {key: value for key, value in (info or {}).items() if key in Info.model_fields}
+    extra = {**(old or {}).get("extra", {}), **{k: v for k, v in (info or {}).items() if k not in known}}
+    return {**known, "extra": extra} if extra else known
 
 
 def _source_info(folder: Path, known: Provenance) -> dict[str, Any]:

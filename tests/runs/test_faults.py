@@ -1,5 +1,6 @@
 """Every call to the file system fails once, by an error and by the death of the process: all is whole, old or new."""
 
+import itertools
 import os
 import subprocess
 import sys
@@ -13,8 +14,10 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(not hasattr(os, "fork"), reas
 CALLS = {"save": 25, "save_new": 20, "update": 25, "tune": 60, "export": 8}  # at least so many are met
 
 
-@pytest.mark.parametrize("way", ["error", "kill"])
-@pytest.mark.parametrize("operation", CALLS)
+@pytest.mark.parametrize(
+    ("operation", "way"),
+    [*itertools.product(CALLS, ["error", "kill"]), ("save_new", "error and stat"), ("update", "error and stat")],
+)
 def test_whichever_call_fails_nothing_is_lost_or_half_written(tmp_path, operation, way):
     command = [sys.executable, "-m", "tests.runs.faults", operation, way, str(tmp_path / "root")]
     done = subprocess.run(command, env=env(), capture_output=True, text=True, timeout=600, check=False)

@@ -106,6 +106,16 @@ def test_a_copy_keeps_the_files_of_the_run_that_it_replaces_and_takes_none_along
     assert not (tmp_path / "third" / "notes.md").exists()
 
 
+def test_a_damaged_run_is_not_copied(tmp_path, run):
+    path = run / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(RunError, match="checksum differs"):
+        copy_run(run, tmp_path / "copy")
+    assert not (tmp_path / "copy").exists()
+
+
 @POSIX
 def test_links_pipes_and_sockets_in_a_run_stay_what_they_are(tmp_path, run, net, monkeypatch):
     (tmp_path / "secret").mkdir()
