@@ -84,7 +84,7 @@ def measured_again(
 
 
 def with_accuracy(row: Row, result: Evaluation | None, data: Data | None) -> Row:
-    """A row with what was measured on `data`, and nothing else."""
+    """A row with what was measured on `data`, and nothing else; as it is where that is what it has."""
     top1, top5, images = (result.top1, result.top5, result.images) if result else (None, None, None)
-    of = data.fingerprint if data else None
-    return dataclasses.replace(row, top1=top1, top5=top5, images=images, data=of, top1_error=None)
+    found = dataclasses.replace(row, top1=top1, top5=top5, images=images, data=data.fingerprint if data else None)
+    return row if found == row else dataclasses.replace(found, top1_error=None)
