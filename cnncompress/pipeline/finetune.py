@@ -31,6 +31,7 @@ from cnncompress.reporting import Report
 from cnncompress.runs import update_run
 
 VALIDATION_SHARE = 0.2
+ERRORS = "relative errors of layers are those of their fit, before fine-tuning"
 
 
 @dataclasses.dataclass
@@ -112,12 +113,12 @@ def add_tuned(report: Report, opened: Opened, result: FinetuneResult, data: Data
     again, same = last.kind == "finetuned", (best.top1, best.top5) == (start.top1, start.top5)
     if same:
         what = f"loss {start.loss:.4f} → {best.loss:.4f}" if result.best_epoch else result.note
-        report.notes.append(
-            f"fine-tuning on {data.name} gained nothing: top-1 {best.top1:.2f} % before and after, {what}"
-        )
+        said = f"fine-tuning on {data.name} gained nothing: top-1 {best.top1:.2f} % before and after, {what}"
+        report.notes += [said] if said not in report.notes else []  # a training that is resumed says it again
     if result.best_epoch == 0:  # it is the network that it was
         report.rows = [*rows[:-1], with_accuracy(last, start, data)]
         return
+    report.notes += [ERRORS] if ERRORS not in report.notes else []
     tuned = make_row(last.name if again else f"{last.name}, fine-tuned", "finetuned", cost, best, data)
     before = [] if again or same else [with_accuracy(last, start, data)]
     report.rows = [*rows[:-1], *before, dataclasses.replace(tuned, latency=last.latency)]

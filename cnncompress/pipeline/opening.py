@@ -120,6 +120,7 @@ def open_data(settings: ModelSettings, opened: Opened) -> Data | None:
     for known in held_out(opened):
         if known["fingerprint"] == data.fingerprint:
             data = split(data, known["share"], known["seed"])
+            LOG.info("%s: the %d images that this run has not seen count", data.name, len(data.val))
     return data
 
 

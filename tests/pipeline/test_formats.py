@@ -1,22 +1,25 @@
 """Memory formats: what a network runs in, what it is fastest in, what shares of latency are of."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from cnncompress.config import DecomposeSettings
+from cnncompress.config import DecomposeSettings, ModelSettings
 from cnncompress.console import Steps
 from cnncompress.errors import CompressError, UsageError
 from cnncompress.factored import Provenance, attach, memory_format_of, to_memory_format
-from cnncompress.pipeline import compressor
+from cnncompress.pipeline import compressor, run_decompose
 from cnncompress.pipeline.compressor import Compressor
 from cnncompress.pipeline.formats import beside, converted, fastest, in_formats, in_words
-from cnncompress.pipeline.opening import Opened
+from cnncompress.pipeline.measure import Timing, measure_latency
+from cnncompress.pipeline.opening import Opened, open_run
 from cnncompress.profiling import profile
 from cnncompress.spec import Budget, Latency, Preprocessing
 from cnncompress.timing import LatencyTable, TimingSetting
+from tests.pipeline.networks import write_factory
 
 IMAGE = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -137,3 +140,15 @@ def test_a_budget_that_is_not_of_latency_needs_no_time(tmp_path, monkeypatch):
     assert (times, made_for["macs"].notes) == ({}, ["the latency was not measured: no clock here"])
     with pytest.raises(UsageError):
         made_for["latency"].timed(small, plan)
+
+
+def test_a_format_that_no_stride_tells_survives_a_reload(tmp_path, monkeypatch):
+    """Kernels of 1×1 are in both orders at once: the run's plan tells, and its latency is labelled so."""
+    monkeypatch.chdir(tmp_path)
+    write_factory(tmp_path)
+    asked = {"model": "net.py:pointwise", "input_size": 8, "rank": 2, "memory_format": "channels_last", "out": "run"}
+    run_decompose(DecomposeSettings.model_validate(asked), [])
+    run = open_run(Path("run"), ModelSettings(trust_code=True))
+    assert memory_format_of(run.model) == "channels_last"
+    found = measure_latency(run, Timing(threads=1))
+    assert [latency.memory_format for latency in found.values()][-1] == "channels_last"

@@ -15,7 +15,7 @@ from cnncompress.evaluation import Evaluation
 from cnncompress.finetuning import FinetuneResult
 from cnncompress.models import load_model
 from cnncompress.pipeline import compressor, open_model, run_decompose, run_evaluate, run_report
-from cnncompress.pipeline.finetune import add_tuned, run_finetune
+from cnncompress.pipeline.finetune import ERRORS, add_tuned, run_finetune
 from cnncompress.pipeline.opening import open_run
 from cnncompress.pipeline.original import NOT_AT_HAND, original_network, original_of
 from cnncompress.profiling import size_bytes
@@ -193,13 +193,13 @@ def test_a_training_that_changed_nothing_adds_no_row(model, kind):
 def test_a_training_that_gained_nothing_takes_the_place_of_what_it_trained(model):
     report = rows_after(2, "decomposed", model, top1=50.0)
     assert [(row.name, row.kind, row.top1) for row in report.rows[1:]] == [("small, fine-tuned", "finetuned", 50.0)]
-    assert report.notes == [NOTHING + "loss 1.0000 → 0.5000"]
+    assert report.notes == [NOTHING + "loss 1.0000 → 0.5000", ERRORS]
 
 
 def test_a_training_that_gained_adds_a_row(model):
     report = rows_after(2, "decomposed", model)
     assert [(row.name, row.top1) for row in report.rows[1:]] == [("small", 50.0), ("small, fine-tuned", 60.0)]
-    assert report.notes == []
+    assert report.notes == [ERRORS]
 
 
 def test_a_second_training_has_the_row_of_the_first(model):
