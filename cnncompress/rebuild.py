@@ -10,8 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from cnncompress.errors import CompressError, RunError
-from cnncompress.factored import Provenance, apply_plan
+from cnncompress.factored import Provenance, apply_plan, layers_of
 from cnncompress.models import build_architecture
+from cnncompress.modules import spec_of
+from cnncompress.spec import Chain, Pair, Plan, convolutions
+
+SIZES = ((97, 89), (512, 509))  # of inputs, to compare what layers and chains make of them
 
 
 def skeleton(known: Provenance, failure: str) -> nn.Module:
@@ -25,9 +29,27 @@ def skeleton(known: Provenance, failure: str) -> nn.Module:
     except (KeyError, RuntimeError, ValueError, TypeError) as error:
         raise RunError(f"{failure}: {known.source.name} cannot be built here ({_reason(error)})") from error
     try:
+        _check_layers(model, known.plan)
         return apply_plan(model, known.plan)
     except (CompressError, AttributeError, RuntimeError, ValueError, TypeError) as error:
         raise RunError(f"{failure}: its plan does not fit {known.source.name} ({_reason(error)})") from error
+
+
+def _check_layers(model: nn.Module, plan: Plan) -> None:
+    """CompressError where a layer is not what the plan says that it replaced, or its chain gives other sizes."""
+    layers = layers_of(model)
+    for name, planned in plan.layers.items():
+        if name in layers and planned.spec != (found := spec_of(layers[name])):
+            raise CompressError(f"{name} is {found}, and another layer, {planned.spec}, in the plan")
+        for size in SIZES:
+            if _size_after(planned.chain, size) != planned.spec.output_size(size):
+                raise CompressError(f"the stages of {name} give outputs of other sizes than the layer")
+
+
+def _size_after(chain: Chain, size: Pair) -> Pair:
+    for stage in convolutions(chain):
+        size = stage.output_size(size)
+    return size
 
 
 def check_rebuild(model: nn.Module, known: Provenance) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from cnncompress import rebuild
-from cnncompress.errors import CompressError, RunError, UsageError
+from cnncompress.errors import RunError, UsageError
 from cnncompress.factored import Provenance, attach, provenance
 from cnncompress.models import ModelSource
 from cnncompress.models.sources import build_architecture, find_source
@@ -96,9 +96,12 @@ def test_the_folder_of_a_run_can_be_given_away(run, tmp_path):
     assert same(load(tmp_path / "elsewhere"), before)
 
 
-def test_a_program_is_not_saved_as_if_it_had_layers(run, tmp_path):
-    with pytest.raises(CompressError, match="opened as an exported program"):
-        save(load(run), tmp_path / "again")
+def test_a_program_is_saved_as_one(run, tmp_path):
+    net = load(run)
+    save(net, tmp_path / "again")
+    assert not (tmp_path / "ran").exists()
+    for consent in (False, True):
+        assert same(load(tmp_path / "again", trust_code=consent), net)
     assert not (tmp_path / "ran").exists()
     copy_run(run, tmp_path / "copy")
     assert isinstance(load(tmp_path / "copy"), Program)

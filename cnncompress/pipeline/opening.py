@@ -93,9 +93,9 @@ def need_layers(opened: Opened, doing: str) -> None:
     """RunError where a run was opened as a program, of which there are no layers."""
     source = opened.provenance.source
     if source is not None and source.kind == "program":
-        raise RunError(
-            f"cannot {doing} {opened.weights}: {PROGRAM_ONLY}; give --trust-code where {source.name} is at hand"
-        )
+        built = opened.run is not None and opened.run.info["source"]["kind"] == "factory"
+        remedy = f"; give --trust-code where {source.name} is at hand" if built else ""
+        raise RunError(f"cannot {doing} {opened.weights}: {PROGRAM_ONLY}{remedy}")
 
 
 def recorded(opened: Opened) -> Report:
