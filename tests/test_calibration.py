@@ -58,7 +58,7 @@ def test_a_metric_without_images_is_refused(tmp_path, capsys):
     with pytest.raises(SystemExit) as exit_:
         main(["decompose", "digits_vgg", "--metric", "kronecker", "--out", str(tmp_path / "run")])
     assert exit_.value.code == 2
-    assert capsys.readouterr().err.count("\n") == 1
+    assert capsys.readouterr().err.count("error: ") == 1
 
 
 @pytest.mark.parametrize("metric", ["data-covariance", "kronecker", "mahalanobis"])

@@ -50,6 +50,9 @@ def check_output(path: str | Path, force: bool = False) -> None:
             if any(os.scandir(target)) and not _is_ours(target):
                 what = f"its {INFO} is not of this program" if is_run(target) else "not a run"
                 raise RunError(f"{path} is a folder of other files ({what}) and is left alone; choose another name")
+            for name in FILES:
+                if kind := kind_of(target / name):
+                    raise RunError(f"{target / name} is {kind}, and is not replaced; choose another name")
         elif os.path.lexists(target):
             raise RunError(f"cannot write {path}: it is {kind_of(target) or 'a file'}; choose another name")
         check_parent(target)

@@ -26,6 +26,7 @@ from cnncompress.models.sources import code_of, find_source, foreign_code
 from cnncompress.programs import write_program
 from cnncompress.reading import Schema, check, checksum, finite, parse_json
 from cnncompress.rebuild import check_rebuild
+from cnncompress.regular import NotRegularError, kind_of
 from cnncompress.runs.place import FILES, FORMAT, INFO, METRICS, MODEL, PLAN, PROGRAM, check_output, others, resolve
 from cnncompress.runs.record import check_sum, read_info
 from cnncompress.runs.renewal import renewing
@@ -68,7 +69,7 @@ def save_run(
         _write_json(folder / METRICS, metrics, Metrics)
         _write_json(folder / INFO, {**_new_info(), **_told(info), **_source_info(folder, known)}, Info)
         for name, write in (sides or {}).items():
-            _write_side(folder / name, write)
+            _write_side(folder / name, write, resolve(path) / name)
         kept = [name for name in others(resolve(path)) if name not in (sides or {})]
     if kept:
         LOG.info(f"kept in {path}, as they are no part of the run that was replaced: {', '.join(map(plain, kept))}")
@@ -201,12 +202,15 @@ def _write_json(path: Path, values: Mapping[str, Any], schema: type[Schema]) -> 
     path.write_text(text + "\n", encoding="utf-8")
 
 
-def _write_side(path: Path, write: Side) -> None:
+def _write_side(path: Path, write: Side, old: Path) -> None:
+    """Write a side product, or say why it is left out: nothing but a file, at `old`, is replaced by one."""
     try:
+        if kind := kind_of(old):
+            raise NotRegularError(old, kind)
         write(path)
     except (CompressError, OSError) as error:
         path.unlink(missing_ok=True)
-        LOG.warning(f"warning: the run has no {path.name}: {first_line(error)}")
+        LOG.warning(f"warning: the run has no new {path.name}: {first_line(error)}")
 
 
 def _write_model(folder: Path, model: nn.Module, known: Provenance) -> list[str]:

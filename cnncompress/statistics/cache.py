@@ -16,7 +16,8 @@ from torch import nn
 
 from cnncompress.errors import RunError
 from cnncompress.publish import os_errors, replacing
-from cnncompress.reading import check, check_regular, parse_json
+from cnncompress.reading import check, parse_json
+from cnncompress.regular import kind_of
 from cnncompress.schemas import Counts
 from cnncompress.spec import LayerStatistics
 from cnncompress.tensorfile import digest_of
@@ -56,9 +57,10 @@ def load_statistics(path: str | Path, key: str | None = None) -> dict[str, Layer
     """
     if not Path(path).exists():
         return None
+    if kind := kind_of(path):
+        raise RunError(f"{path} cannot be read: it is {kind}; delete it")
     found = {}
     try:
-        check_regular(path)
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             if key is not None and metadata["key"] != key:

@@ -137,6 +137,27 @@ def test_links_pipes_and_sockets_in_a_run_stay_what_they_are(tmp_path, run, net,
 
 
 @POSIX
+@pytest.mark.parametrize("name", ["model.safetensors", "network.pt2", "metrics.json"])
+def test_a_link_in_the_place_of_a_file_of_the_run_is_not_replaced(tmp_path, run, net, name):
+    (tmp_path / "store").write_text("elsewhere")
+    (run / name).unlink(missing_ok=True)
+    (run / name).symlink_to(tmp_path / "store")
+    for write_again in (lambda: save(net, run, force=True), lambda: update_run(run, info={"seed": 1})):
+        with pytest.raises(RunError, match=rf"{name} is a link, and is not replaced"):
+            write_again()
+    assert (run / name).is_symlink()
+    assert (tmp_path / "store").read_text() == "elsewhere"
+
+
+@POSIX
+def test_a_pipe_in_the_place_of_a_side_product_stays(run, net, caplog):
+    os.mkfifo(run / "side.bin")
+    save_run(run, net, metrics=EMPTY, force=True, sides={"side.bin": lambda path: path.write_text("new")})
+    assert stat.S_ISFIFO((run / "side.bin").lstat().st_mode)
+    assert "the run has no new side.bin: it is a named pipe" in caplog.text
+
+
+@POSIX
 def test_a_pipe_that_cannot_be_linked_is_named(run, net, monkeypatch):
     def refuse(*args, **kwargs):
         raise OSError(errno.EPERM, "no hard links here")
@@ -193,7 +214,7 @@ def test_a_side_product_that_fails_is_left_out_and_told(tmp_path, net, caplog):
     sides = {"big.bin": full, "small.txt": lambda path: path.write_text("whole")}
     save_run(tmp_path / "run", net, metrics=EMPTY, sides=sides)
     assert sorted(set(os.listdir(tmp_path / "run")) & sides.keys()) == ["small.txt"]
-    assert "the run has no big.bin" in caplog.text
+    assert "the run has no new big.bin" in caplog.text
     load(tmp_path / "run", trust_code=True)
 
 
