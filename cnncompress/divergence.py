@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cnncompress.errors import CompressError
+from cnncompress.errors import CompressError, DataError
 from cnncompress.factored import forward, inference
-from cnncompress.inputs import input_dtype
+from cnncompress.inputs import input_dtype, read_batch
 
 PIXELS = 2**21  # go through a network at once
 WORK = 5e10  # multiply-accumulates of one check of the answers
@@ -40,6 +42,36 @@ class Answers:
         if value != value:
             raise CompressError("the network's outputs are not finite; check the images and the weights")
         return value
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How near the answers of two networks are on `images` images: percent of the same top class, and nats an image."""
+
+    same: float
+    divergence: float
+    images: int
+
+
+def agreement(model: nn.Module, small: nn.Module, loader: Iterable[Any]) -> Agreement:
+    """The agreement of `small` with the network it was made of, on batches as `inputs.read_batch` takes them.
+
+    Both are on the CPU. DataError where there are no images, CompressError where an answer is not finite.
+    """
+    same = images = 0
+    total = 0.0
+    for batch in loader:
+        part, _ = read_batch(batch, labels=False)
+        if len(part):
+            ours, theirs = Answers(small, part).original, Answers(model, part).original
+            same += int((ours.argmax(1) == theirs.argmax(1)).sum())
+            total += float((theirs.exp() * (theirs - ours)).sum())
+            images += len(part)
+    if not images:
+        raise DataError("no images to compare the answers on; check the data set")
+    if total != total:
+        raise CompressError("the network's outputs are not finite; check the images and the weights")
+    return Agreement(100 * same / images, max(0.0, total) / images, images)
 
 
 def to_check(images: Tensor, macs: int) -> Tensor:

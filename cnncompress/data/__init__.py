@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from cnncompress.data.builtin import BUILTIN, built_in
+from cnncompress.data.folders import image_folder
 from cnncompress.data.loading import Augmented, Images, Loader, evaluation_transform, make_loader
-from cnncompress.data.sources import TORCHVISION, Data, image_folder, torchvision_set
+from cnncompress.data.sources import TORCHVISION, Data, torchvision_set
 from cnncompress.errors import DataError, UsageError, nearest
 from cnncompress.spec import Preprocessing
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Sequence
+from functools import cache
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
+from cnncompress.data.layout import is_junk
 from cnncompress.regular import NotRegularError, leads_out, open_regular
+
+FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "DIB", "TIFF", "PPM", "MPO", "JPEG2000", "TGA", "ICO")
 
 
 def files_below(folder: str, roots: Collection[str], left_out: dict[str, str]) -> list[str]:
@@ -29,7 +33,7 @@ def files_below(folder: str, roots: Collection[str], left_out: dict[str, str]) -
             seen.add(real)
             entries = sorted(os.scandir(path), key=lambda entry: entry.name)
             found.append((path, [entry.path for entry in entries if not _is_folder(entry)]))
-            inner = [entry for entry in entries if _is_folder(entry)]
+            inner = [entry for entry in entries if _is_folder(entry) and not is_junk(entry.name)]
             for entry in sorted(inner, key=lambda entry: entry.is_symlink()):  # real folders before links to them
                 enter(entry.path)
 
@@ -54,11 +58,21 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
+@cache
+def formats() -> list[str]:
+    """Pillow's formats that images are read in: none that calls another program, as EPS does."""
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
+
+
 def read_image(folder: str, roots: Sequence[str], names: Sequence[str], index: int) -> Image.Image:
     """The image `names[index]` below `folder`; OSError for what is no regular file or a link out of `roots`."""
     path = os.path.join(folder, names[index])
     if leads_out(path, *roots):
         raise NotRegularError(path, "a link out of the folder")
-    with open_regular(path, follow=True) as file, Image.open(file) as image:
-        image.load()
-        return image
+    try:
+        with open_regular(path, follow=True) as file, Image.open(file, formats=formats()) as image:
+            image.load()
+            return image
+    except UnidentifiedImageError:
+        raise OSError("it is empty" if not os.path.getsize(path) else "it is no image in a known format") from None

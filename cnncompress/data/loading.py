@@ -115,7 +115,7 @@ class Images(Dataset):
         try:
             return in_mode(self.read(self.positions[index]), MODES[self.preprocessing.channels])
         except UNREADABLE as error:
-            name, reason = self.name(index), str(error).partition("\n")[0] or type(error).__name__
+            name, reason = self.name(index), getattr(error, "strerror", None) or first_line(error)
             self.skipped[name] = reason
             raise UnreadableError(name, reason) from error
 

@@ -14,7 +14,7 @@ from cnncompress.config import DecomposeSettings
 from cnncompress.console import Steps
 from cnncompress.correction import decompose_in_order, reconstruct, reestimate
 from cnncompress.data import Data, make_loader
-from cnncompress.divergence import Answers, to_check
+from cnncompress.divergence import Answers, agreement, to_check
 from cnncompress.errors import CompressError, UsageError
 from cnncompress.evaluation import Evaluation, resolve_device
 from cnncompress.factored import memory_format_of, to_memory_format
@@ -161,6 +161,19 @@ class Compressor:
             "evaluate", f"evaluate the {'original' if model is self.opened.model else 'compressed'} network"
         ):
             return evaluate_on(model, self.data, self.settings)
+
+    def compare_answers(self, small: nn.Module) -> None:
+        """Note how near the answers are to the original's, on images without labels that calibrated nothing."""
+        data = self.data
+        if data is None or data.labelled:
+            return
+        with self.phases("evaluate", "compare the answers with the original's"):
+            loader = make_loader(data.val, self.settings.batch_size, workers=self.settings.workers)
+            found = agreement(self.opened.model, small, loader)
+        self.notes.append(
+            f"on {found.images} images without labels, the most probable class is the original's for "
+            f"{found.same:.2f} %, and the answers diverge by {found.divergence:.3g} nats"
+        )
 
     @property
     def predicts_nats(self) -> bool:

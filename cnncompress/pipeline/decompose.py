@@ -91,6 +91,13 @@ def run_decompose(settings: DecomposeSettings, command: list[str]) -> Decomposed
         return _decompose(settings, command, held)
 
 
+def labels_for(settings: DecomposeSettings) -> str:
+    """What labels are needed for, in words; empty where images alone will do."""
+    if settings.max_drop is not None:
+        return "--max-drop"
+    return "the metric mahalanobis" if settings.metric == "mahalanobis" else ""
+
+
 def _decompose(settings: DecomposeSettings, command: list[str], held: ExitStack) -> Decomposed:
     settings = settings.resolved()
     phases = Steps(expected_steps(settings))
@@ -105,7 +112,7 @@ def _decompose(settings: DecomposeSettings, command: list[str], held: ExitStack)
         out = default_out(settings, opened.name)
         if not settings.dry_run:
             held.enter_context(reserved(out, settings.force))
-        data = apart(open_data(settings, opened), settings)
+        data = apart(open_data(settings, opened, labels_for(settings)), settings)
         cost = profile(opened.model, opened.example())
         compressor = Compressor(settings, opened, data, cost, out, phases)
     chosen = None
@@ -130,6 +137,7 @@ def _decompose(settings: DecomposeSettings, command: list[str], held: ExitStack)
     else:
         small = compressor.fit(chosen)
         result = compressor.measure(small)
+        compressor.compare_answers(small)
     with phases("profile"):
         small_cost = profile(small, opened.example())
     row = make_row(describe(opened, settings), "decomposed", small_cost, result, data)

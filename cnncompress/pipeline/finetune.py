@@ -97,7 +97,7 @@ def _train_in(
 
 def open_training_data(settings: TuneSettings, opened: Opened) -> Data:
     """Images to train and to validate on; a flat folder is split, the same way every time."""
-    data = open_data(settings, opened)
+    data = open_data(settings, opened, "fine-tuning")
     if data is None:
         raise UsageError("nothing to train on; give --data FOLDER, cifar10:ROOT or digits")
     return split(data, VALIDATION_SHARE, settings.seed)

@@ -35,7 +35,7 @@ def run_evaluate(settings: ModelSettings) -> tuple[str, Evaluation]:
     steps = Steps(["load", "evaluate"])
     steps.announce("load", f"load {settings.model}")
     opened = open_model(settings)
-    data = open_data(settings, opened)
+    data = open_data(settings, opened, "accuracy")
     steps.announce("evaluate", f"evaluate on {settings.data}")
     result = evaluate_on(opened.model, data, settings)
     if result is None:
@@ -236,7 +236,7 @@ def run_report(runs: Sequence[Path], settings: ModelSettings, timing: Timing | N
 
 def remeasure(report: Report, opened: Opened, settings: ModelSettings) -> None:
     """Measure the original's and the newest row on `settings.data`; the rows between lose their accuracy."""
-    data = open_data(settings, opened)
+    data = open_data(settings, opened, "accuracy")
     networks = {0: original_network(opened), len(report.rows) - 1: opened.model}
     if networks[0] is None:
         report.notes.append(NOT_AT_HAND)

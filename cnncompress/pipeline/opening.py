@@ -13,7 +13,7 @@ from cnncompress.config import ModelSettings
 from cnncompress.console import LOG
 from cnncompress.copying import clone
 from cnncompress.data import Data, load_data, make_loader, split
-from cnncompress.errors import CompressError, RunError, UsageError
+from cnncompress.errors import CompressError, DataError, RunError, UsageError
 from cnncompress.evaluation import Evaluation, evaluate, resolve_device
 from cnncompress.factored import Provenance, attach, forward, inference, provenance
 from cnncompress.inputs import input_dtype
@@ -109,14 +109,17 @@ def recorded(opened: Opened) -> Report:
         raise RunError(f"{opened.weights} is damaged: metrics.json: {error}") from error
 
 
-def open_data(settings: ModelSettings, opened: Opened) -> Data | None:
+def open_data(settings: ModelSettings, opened: Opened, labels_for: str = "") -> Data | None:
     """The images of `settings.data`, checked against the network's number of outputs; None without data.
 
     A set that a run was calibrated or trained on a part of is split as it was then, so that no other is evaluated.
+    DataError for images without labels where they are needed: `labels_for` says what for.
     """
     if settings.data is None:
         return None
     data = load_data(settings.data, opened.preprocessing, count_outputs(opened))
+    if labels_for and not data.labelled:
+        raise DataError(f"{data.name}: {labels_for} needs labels, which images in folders {data.name}/CLASS/ have")
     for known in held_out(opened):
         if known["fingerprint"] == data.fingerprint:
             data = split(data, known["share"], known["seed"])
@@ -140,8 +143,8 @@ def count_outputs(opened: Opened) -> int:
 
 
 def evaluate_on(model: nn.Module, data: Data | None, settings: ModelSettings) -> Evaluation | None:
-    """Accuracy on the evaluation images of `data`; None without data."""
-    if data is None:
+    """Accuracy on the evaluation images of `data`; None without data or labels."""
+    if data is None or not data.labelled:
         return None
     device = resolve_device(settings.device)
     loader = make_loader(data.val, settings.batch_size, workers=settings.workers)

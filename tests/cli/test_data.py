@@ -27,7 +27,7 @@ def folders(cli):
     [
         ("none", 1, "no such folder: none"),
         ("digit", 1, "did you mean 'digits'?"),
-        ("empty", 1, "empty has no class folders"),
+        ("empty", 1, "empty holds no images"),
         ("no_images", 1, "no_images holds no images"),
         ("file", 1, "file is a file"),
         ("eleven", 1, "11 folders in eleven, 10 in the network"),

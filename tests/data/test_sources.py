@@ -80,14 +80,14 @@ def test_different_classes_in_train_and_val(tmp_path):
 
 
 def test_empty_and_missing(tmp_path):
-    assert "no class folders" in refused(DataError, str(tmp_path))
+    assert "holds no images" in refused(DataError, str(tmp_path))
     (tmp_path / "a").mkdir()
     assert "no images" in refused(DataError, str(tmp_path))
     assert "no such folder" in refused(DataError, str(tmp_path / "x"))
     (tmp_path / "file").touch()
     assert "is a file" in refused(DataError, str(tmp_path / "file"))
     tree(tmp_path / "only" / "train", {"a": 1})
-    assert "no val/" in refused(DataError, str(tmp_path / "only"))
+    assert "no val/ or test/" in refused(DataError, str(tmp_path / "only"))
 
 
 def test_unknown_kind_of_data():
@@ -121,7 +121,7 @@ def test_folder_that_cannot_be_listed(tmp_path, monkeypatch):
     def denied(path):
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr("cnncompress.data.sources.os.scandir", denied)
+    monkeypatch.setattr("cnncompress.data.layout.os.scandir", denied)
     assert refused(DataError, str(tmp_path)) == f"cannot read {tmp_path}: Permission denied"
 
 

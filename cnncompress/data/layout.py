@@ -1,0 +1,123 @@
+"""How people lay out folders of images: which folders are parts of a data set, which are classes, which are neither."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cnncompress.errors import DataError
+
+PARTS = {
+    "train": ("train", "training", "tr"),
+    "val": ("val", "valid", "validation", "validate", "dev", "eval", "evaluation"),
+    "test": ("test", "testing", "tests"),
+}
+_ENDINGS = re.compile(r"[-_ ]?(set|data|dataset|images|imgs|split)$")
+DEPTH = 3  # of packaging within packaging
+JUNK = ("__macosx", "__pycache__", "@eadir", "$recycle.bin", "lost+found", "thumbs.db", "desktop.ini")
+DRAWN = ("labels", "masks", "annotations", "bboxes", "labelmaps")  # beside `images`: detection or segmentation
+SHOWN = ("images", "imgs", "img", "jpegimages")
+# What Pillow reads without help from other programs.
+SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".png", ".apng", ".bmp", ".dib", ".gif", ".webp", ".avif", ".tif"),
+    *(".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".ico"),
+)
+
+
+@dataclass
+class Layout:
+    """The folders of a data set's parts by name (`val`, `train`, `test`), and what was decided on the way, in words."""
+
+    parts: dict[str, Path]
+    told: list[str] = field(default_factory=list)
+
+
+def part_of(name: str) -> str | None:
+    """Which part of a data set a folder is by its name, or None: `Training`, `test_set`, `valid`."""
+    word = name.casefold()
+    for candidate in (word, _ENDINGS.sub("", word)):
+        for part, names in PARTS.items():
+            if candidate in names:
+                return part
+    return None
+
+
+def is_junk(name: str) -> bool:
+    """Whether a file or folder is what systems and programs leave among people's own."""
+    return name.startswith(".") or name.casefold() in JUNK
+
+
+def is_image(name: str) -> bool:
+    """Whether a file is an image by its suffix."""
+    return name.lower().endswith(SUFFIXES)
+
+
+def folders_in(folder: Path) -> list[str]:
+    """The names of the folders in a folder, in order, without junk."""
+    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not is_junk(entry.name))
+
+
+def images_in(folder: Path) -> list[str]:
+    """The names of the images directly in a folder, in order, without junk."""
+    names = (entry.name for entry in os.scandir(folder) if not entry.is_dir())
+    return sorted(name for name in names if is_image(name) and not is_junk(name))
+
+
+def find_layout(root: Path) -> Layout:
+    """The parts of the data set in a folder; the folder itself is all there is (`val`) where it has none.
+
+    Folders are parts by their names where nothing but parts stands beside them, or where class folders are in them: one
+    folder called `train` among others with images is a class. Packaging around them is looked through.
+    DataError for two folders that are the same part.
+    """
+    folder, told = _unpacked(root, part=None)
+    names = folders_in(folder)
+    parts = {name: part for name in names if (part := part_of(name)) and any(os.scandir(folder / name))}
+    others = [name for name in names if name not in parts]
+    if not parts or (others and not any(folders_in(folder / name) for name in parts)):
+        return Layout({"val": folder}, told)
+    found: dict[str, Path] = {}
+    for name, part in parts.items():
+        if part in found:
+            raise DataError(f"{folder} has two folders for one part, {found[part].name} and {name}: give one of them")
+        found[part] = folder / name
+    if others:
+        told.append(f"left out what stands beside the parts: {', '.join(others[:3])}{', ...' * (len(others) > 3)}")
+    return Layout({part: _unpacked(path, part)[0] for part, path in found.items()}, told)
+
+
+def _unpacked(folder: Path, part: str | None) -> tuple[Path, list[str]]:
+    """The folder within folders that hold nothing else: `data/data/train`, `test_set/test_set/CLASS`."""
+    start = folder
+    while True:
+        names = folders_in(folder)
+        if len(names) != 1 or images_in(folder) or not _is_packaging(folder / names[0], part):
+            break
+        folder = folder / names[0]
+    return folder, [f"its images are in {folder}"] if folder != start else []
+
+
+def _is_packaging(inner: Path, part: str | None, depth: int = 0) -> bool:
+    """Whether the only folder in a folder is no class but holds the parts or the classes."""
+    if inner.is_symlink() or depth > DEPTH:
+        return False
+    if part is not None:
+        return part_of(inner.name) == part
+    within = folders_in(inner)
+    if len(within) != 1:
+        return len(within) > 1
+    return part_of(within[0]) is not None or _is_packaging(inner / within[0], None, depth + 1)
+
+
+def drawn_on(folder: Path) -> Path | None:
+    """The images of a folder that keeps drawings (boxes, masks) beside them instead of classes, or None."""
+    names = {name.casefold(): name for name in folders_in(folder)}
+    shown = next((names[name] for name in SHOWN if name in names), None)
+    only = set(names) <= {*SHOWN, *DRAWN}
+    return folder / shown if shown is not None and only and (len(names) > 1 or _has_images(folder / shown)) else None
+
+
+def _has_images(folder: Path) -> bool:
+    return not folders_in(folder) and bool(images_in(folder))
