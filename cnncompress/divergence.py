@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from cnncompress.errors import CompressError, DataError
 from cnncompress.factored import forward, inference
 from cnncompress.inputs import input_dtype, read_batch
+from cnncompress.meaning import meaning_of
 
 PIXELS = 2**21  # go through a network at once
 WORK = 5e10  # multiply-accumulates of one check of the answers
@@ -20,25 +20,25 @@ CHECKED = (4, 256)  # images for such a check, at least and at most
 
 
 class Answers:
-    """The answers of `model` to `images` [n, 3, H, W], which those of other networks are compared to."""
+    """The answers of `model` to `images` [n, c, H, W], which those of other networks are compared to."""
 
     def __init__(self, model: nn.Module, images: Tensor) -> None:
         self.images = images
-        self.original = self._log_probabilities(model)
+        self.meaning = meaning_of(model, images[:1].to(input_dtype(model)))
+        self.original = self._answers(model)
 
-    def _log_probabilities(self, model: nn.Module) -> Tensor:
+    def _answers(self, model: nn.Module) -> Tensor:
         dtype = input_dtype(model)
         with inference(model):
-            parts = [F.log_softmax(forward(model, part.to(dtype)).double(), 1) for part in batches(self.images)]
-        return torch.cat(parts)
+            return torch.cat([forward(model, part.to(dtype)).double() for part in batches(self.images)])
+
+    def divergences(self, model: nn.Module) -> Tensor:
+        """The divergence of the network's answers from the original's (`Meaning.divergences`), [n] in nats an image."""
+        return self.meaning.divergences(self.original, self._answers(model))
 
     def divergence(self, model: nn.Module) -> float:
-        """Σ p log(p / q) for the original's p and the network's q, in nats, mean over the images; never below 0.
-
-        CompressError where an answer is not finite.
-        """
-        answers = self._log_probabilities(model)
-        value = float((self.original.exp() * (self.original - answers)).sum(1).mean().clamp_min(0))
+        """The mean of `divergences`, never below 0; CompressError where an answer is not finite."""
+        value = float(self.divergences(model).mean().clamp_min(0))
         if value != value:
             raise CompressError("the network's outputs are not finite; check the images and the weights")
         return value

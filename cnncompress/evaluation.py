@@ -94,6 +94,8 @@ def tally(
             output = forward(model, images.to(device, non_blocking=True))
             if output.dim() != 2:
                 raise CompressError(f"the network returns logits of {output.dim()} dimensions, not [images, classes]")
+            if output.isnan().any():
+                raise CompressError("the network's outputs are not finite; check the images and the weights")
             check_labels(labels, output.shape[1])
             labels, scores = labels.to(device, non_blocking=True), output.double()
             hits = scores.topk(min(5, scores.shape[1])).indices == labels[:, None]

@@ -6,15 +6,17 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, fx, nn
-from torch.nn import functional as F
 
 from cnncompress.correction.graph import Interpreter, Traced, trace_graph
 from cnncompress.factored import FactoredLayer, inference, logits
+from cnncompress.meaning import Meaning
 
 PROBE = 3  # images that show which values have one row an image
 WIDE = 4096  # channels; of more, only the diagonal of a second moment is taken
+CLASSES = Meaning()
 EVEN = 0.1  # of the weight goes to all channels alike
 
 
@@ -141,7 +143,8 @@ def _has_rows(traced: Traced, network: nn.Module, images: Tensor) -> set[fx.Node
 
 
 def columns(value: Tensor) -> Tensor:
-    """Images [n, c, h, w] as rows [n·h·w, c], other values [..., c] as rows [..., c]."""
+    """Images [n, c, h, w] as rows [n·h·w, c], other values [..., c] as rows [..., c]; a number an image is a row."""
+    value = value[:, None] if value.dim() == 1 else value
     value = value.movedim(1, -1) if value.dim() == 4 else value
     return value.reshape(-1, value.shape[-1])
 
@@ -151,13 +154,15 @@ def weighted(error: Tensor, moment: Tensor) -> Tensor:
     return ((error @ moment if moment.dim() == 2 else error * moment) * error).mean()
 
 
-def gradient_moments(runner: Runner, blocks: Sequence[Block], images: Tensor, batch: int, seed: int) -> list[Tensor]:
+def gradient_moments(
+    runner: Runner, blocks: Sequence[Block], images: Tensor, batch: int, seed: int, meaning: Meaning = CLASSES
+) -> list[Tensor]:
     """Γ of each block but the first: the second moment of the gradient at its output, of a mean diagonal of 1.
 
-    The gradient is that of the cross entropy, labels drawn from the network's own answers to `images`. A tenth of Γ is
-    the identity. Of wide outputs only the diagonal is taken.
+    The gradient is that of −log p of what is drawn from the network's own answers to `images`: labels, or what else
+    they mean. A tenth of Γ is the identity. Of wide outputs only the diagonal is taken.
     """
-    generator = torch.Generator().manual_seed(seed)
+    seeds = iter(np.random.default_rng(seed).integers(2**63, size=len(images)).tolist())
     sums: list[Any] = [0.0 for _ in blocks[1:]]
     for part in images.split(batch):
         with torch.no_grad():
@@ -167,9 +172,7 @@ def gradient_moments(runner: Runner, blocks: Sequence[Block], images: Tensor, ba
             for block in blocks[1:]:
                 outputs.append(runner.run(block, x.clone()))
                 x = outputs[-1]
-            answers = outputs[-1].detach().float().softmax(1).cpu()
-            labels = torch.multinomial(answers, 1, generator=generator)[:, 0].to(x.device)
-            loss = F.cross_entropy(outputs[-1], labels, reduction="sum")
+            loss = meaning.sampled_loss(outputs[-1], [next(seeds) for _ in part])
             gradients = [columns(g) for g in torch.autograd.grad(loss, outputs)]
         for i, g in enumerate(gradients):
             sums[i] = sums[i] + (g.T @ g if g.shape[1] <= WIDE else g.square().sum(0))

@@ -15,7 +15,6 @@ from itertools import chain
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from cnncompress.console import bar
 from cnncompress.copying import clone
@@ -24,6 +23,7 @@ from cnncompress.divergence import PIXELS, Answers
 from cnncompress.errors import UsageError
 from cnncompress.factored import FactoredLayer, forward, inference
 from cnncompress.inputs import in_single, input_dtype
+from cnncompress.meaning import meaning_of
 
 HELD_BACK = 8  # one image in so many decides which state is kept
 BATCH = 32
@@ -75,8 +75,8 @@ def reconstruct(
 
 def divergences(model: nn.Module, networks: Sequence[nn.Module], images: Tensor) -> list[Tensor]:
     """The Kullback-Leibler divergence of each network's answers from the model's, [n] in nats an image."""
-    wanted = Answers(model, images).original
-    return [(wanted.exp() * (wanted - Answers(network, images).original)).sum(1) for network in networks]
+    answers = Answers(model, images)
+    return [answers.divergences(network) for network in networks]
 
 
 def clearly_worse(before: Tensor, after: Tensor) -> bool:
@@ -101,6 +101,7 @@ class _Session:
         self.held, self.fit = order.tensor_split([max(1, len(images) // HELD_BACK)])
         self.batch = max(1, min(BATCH, PIXELS // max(1, images[0, 0].numel())))
         self.remarks: list[str] = []
+        self.meaning = meaning_of(model, self.images)
 
     def run(self) -> None:
         found = split_blocks(self.model, self.work, self.images)
@@ -109,11 +110,9 @@ class _Session:
             return
         self.remarks.append("torch.fx cannot follow the network: all its chains were trained at once")
         wanted = torch.cat([forward(self.model, self.images[part]) for part in self.parts()])
-        target = F.log_softmax(wanted, 1)
 
         def loss(index: Tensor) -> Tensor:
-            answers = F.log_softmax(forward(self.work, self.images[index]), 1)
-            return F.kl_div(answers, target[index], reduction="batchmean", log_target=True)
+            return self.meaning.divergences(wanted[index], forward(self.work, self.images[index])).mean()
 
         self.descend(loss, self.work, set())
 
@@ -123,7 +122,8 @@ class _Session:
         shared = {key for key, count in calls.items() if count > 1}
         if shared:
             self.remarks.append("chains that several blocks call stay as they were")
-        moments = gradient_moments(theirs, blocks, self.images[self.fit], self.batch, self.seed)
+        images = self.images[self.fit]
+        moments = gradient_moments(theirs, blocks, images, self.batch, self.seed, self.meaning)
         x, y = (self.through(runner, blocks[0], self.images) for runner in (ours, theirs))
         better = 0
         todo = bar(blocks[1:], progress=self.progress, desc="reconstruct", unit="block", leave=False)

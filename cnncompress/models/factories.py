@@ -19,6 +19,7 @@ from typing import Any
 from torch import nn
 
 from cnncompress.errors import CompressError, UsageError, nearest
+from cnncompress.models.wrappers import unwrap
 from cnncompress.text import first_line
 
 INSTALLED = tuple(str(Path(sysconfig.get_path(kind)).resolve()) for kind in ("stdlib", "purelib", "platlib"))
@@ -45,7 +46,7 @@ def _network(name: str, made: Any, kwargs: Mapping[str, Any]) -> nn.Module:
     if isinstance(made, nn.Module):
         if kwargs:
             raise UsageError(f"{name} is a network, not a function: it takes no arguments such as {next(iter(kwargs))}")
-        return copy.deepcopy(made)
+        return unwrap(copy.deepcopy(made), name)
     _check_arguments(name, made, kwargs)
     try:
         model = made(**kwargs)
@@ -53,6 +54,7 @@ def _network(name: str, made: Any, kwargs: Mapping[str, Any]) -> nn.Module:
         raise CompressError(f"{name} raised {describe(error)}") from error
     if not isinstance(model, nn.Module):
         raise CompressError(f"{name} returned {type(model).__name__}, not a torch.nn.Module")
+    model = unwrap(model, name)
     if any(p.device.type not in ("cpu", "meta") for p in model.parameters()):
         model = model.cpu()
     return model

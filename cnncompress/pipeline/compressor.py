@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cnncompress.checking import check_weights, remarks_on
 from cnncompress.config import DecomposeSettings
 from cnncompress.console import Steps
 from cnncompress.correction import decompose_in_order, reconstruct, reestimate
@@ -23,7 +24,7 @@ from cnncompress.inputs import input_dtype, read_batch
 from cnncompress.metrics import CENTRED, check_metric
 from cnncompress.pipeline.calibration import Calibration, calibrate, calibration_set, most_images
 from cnncompress.pipeline.formats import beside, converted, fastest, in_formats, in_words
-from cnncompress.pipeline.opening import Opened, evaluate_on
+from cnncompress.pipeline.opening import Opened, count_outputs, evaluate_on
 from cnncompress.pipeline.original import original_of
 from cnncompress.planning import (
     Choice,
@@ -54,6 +55,7 @@ class Compressor:
         self.told = Calibration()
         self.notes: list[str] = []
         check_metric(settings.metric or "frobenius")
+        check_weights(opened.model)
         self._check_format(settings.memory_format or "")
         default = Choice(seeded(settings.method, settings.seed), settings.rank)
         rules = {
@@ -67,6 +69,7 @@ class Compressor:
             opened.model, self.calls, default, rules, settings.layers, settings.skip
         )
         self.reasons |= reasons_of(cost)
+        self.remarks = remarks_on(opened.model, opened.example(2))
 
     def _check_format(self, memory_format: str) -> None:
         """UsageError where the network does not run in the memory format that was asked for."""
@@ -156,7 +159,9 @@ class Compressor:
         return small
 
     def measure(self, model: nn.Module) -> Evaluation | None:
-        """Accuracy on the evaluation images, or None without data."""
+        """Accuracy on the evaluation images, or None without data and for a network that tells no classes apart."""
+        if self.data is None or count_outputs(self.opened) is None:
+            return None
         with self.phases(
             "evaluate", f"evaluate the {'original' if model is self.opened.model else 'compressed'} network"
         ):

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import nn
 
+from cnncompress.checking import check_finished
 from cnncompress.config import DecomposeSettings
 from cnncompress.console import Steps
 from cnncompress.data import Data
@@ -147,7 +148,8 @@ def _decompose(settings: DecomposeSettings, command: list[str], held: ExitStack)
         row = dataclasses.replace(row, latency=times.get("compressed"))
         before = dataclasses.replace(before, latency=times.get("original"))
     origin = provenance(small) or Provenance()
-    notes = [*spent(settings, chosen, compressor), *compressor.told.notes, *compressor.notes]
+    check_finished(opened.model, small, opened.example())
+    notes = [*spent(settings, chosen, compressor), *compressor.remarks, *compressor.told.notes, *compressor.notes]
     notes += predicted_rise({} if chosen.rises else origin.rises, settings.plan is not None)
     earlier = opened.provenance.plan
     if earlier.layers and earlier.metric != chosen.metric:
@@ -195,7 +197,7 @@ def _dry_run(settings: DecomposeSettings, compressor: Compressor, chosen: Plan) 
     opened, cost = compressor.opened, compressor.cost
     now = original_row(opened, cost, None, lambda network: None)
     row = planned_row(describe(opened, settings), chosen, cost, opened.example().element_size())
-    notes = [*spent(settings, chosen, compressor), *compressor.told.notes]
+    notes = [*spent(settings, chosen, compressor), *compressor.remarks, *compressor.told.notes]
     report = Report([now, row], layer_rows(chosen, {}), chosen.kept, notes)
     return Decomposed(chosen, report, None, compressor.phases, hint(settings))
 
@@ -237,13 +239,18 @@ def predicted_rise(rises: dict[str, float], planned: bool) -> list[str]:
     ]
 
 
-def narrow_outputs(chosen: Plan, outputs: int) -> list[str]:
+def narrow_outputs(chosen: Plan, outputs: int | None) -> list[str]:
     """A warning where the layer that gives the classes has been left with few dimensions for them."""
+    if outputs is None:
+        return []
     return [
         f"{name} gives the {outputs} classes: at rank {p.rank[0]} they lie in {p.rank[0]} dimensions; "
         f"keep it with --skip {name} if the accuracy suffers"
         for name, p in chosen.layers.items()
-        if p.method == "svd" and p.spec.out_channels == outputs and p.rank[0] < min(outputs - 1, 64)
+        if outputs is not None
+        and p.method == "svd"
+        and p.spec.out_channels == outputs
+        and p.rank[0] < min(outputs - 1, 64)
     ]
 
 

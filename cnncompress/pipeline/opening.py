@@ -15,13 +15,14 @@ from cnncompress.copying import clone
 from cnncompress.data import Data, load_data, make_loader, split
 from cnncompress.errors import CompressError, DataError, RunError, UsageError
 from cnncompress.evaluation import Evaluation, evaluate, resolve_device
-from cnncompress.factored import Provenance, attach, forward, inference, provenance
+from cnncompress.factored import Provenance, attach, inference, provenance
 from cnncompress.inputs import input_dtype
 from cnncompress.models import LoadedModel, list_models, load_model
 from cnncompress.models.sources import PROGRAM_ONLY
 from cnncompress.names import SUFFIXES
 from cnncompress.reporting import Report, Row
 from cnncompress.reporting.rows import Kind
+from cnncompress.running import logits, run
 from cnncompress.runs import LoadedRun, is_run, load_run
 from cnncompress.spec import Permutation, Plan, Preprocessing, Profile
 from cnncompress.text import plain
@@ -136,10 +137,16 @@ def held_out(opened: Opened, data: Data | None = None) -> list[dict[str, Any]]:
     return known
 
 
-def count_outputs(opened: Opened) -> int:
-    """The number of classes a network tells apart, from one forward pass."""
+def count_outputs(opened: Opened) -> int | None:
+    """The number of classes a network tells apart, from one forward pass; None where it does something else."""
     with inference(opened.model):
-        return forward(opened.model, opened.example()).shape[-1]
+        output = run(opened.model, opened.example())
+    try:
+        answers = logits(output)
+    except CompressError:
+        return None
+    answers = answers if answers.shape[:1] == (1,) else answers[None]
+    return answers.shape[1] if answers.dim() == 2 and answers.shape[1] > 1 else None
 
 
 def evaluate_on(model: nn.Module, data: Data | None, settings: ModelSettings) -> Evaluation | None:

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -16,6 +15,8 @@ from cnncompress.errors import CompressError, DataError, UsageError, nearest
 from cnncompress.evaluation import check_labels, resolve_device
 from cnncompress.factored import forward, inference, layers_of, refuse_module
 from cnncompress.inputs import in_single, input_dtype, read_batch
+from cnncompress.meaning import Meaning, meaning_of
+from cnncompress.running import run
 from cnncompress.spec import LayerStatistics
 from cnncompress.statistics.layers import LayerSums
 from cnncompress.statistics.moments import everyone, processes
@@ -33,6 +34,7 @@ NEEDS: dict[str, set[str]] = {
 # to ten times as long and tells no more, as neighbouring patches overlap: more images are what helps.
 POSITIONS = 32
 WRONG_CLASSES = 3  # as in Denton et al. 2014
+NOTHING = 1e-12  # of the mean square: a variance below it is that of a constant
 PIXELS = 2**19  # images go through the network in parts of so many pixels, whatever the loader's batches are
 
 
@@ -79,7 +81,8 @@ def collect_statistics(
         collector.run(loader, _share(images), progress)
     except CompressError as failure:  # the other processes wait for this one
         error = failure
-    reports = everyone((error, collector.images, collector.classes, {n for n, s in collector.sums.items() if s.called}))
+    seen = {name for name, sums in collector.sums.items() if sums.called}
+    reports = everyone((error, collector.images, collector.classes, seen, collector.spread.tolist()))
     for report in reports:
         if report[0] is not None:
             raise report[0]
@@ -88,7 +91,29 @@ def collect_statistics(
         raise DataError("no images to collect statistics from; check the data set")
     called = set().union(*(r[3] for r in reports))
     wrong = min(WRONG_CLASSES, classes - 1)
-    return {name: sums.result(total, wrong) for name, sums in collector.sums.items() if name in called}
+    found = {name: sums.result(total, wrong) for name, sums in collector.sums.items() if name in called}
+    if "gradient" in needs:
+        _finish_gradients(found, collector.meaning, [r[4] for r in reports])
+    return found
+
+
+def _finish_gradients(found: dict[str, LayerStatistics], meaning: Meaning, sums: list[list[float]]) -> None:
+    """Have the gradients be those of answers in units of their spread, where they are numbers.
+
+    `sums` has the number of the answers, their sum and their sum of squares for each process. CompressError where all
+    gradients are zero.
+    """
+    count, total, squares = (sum(values) for values in zip(*sums, strict=True))
+    variance = squares / count - (total / count) ** 2 if count else 0.0
+    scale = 1 / variance if meaning.kind == "numbers" and variance > NOTHING * squares / count else 1.0
+    gradients = [s.gradient for s in found.values() if s.gradient is not None]
+    for gradient in gradients:
+        gradient.mul_(scale)
+    if gradients and not any(bool(gradient.any()) for gradient in gradients):
+        raise CompressError(
+            "the metric kronecker says nothing about this network: the gradients of its answers are all zero; "
+            "give --metric data-covariance"
+        )
 
 
 def _needs(metric: str | Iterable[str]) -> set[str]:
@@ -123,6 +148,8 @@ class _Collector:
         self.seeds: list[int] = []  # of the images whose layer inputs are wanted
         self.calls: dict[str, int] = {}
         self.images = self.classes = 0
+        self.meaning = Meaning()
+        self.spread = torch.zeros(3, dtype=torch.float64)  # number, sum and sum of squares of the answers
         self.device = next(iter(sums.values())).module.weight.device
 
     def run(self, loader: Iterable[Any], limit: int | None, progress: bool) -> None:
@@ -136,6 +163,8 @@ class _Collector:
                     raise UsageError("the metric mahalanobis needs labelled images; give them, or take kronecker")
                 images = images[: None if limit is None else limit - self.images]
                 if len(images):
+                    if not self.images and "gradient" in self.needs:
+                        self.meaning = meaning_of(self.model, images[:1].to(self.device))
                     part = max(1, PIXELS // max(1, images[0, 0].numel()))
                     for start in range(0, len(images), part):
                         stop = slice(start, start + part)
@@ -152,7 +181,7 @@ class _Collector:
             if "gradient" in self.needs:
                 self._backward(images, seeds)
             else:
-                self._scores(images)
+                run(self.model, images)
             self.seeds = []
         if labels is not None and "sensitivity" in self.needs:
             for i in range(len(images)):
@@ -161,11 +190,11 @@ class _Collector:
 
     def _scores(self, images: Tensor) -> Tensor:
         scores = forward(self.model, images)
-        if scores.dim() != 2 or len(scores) != len(images):
+        if "sensitivity" in self.needs and scores.dim() != 2:
             raise CompressError(f"the network returns logits of shape {tuple(scores.shape)}, not [images, classes]")
         if scores.isnan().any():
             raise CompressError("the network's outputs are not finite; check the images and the weights")
-        self.classes = scores.shape[1]
+        self.classes = scores.shape[1] if scores.dim() == 2 else 1
         return scores
 
     def _backward(self, images: Tensor, seeds: list[int]) -> None:
@@ -176,7 +205,9 @@ class _Collector:
         """
         with torch.enable_grad(), _backward_errors(self.model):
             scores = self._scores(images.requires_grad_().clone())
-            F.cross_entropy(scores, _draw(scores.detach(), seeds), reduction="sum").backward()
+            found = scores.detach().double()
+            self.spread += torch.stack([torch.ones_like(found).sum(), found.sum(), found.square().sum()]).cpu()
+            self.meaning.sampled_loss(scores, seeds).backward()
 
     def _add_sensitivity(self, image: Tensor, label: Tensor) -> None:
         """Take in the gradients of one image [1, ...] toward the most probable of its wrong classes."""
@@ -244,14 +275,6 @@ def _watch(sums: LayerSums, output: Tensor) -> Tensor:
         output = output.clone()
     output.register_hook(sums.add_gradient)
     return output
-
-
-def _draw(scores: Tensor, seeds: list[int]) -> Tensor:
-    """A class for each image, from the network's own softmax of `scores` [b, classes]."""
-    chances = scores.double().softmax(1).cumsum(1).cpu()
-    chance = torch.tensor([np.random.default_rng(seed).random() for seed in seeds], dtype=torch.float64)
-    label = torch.searchsorted(chances, chance[:, None]).flatten()
-    return label.clamp(max=scores.shape[1] - 1).to(scores.device)
 
 
 @contextmanager

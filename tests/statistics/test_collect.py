@@ -141,4 +141,4 @@ def test_networks_without_gradients_or_logits_are_refused():
     with pytest.raises(CompressError, match="backward pass of Detached fails"):
         collect(Detached(), [batch], "mahalanobis")
     with pytest.raises(CompressError, match="logits of shape"):
-        collect(nn.Sequential(nn.Conv2d(3, 2, 3)), [batch])
+        collect(nn.Sequential(nn.Conv2d(3, 2, 3)), [batch], "mahalanobis")

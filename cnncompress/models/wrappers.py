@@ -1,0 +1,39 @@
+"""Networks inside others that only say how they run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from cnncompress.errors import CompressError
+
+INNER = ("_orig_mod", "module")  # of torch.compile; of data-parallel and averaged networks
+
+
+def unwrap(model: nn.Module, name: str) -> nn.Module:
+    """The network itself, without torch.compile, DataParallel and their like around it.
+
+    CompressError, with the `name` that the network has, for TorchScript, which has no layers that can be replaced.
+    """
+    while isinstance(model, _wrappers()):
+        model = next(m for inner in INNER if isinstance(m := getattr(model, inner, None), nn.Module))
+    if isinstance(model, torch.jit.ScriptModule):
+        raise CompressError(
+            f"{name} is TorchScript, which has no layers that can be replaced: return the network that it was made from"
+        )
+    for module in model.modules():
+        module._compiled_call_impl = None  # what `module.compile()` sets
+    return model
+
+
+def _wrappers() -> tuple[type[Any], ...]:
+    from torch._dynamo import OptimizedModule
+
+    return (
+        OptimizedModule,
+        nn.DataParallel,
+        nn.parallel.DistributedDataParallel,
+        torch.optim.swa_utils.AveragedModel,
+    )
