@@ -25,16 +25,17 @@ class Answers:
     def __init__(self, model: nn.Module, images: Tensor) -> None:
         self.images = images
         self.meaning = meaning_of(model, images[:1].to(input_dtype(model)))
-        self.original = self._answers(model)
+        self.original = self.answers_of(model)
 
-    def _answers(self, model: nn.Module) -> Tensor:
+    def answers_of(self, model: nn.Module) -> Tensor:
+        """The answers of a network to the images, [n, ...]."""
         dtype = input_dtype(model)
         with inference(model):
             return torch.cat([forward(model, part.to(dtype)).double() for part in batches(self.images)])
 
     def divergences(self, model: nn.Module) -> Tensor:
         """The divergence of the network's answers from the original's (`Meaning.divergences`), [n] in nats an image."""
-        return self.meaning.divergences(self.original, self._answers(model))
+        return self.meaning.divergences(self.original, self.answers_of(model))
 
     def divergence(self, model: nn.Module) -> float:
         """The mean of `divergences`, never below 0; CompressError where an answer is not finite."""
@@ -46,9 +47,12 @@ class Answers:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How near the answers of two networks are on `images` images: percent of the same top class, and nats an image."""
+    """How near the answers of two networks are on `images` images: percent of the same top class, and nats an image.
 
-    same: float
+    `same` is None where the answers tell no classes apart.
+    """
+
+    same: float | None
     divergence: float
     images: int
 
@@ -58,20 +62,23 @@ def agreement(model: nn.Module, small: nn.Module, loader: Iterable[Any]) -> Agre
 
     Both are on the CPU. DataError where there are no images, CompressError where an answer is not finite.
     """
-    same = images = 0
+    same, images, classes = 0, 0, True
     total = 0.0
     for batch in loader:
         part, _ = read_batch(batch, labels=False)
         if len(part):
-            ours, theirs = Answers(small, part).original, Answers(model, part).original
-            same += int((ours.argmax(1) == theirs.argmax(1)).sum())
-            total += float((theirs.exp() * (theirs - ours)).sum())
+            theirs = Answers(model, part)
+            ours = theirs.answers_of(small)
+            total += float(theirs.meaning.divergences(theirs.original, ours).sum())
+            classes = theirs.meaning.classes
+            if classes:
+                same += int((ours.argmax(1) == theirs.original.argmax(1)).sum())
             images += len(part)
     if not images:
         raise DataError("no images to compare the answers on; check the data set")
     if total != total:
         raise CompressError("the network's outputs are not finite; check the images and the weights")
-    return Agreement(100 * same / images, max(0.0, total) / images, images)
+    return Agreement(100 * same / images if classes else None, max(0.0, total) / images, images)
 
 
 def to_check(images: Tensor, macs: int) -> Tensor:

@@ -168,17 +168,17 @@ class Compressor:
             return evaluate_on(model, self.data, self.settings)
 
     def compare_answers(self, small: nn.Module) -> None:
-        """Note how near the answers are to the original's, on images without labels that calibrated nothing."""
+        """Note how near the answers are to the original's, on images that calibrated nothing, where no accuracy is."""
         data = self.data
-        if data is None or data.labelled:
+        if data is None or (data.labelled and count_outputs(self.opened) is not None):
             return
         with self.phases("evaluate", "compare the answers with the original's"):
             loader = make_loader(data.val, self.settings.batch_size, workers=self.settings.workers)
             found = agreement(self.opened.model, small, loader)
-        self.notes.append(
-            f"on {found.images} images without labels, the most probable class is the original's for "
-            f"{found.same:.2f} %, and the answers diverge by {found.divergence:.3g} nats"
-        )
+        told = f"the answers diverge by {found.divergence:.3g} nats"
+        if found.same is not None:
+            told = f"the most probable class is the original's for {found.same:.2f} %, and {told}"
+        self.notes.append(f"on {found.images} images{' without labels' * (not data.labelled)}, {told}")
 
     @property
     def predicts_nats(self) -> bool:
