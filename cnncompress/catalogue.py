@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cnncompress.errors import UsageError, nearest
+
 FOLDER = Path(__file__).with_name("decompositions")
 
 
@@ -37,6 +39,13 @@ def catalogue() -> dict[str, Entry]:
             entry = Entry(**described, chain=(ast.get_docstring(node) or "").partition("\n")[0])
             entries[entry.name] = entry
     return dict(sorted(entries.items()))
+
+
+def check_method(name: str) -> None:
+    """UsageError for a method that is not registered."""
+    known = catalogue()
+    if name not in {"auto", *known}:
+        raise UsageError(f"unknown method '{name}' (known: auto, {', '.join(known)}){nearest(name, known)}")
 
 
 def _attributes(node: ast.ClassDef, classes: dict[str, ast.ClassDef]) -> dict[str, Any]:

@@ -19,8 +19,10 @@ BUILDERS = re.compile(r"@register_model\((?:name=\"(\w+)\")?\)\n(?:(?!def ).*\n)
 
 def check_name(name: str) -> None:
     """UsageError or RunError where `name` cannot be a model or a run; what passes may still turn out to be none."""
-    if name in BUILTIN_NAMES or name.startswith(TIMM_PREFIX) or is_run(name) or Path(name).is_dir():
+    if name in BUILTIN_NAMES or name.startswith(TIMM_PREFIX) or is_run(name):
         return
+    if Path(name).is_dir():
+        return None if _mentioned(name) else check_run(name)
     origin, colon, function = name.rpartition(":")
     if colon and origin and all(part.isidentifier() for part in function.split(".")):
         return _check_origin(origin)

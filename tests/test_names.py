@@ -44,11 +44,13 @@ def test_networks_for_other_tasks_are_named_as_such(task):
         ("weights/best.pth", "is a file of weights"),
         ("runs/none", "no run at runs/none"),
         ("./none", "no run at ./none"),
+        ("folder", "folder is not a run: it has no run.json"),
     ],
 )
 def test_wrong_names(name, words, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("notes.txt").touch()
+    Path("folder").mkdir()
     with pytest.raises(CompressError) as error:
         check_name(name)
     assert words in str(error.value)
@@ -56,13 +58,13 @@ def test_wrong_names(name, words, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     "name",
-    [*BUILTIN_NAMES, "timm:resnet18", "nets.py:build", "~/nets.py:build", "nets:build", "folder", "torch.nn:Linear"],
+    [*BUILTIN_NAMES, "timm:resnet18", "nets.py:build", "~/nets.py:build", "nets:build", "resnet18", "torch.nn:Linear"],
 )
 def test_names_that_may_be_right_pass(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     Path("nets.py").touch()
-    Path("folder").mkdir()
+    Path("resnet18").mkdir()
     check_name(name)
 
 

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import click
 
 from cnncompress import __version__
-from cnncompress.cli.frame import is_working, write_lines
+from cnncompress.cli.frame import is_working, voices, write_lines
 from cnncompress.cli.rescue import last_words
 from cnncompress.cli.streams import make_printable
 from cnncompress.errors import CompressError, UsageError, is_out_of_memory, nearest
@@ -36,6 +36,8 @@ OTHER_NAMES = {
     "summary": "inspect",
     "show": "report",
     "list": "methods",
+    "help": "--help",
+    "version": "--version",
 }  # what other tools call these commands
 EXAMPLES = (
     "cnncompress decompose resnet50 --data imagenet/",
@@ -67,7 +69,7 @@ class LazyGroup(click.Group):
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[Any, Any, list[str]]:
         """As click does, with the nearest name for an unknown one."""
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
-            raise UsageError(f"unknown command '{args[0]}'{_nearest_command(args[0])}; known: {', '.join(COMMANDS)}")
+            raise UsageError(f"unknown command '{args[0]}'{_nearest_command(args[0])} (known: {', '.join(COMMANDS)})")
         return super().resolve_command(ctx, args)
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -95,8 +97,9 @@ def _nearest_command(name: str) -> str:
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
 @click.version_option(__version__, prog_name="cnncompress")
+@voices
 @click.pass_context
-def cli(ctx: click.Context) -> None:
+def cli(ctx: click.Context, verbose: bool, quiet: bool) -> None:
     """Make a pretrained CNN smaller and faster by decomposing its layers, and show what that cost."""
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())
@@ -116,7 +119,8 @@ def main(args: list[str] | None = None) -> None:
         fail(INTERRUPTED, 1, everywhere=True)
     except click.UsageError as error:
         where = error.ctx.command_path if error.ctx else "cnncompress"
-        fail(f"{error.format_message().rstrip('.')}; see `{where} --help`", error.exit_code)
+        message = error.format_message().rstrip(".")
+        fail(f"{message}{'' if message.endswith('?') else ';'} see `{where} --help`", error.exit_code)
     except click.ClickException as error:
         fail(error.format_message(), error.exit_code)
     except CompressError as error:

@@ -92,13 +92,19 @@ def command(config: Path | None, **flags: Any) -> None:
     With --data, fifty or more images with or without labels, methods and ranks are planned for half the MACs and the
     outputs corrected, unless a rank, a budget or a plan is given. Without, every layer gets a quarter of its full rank.
     """
+    from cnncompress.catalogue import check_method
     from cnncompress.config import DecomposeSettings, merge
+    from cnncompress.runs.place import check_output, default_place, is_run
 
     settings = merge(DecomposeSettings, config, flags).resolved()
+    for name in settings.method.split("+"):
+        check_method(name.partition(":")[0])
     frame.begin(settings.model)
+    if not settings.dry_run and (settings.out is not None or not is_run(settings.model)):
+        check_output(settings.out or default_place(settings.model.rpartition(":")[2]), settings.force)
     from cnncompress.pipeline import run_decompose
     from cnncompress.reporting import render
-    from cnncompress.reporting.layout import terminal_width
+    from cnncompress.reporting.layout import fill, terminal_width
 
     done = run_decompose(settings, ["cnncompress", *sys.argv[1:]])
     if done.out is None:
@@ -109,5 +115,5 @@ def command(config: Path | None, **flags: Any) -> None:
         options.echo_table(kept.items(), ["kept layer", "because"], [None, 80])
     options.echo(f"\nsaved in {done.out}" if done.out else "\ndry run: nothing was written")
     if done.hint:
-        options.echo(done.hint)
+        options.echo(fill(done.hint, terminal_width()))
     console.LOG.info("%s", done.phases)

@@ -26,6 +26,7 @@ def command(**flags: Any) -> None:
     from cnncompress.config import ModelSettings, merge
 
     settings = merge(ModelSettings, None, flags)
+    frame.need_data(settings.data, "evaluate")
     frame.begin(settings.model)
     from cnncompress.pipeline import run_evaluate
 

@@ -64,6 +64,9 @@ def command(run: Path, config: Path | None, **flags: Any) -> None:
 
     Several processes: torchrun --nproc-per-node 2 -m cnncompress finetune RUN ...
     """
+    from cnncompress.config import TuneSettings, merge
+
+    frame.need_data(merge(TuneSettings, config, {**flags, "model": str(run)}, section="finetune").data, "train")
     frame.begin_run(run)
     from cnncompress.pipeline import run_finetune
     from cnncompress.reporting import render

@@ -66,6 +66,12 @@ def begin(model: str | None) -> None:
     _say_loading()
 
 
+def need_data(data: str | None, purpose: str) -> None:
+    """UsageError where a command that works on images is given none."""
+    if data is None:
+        raise UsageError(f"nothing to {purpose} on; give --data FOLDER, cifar10:ROOT or digits")
+
+
 def begin_run(run: Path) -> None:
     """As `begin`, for a command that takes a run only."""
     check_run(run)
@@ -91,20 +97,27 @@ def is_working() -> bool:
     return _imported or hasattr(sys.modules.get("cnncompress.pipeline"), "__all__")
 
 
+def voices(f: F) -> F:
+    """--verbose and --quiet."""
+    f = click.option("-q", "--quiet", is_flag=True, help="Say nothing but the result, warnings and errors.")(f)
+    return click.option("-v", "--verbose", is_flag=True, help="Say more while working.")(f)
+
+
 def command(name: str, *examples: str) -> Callable[[F], Command]:
     """Make a function a command with these examples, and with --verbose and --quiet, which it need not know."""
 
     def decorate(f: F) -> Command:
         @functools.wraps(f)
         def run(verbose: bool, quiet: bool, **values: Any) -> Any:
+            context = click.get_current_context().parent
+            before = context.params if context else {}
+            verbose, quiet = verbose or before.get("verbose", False), quiet or before.get("quiet", False)
             if verbose and quiet:
                 raise UsageError("--verbose and --quiet exclude each other; give one of them")
             console.speak(console.VERBOSE if verbose else console.QUIET if quiet else console.NORMAL)
             return f(**values)
 
-        run = click.option("-q", "--quiet", is_flag=True, help="Say nothing but the result, warnings and errors.")(run)
-        run = click.option("-v", "--verbose", is_flag=True, help="Say more while working.")(run)
-        made: Command = click.command(name, cls=Command)(run)
+        made: Command = click.command(name, cls=Command)(voices(run))
         made.examples = examples
         return made
 

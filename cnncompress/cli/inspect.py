@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import click
 
 from cnncompress.cli import frame, options
+
+HEADERS = ("layer", "shape", "params", "MACs", "% MACs", "50/90/99 % energy", "methods")
+COSTS = (2, 3)  # columns of large numbers
 
 
 @frame.command(
@@ -26,7 +31,8 @@ def command(**flags: Any) -> None:
     settings = merge(ModelSettings, None, flags)
     frame.begin(settings.model)
     from cnncompress.pipeline import run_inspect
-    from cnncompress.reporting.layout import fill, terminal_width
+    from cnncompress.reporting.layout import fill, fitting, table, terminal_width
+    from cnncompress.words import human
 
     opened, layers = run_inspect(settings)
     total = sum(layer.macs for layer in layers) or 1
@@ -37,11 +43,18 @@ def command(**flags: Any) -> None:
         share = f"{100 * layer.macs / total:.1f}"
         methods = layer.note or letters.setdefault(", ".join(layer.methods), chr(ord("A") + len(letters)))
         rows.append([layer.layer, layer.shape, f"{layer.params:,}", f"{layer.macs:,}", share, ranks, methods])
-    headers = ["layer", "shape", "params", "MACs", "% MACs", "50/90/99 % energy", "methods"]
     options.echo(f"{opened.name}, {opened.weights}, input {'×'.join(map(str, opened.preprocessing.size))}")
-    options.echo_table(rows, headers, [None] * 6 + [44], "llrrrrl")
-    width = terminal_width() or 110
+    width = terminal_width()
+
+    def draw(numbers: Callable[[str], str], *hidden: str) -> str:
+        shown = [i for i, header in enumerate(HEADERS) if header not in hidden]
+        cells = [[numbers(row[i]) if i in COSTS else row[i] for i in shown] for row in rows]
+        align = "".join("llrrrrl"[i] for i in shown)
+        return table([HEADERS[i] for i in shown], cells, align, widths=[None] * (len(shown) - 1) + [44], limit=width)
+
+    short = partial(draw, lambda text: human(int(text.replace(",", ""))))
+    narrow = [partial(short, "% MACs"), partial(short, "% MACs", "shape")]
+    options.echo(fitting([partial(draw, str), short, *narrow], width) + "\n")
     energy = "50/90/99 % energy: the rank that keeps this share of the squared singular values, of the full rank"
-    options.echo(f"\n{fill(energy, width)}")
-    for methods, letter in letters.items():
-        options.echo(fill(f"{letter}: {methods}", width))
+    for line in (energy, *(f"{letter}: {methods}" for methods, letter in letters.items())):
+        options.echo(fill(line, width or 110))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import re
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -39,6 +38,7 @@ from cnncompress.profiling import profile
 from cnncompress.reporting import Report, layer_rows
 from cnncompress.runs import save_run
 from cnncompress.runs.lock import reserved
+from cnncompress.runs.place import default_place
 from cnncompress.spec import Budget, Plan
 from cnncompress.tensorfile import digest_of
 from cnncompress.timing.clock import check_threads
@@ -61,9 +61,8 @@ class Decomposed:
 
 
 def default_out(settings: DecomposeSettings, opened_name: str) -> Path:
-    """`runs/NAME` where no `--out` was given; a name that is from a file leads nowhere else."""
-    name = re.sub(r"[^\w.+=-]+", "_", opened_name).lstrip(".")[:100] or "network"
-    return settings.out or Path("runs") / name
+    """`runs/NAME` where no `--out` was given."""
+    return settings.out or default_place(opened_name)
 
 
 def expected_steps(settings: DecomposeSettings) -> list[str]:

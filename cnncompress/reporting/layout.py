@@ -40,7 +40,8 @@ def table(
     rows = [[_plain(cell) for cell in row] for row in rows]
     if format == "markdown":
         return _draw(headers, [[markdown(cell) for cell in row] for row in rows], alignment, "pipe")
-    limits = list(widths or [None] * len(headers))
+    limits = [_as_needed(column, width) for column, width in zip(_columns(headers, rows), widths or [], strict=False)]
+    limits += [None] * (len(headers) - len(limits))
     while True:
         cells = [[_fill(cell, width) for cell, width in zip(row, limits, strict=True)] for row in rows]
         text = _draw(headers, cells, alignment, "simple")
@@ -48,7 +49,7 @@ def table(
         found = [width for width in limits if width is not None and width > NARROWEST]
         if excess <= 0 or not found:
             return text
-        limits[limits.index(max(found))] = max(NARROWEST, max(found) - excess)
+        limits[limits.index(max(found))] = max(found) - 1
 
 
 def fitting(layouts: Sequence[Callable[[], str]], limit: int | None) -> str:
@@ -68,6 +69,15 @@ def fill(text: str, width: int | None) -> str:
 def widest(text: str) -> int:
     """The characters of the longest line."""
     return max(map(len, text.splitlines()), default=0)
+
+
+def _columns(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> list[list[str]]:
+    return [[row[i] for row in rows] for i in range(len(headers))]
+
+
+def _as_needed(column: Sequence[str], width: int | None) -> int | None:
+    """`width`, but no more than the longest cell takes."""
+    return None if width is None else min(width, max((widest(cell) for cell in column), default=width))
 
 
 def _plain(cell: str) -> str:

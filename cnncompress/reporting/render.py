@@ -142,6 +142,8 @@ def _network_table(rows: Sequence[Row], form: NetworkForm | None = None) -> tupl
         cell += [_percent(row.top1), _percent(row.top5), NONE if row.images is None else f"{row.images:,}"]
         cells.append([*cell, _milliseconds(row.latency, ratios["latency"], form)])
     hidden = {*form.hidden} | (set() if any(row.latency for row in rows) else {form.latency})
+    if form.between != " " and all(row.top1 is None for row in rows):
+        hidden |= {"top-1 %", "top-5 %", "images"}
     shown = [i for i, header in enumerate(headers) if header not in hidden]
     return [headers[i] for i in shown], [[c[i] for i in shown] for c in cells], "".join("llrrrrrrrr"[i] for i in shown)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from cnncompress.errors import RunError
@@ -21,6 +22,11 @@ def is_run(path: str | Path) -> bool:
     """True where `path` is a run directory (it has a run.json)."""
     recover(resolve(path))
     return os.path.isfile(os.path.join(path, INFO))
+
+
+def default_place(name: str) -> Path:
+    """Where the run of a network goes; a name that is from a file leads nowhere but into `runs`."""
+    return Path("runs") / (re.sub(r"[^\w.+=-]+", "_", name).lstrip(".")[:100] or "network")
 
 
 def check_run(path: str | Path) -> None:

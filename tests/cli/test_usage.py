@@ -26,7 +26,9 @@ finally:
 
 def without_torch(*args, cwd=None):
     """A command in a process that cannot import torch, and fails where it imports another package that takes long."""
-    return subprocess.run([sys.executable, "-c", WITHOUT, *args], cwd=cwd, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-c", WITHOUT, *args]
+    # The environment as Python sees it: a library may have set COLUMNS for child processes behind its back.
+    return subprocess.run(command, cwd=cwd, env=dict(os.environ), capture_output=True, text=True, check=False)
 
 
 @pytest.mark.parametrize("args", [[], ["--version"], ["--help"], *([name, "--help"] for name in COMMANDS)])
@@ -67,9 +69,14 @@ def test_the_methods_are_listed_without_torch(done):
         (["decompose", "resnet18", "--rank", "0"], 2, "makes no sense"),
         (["decompose", "resnet18", "--budget", "macs=2"], 2, "macs=2.0"),
         (["decompose", "resnet18", "--rank", "4", "--budget", "macs=0.5"], 2, "exclude each other"),
-        (["evaluate", "none.py:build"], 2, "no such file"),
-        (["finetune", "runs/none"], 1, "no run at runs/none"),
+        (["evaluate", "none.py:build", "--data", "digits"], 2, "no such file"),
+        (["finetune", "runs/none", "--data", "digits"], 1, "no run at runs/none"),
         (["report", "runs/none"], 1, "no run at runs/none"),
+        (["evaluate", "resnet18"], 2, "nothing to evaluate on; give --data"),
+        (["finetune", "run"], 2, "nothing to train on; give --data"),
+        (["decompose", "resnet18", "--method", "svdd"], 2, "did you mean 'svd'?"),
+        (["decompose", "resnet18", "--method", "cp+svdd"], 2, "did you mean 'svd'?"),
+        (["decompose", "resnet18", "--out", "."], 1, "contains the current folder"),
         (["report", "runs/none", "--latency"], 1, "no run at runs/none"),
         (["export", "runs/none", "--format", "onnx"], 1, "no run at runs/none"),
         (["profile", "runs/none"], 1, "no run at runs/none"),
@@ -121,6 +128,13 @@ def test_every_help_has_groups_and_an_example_that_parses(name, done):
         command.make_context(name, args)
 
 
+@pytest.mark.parametrize("where", ["before", "after"])
+def test_quiet_and_verbose_go_before_or_after_the_command(where, saved, cli):
+    for flag, lines in (("-q", 0), ("-v", 2)):
+        args = ["profile", saved, flag] if where == "after" else [flag, "profile", saved]
+        assert cli(*args).err.count("\n") == lines
+
+
 def test_completion_comes_with_click(done):
     assert "_CNNCOMPRESS_COMPLETE=bash_source" in done("--help")
     environment = {
@@ -141,6 +155,8 @@ def test_completion_comes_with_click(done):
         (["--nope"], "--nope"),
         (["decompos"], "did you mean 'decompose'?"),
         (["xyz"], "known: decompose, finetune"),
+        (["help"], "did you mean '--help'?"),
+        (["-v", "decompose", "digits_vgg", "-q"], "--verbose and --quiet exclude each other"),
         (["prune", "vgg16"], "did you mean 'decompose'?"),
         (["train", "run"], "did you mean 'finetune'?"),
         (["eval", "run"], "did you mean 'evaluate'?"),
