@@ -21,4 +21,4 @@ if [ "$versions" = locked ]; then
 fi
 # one thread a worker: two workers with two threads each would fight for two cores
 export OMP_NUM_THREADS=1
-python -m pytest -n "${TEST_WORKERS:-2}" --durations=10 ${tests[@]+"${tests[@]}"} "$@"
+python -m pytest -n "${TEST_WORKERS:-2}" --dist worksteal --durations=10 ${tests[@]+"${tests[@]}"} "$@"

@@ -34,6 +34,7 @@ def test_a_budget_is_met_without_data(done):
     assert set(plan["rises"]) == set(plan["layers"])
 
 
+@pytest.mark.slow
 def test_a_budget_with_images_corrects(done):
     done("decompose", "digits_vgg", "--budget", "macs=0.7", *FAST, "--out", "run")
     before, after = rows()
@@ -126,6 +127,7 @@ def test_plans_that_do_not_fit(change, words, cli, refused):
     assert words in refused("decompose", "digits_vgg", "--plan", "plan.json", code=2)
 
 
+@pytest.mark.slow
 def test_max_drop(done):
     text = done("decompose", "digits_vgg", "--max-drop", "1.5", *FAST, "--out", "run")
     before, after = rows()

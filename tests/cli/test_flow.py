@@ -245,6 +245,7 @@ def test_methods_fit_the_terminal(width, done, monkeypatch):
         assert re.search(rf"^{name} ", text, re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_nothing_but_what_is_being_done_on_stderr(cli):
     result = cli("decompose", "digits_vgg", "--data", "digits", "--rank", "0.25", "--out", "run")
     assert re.fullmatch(r"time: .* s; peak memory .* GiB\n", complaint(result.err))

@@ -12,6 +12,7 @@ from tests.cli.conftest import complaint
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": os.getcwd()}
 
 
+@pytest.mark.slow
 def test_two_processes(run_copy, tmp_path):
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command = [*launcher, "-m", "cnncompress", "finetune", "run", "--data", "digits", "--lr", "0.001"]

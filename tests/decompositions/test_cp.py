@@ -102,6 +102,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
 
+@pytest.mark.slow
 def test_memory_of_a_wide_layer():
     """512×512×3×3 at rank 8, at a quarter of its full rank and at full rank: the whole process stays under 2 GB."""
     done = subprocess.run([sys.executable, "-c", CHILD], capture_output=True, text=True, check=True, timeout=300)

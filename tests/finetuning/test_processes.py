@@ -41,6 +41,7 @@ if is_main_process():
 """
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_result_of_one(tmp_path):
     script = tmp_path / "train.py"
     script.write_text(SCRIPT)
