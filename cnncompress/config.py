@@ -106,7 +106,7 @@ def parse_budget(value: Any) -> Budget:
     if not isinstance(value, dict) or not set(value) <= set(names):
         raise ValueError(f"{BUDGET_HINT}; what can be limited is {', '.join(names)}")
     try:
-        return Budget(**{name: float(share) for name, share in value.items()})
+        return Budget(**{name: float(share) for name, share in value.items() if share is not None})
     except (ValueError, TypeError):
         raise ValueError(BUDGET_HINT) from None
     except UsageError as error:
@@ -308,7 +308,7 @@ def _check_consent(config: Path, values: Mapping[str, Any], flags: Mapping[str, 
     """UsageError where only the file, and no person, says that code is to be run."""
     if any("trust_code" in section for section in (values, values.get("finetune", {}))):
         raise UsageError(f"{config}: trust_code is not for files; give --trust-code on the command line")
-    model = values.get("model", "") if flags.get("model") is None else ""
+    model = values.get("model") or "" if flags.get("model") is None else ""
     if ":" in model and not model.startswith("timm:") and not flags.get("trust_code"):
         raise UsageError(f"{config} has the code of {plain(model)} run: give --trust-code, or MODEL beside --config")
 

@@ -190,7 +190,7 @@ def read_yaml(path: str | Path) -> Any:
         raise
     except RecursionError:
         raise MalformedError(f"is nested deeper than {DEPTH} levels") from None
-    except (yaml.YAMLError, ValueError, TypeError, KeyError, OverflowError) as error:
+    except (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, OverflowError) as error:
         raise MalformedError(f"is not YAML: {plain(' '.join(str(error).split()))[:400]}") from None
 
 

@@ -7,6 +7,7 @@ import pytest
 from cnncompress.config import DecomposeSettings, TuneSettings, merge, parse_arguments, validate
 from cnncompress.errors import UsageError
 from cnncompress.pipeline import run_decompose
+from cnncompress.spec import Budget
 
 LEVEL = ", ".join(["*a{}"] * 9)
 BOMB = "method:\n- &a0 [x]\n" + "".join(f"- &a{i} [{LEVEL.replace('{}', str(i - 1))}]\n" for i in range(1, 9))
@@ -96,6 +97,8 @@ def test_rules_by_layer(write):
         (f"model: {'1:' * 200_000}", "larger than 262,144 bytes"),
         ("{" + "a" * 900 + ": 1}", "unknown key 'aaa"),
         ("model: os:system", "has the code of os:system run: give --trust-code"),
+        ("seed: !!timestamp", "is not YAML"),
+        ("seed: !!int x", "is not YAML"),
         ("trust_code: true", "trust_code is not for files"),
         ("finetune: {trust_code: true}", "trust_code is not for files"),
         ('!!python/object/apply:os.system ["true"]', "is not YAML"),
@@ -112,6 +115,15 @@ def test_wrong_files(text, words, write):
     assert str(error.value).startswith(str(path))
     assert "\n" not in str(error.value)
     assert len(str(error.value)) < 1000
+
+
+@pytest.mark.parametrize("text", ["macs=0.5", "{macs: 0.5}", "[macs=0.5]"])
+def test_budgets_in_a_file(write, text):
+    assert decomposing(write(f"budget: {text}\n")).budget == Budget(macs=0.5)
+
+
+def test_an_empty_model_is_none(write):
+    assert decomposing(write("model:\nseed: 3\n")).model is None
 
 
 def test_files_that_cannot_be_read(tmp_path):

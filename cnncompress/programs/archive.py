@@ -6,6 +6,7 @@ file of somebody else could run anything. Here the graph is read by schema, tens
 
 from __future__ import annotations
 
+import struct
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -244,7 +245,9 @@ def read_archive(path: Path) -> Archive:
                 if folder + config in members:
                     payloads = _json(Payloads, members[folder + config], file)
                     tensors |= _tensors(file, members, folder, payloads, contents)
-    except (zipfile.BadZipFile, KeyError, NotImplementedError, EOFError, RuntimeError) as error:
+    except (MalformedError, OSError):
+        raise
+    except (zipfile.BadZipFile, KeyError, ValueError, EOFError, OverflowError, RuntimeError, struct.error) as error:
         raise MalformedError(f"is no whole file of torch.export ({first_line(error)})") from error
     return Archive(model.graph_module, tensors)
 

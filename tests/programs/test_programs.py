@@ -3,6 +3,7 @@
 import io
 import json
 import pickle
+import random
 import shutil
 import zipfile
 from pathlib import Path
@@ -271,3 +272,15 @@ def test_bombs_and_other_files_are_refused(file):
         file.write_bytes(bytes_)
         with pytest.raises(MalformedError, match="no whole file"):
             read_program(file)
+
+
+def test_damage_anywhere_is_told_or_harmless(file):
+    content, chance = file.read_bytes(), random.Random(0)
+    for _ in range(300):
+        damaged = bytearray(content)
+        damaged[chance.randrange(len(content) - 3000, len(content))] = chance.randrange(256)  # where the index is
+        file.write_bytes(damaged)
+        try:
+            read_program(file)
+        except (MalformedError, OSError) as error:
+            assert str(error).isprintable()
