@@ -2,7 +2,6 @@
 
 import os
 import random
-import signal
 import time
 from pathlib import Path
 
@@ -59,10 +58,10 @@ def check_whole(run):
     return rank, finetuned
 
 
-def test_forty_kills(start, tmp_path, done):
+def test_forty_kills(start, tmp_path, cli):
     image_folder("data/train", images=4)
     image_folder("data/val", images=1)
-    done("decompose", "digits_vgg", "--rank", "2", "--out", "run")
+    assert said(start("decompose", "digits_vgg", "--rank", "2", "--out", "run"))[0] == 0
     run, rng, seen = tmp_path / "run", random.Random(SEED), set()
     (run / "notes.md").write_text("mine")
     for i in range(KILLS):
@@ -72,7 +71,7 @@ def test_forty_kills(start, tmp_path, done):
             args = ["decompose", "digits_vgg", "--rank", str(2 + i // 2 % 3), "--out", "run", "--force"]
         process = start(*args)
         time.sleep(rng.uniform(0.05, 1.5))
-        os.kill(process.pid, signal.SIGKILL)
+        process.kill()
         process.join()
         seen.add(check_whole(run))
     assert len(seen) > 1
