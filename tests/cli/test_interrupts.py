@@ -48,7 +48,7 @@ def interrupted(processes, tmp_path):
         ("cnncompress.runs.write:save_tensors", 1, DECOMPOSE),
         ("cnncompress.publish:_move", 1, DECOMPOSE),
         ("cnncompress.profiling:milliseconds", 5, ["report", "run", "--latency", "--output", "report.md"]),
-        ("cnncompress.pipeline.measure:trace", 1, ["inspect", "run"]),
+        ("cnncompress.pipeline.measure:inspect_layers", 1, ["inspect", "run"]),
         ("torch.onnx:export", 1, ["export", "run", "--format", "onnx", "--output", "run.onnx"]),
         ("torch.export:save", 1, ["export", "run", "--format", "pt2"]),
         ("cnncompress.evaluation:check_labels", 1, [*FINETUNE, "--out", "out"]),
