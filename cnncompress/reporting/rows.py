@@ -158,35 +158,43 @@ def merge(reports: Mapping[str, Report]) -> Report:
     """
     if len(reports) == 1:
         return next(iter(reports.values()))
-    groups: list[list[tuple[str, Row]]] = []
     result, told = Report(), dict[str, list[str]]()
     for run, report in reports.items():
-        group: list[tuple[str, Row]] = []
-        original: Row | None = None
-        for row in report.rows:
-            if row.kind == "original":
-                original = row
-                group = _group_of(row, groups, run)
-                continue
-            if not group:
-                groups.insert(0, group)  # before all originals: it is compared with none
-            timed = _beside(row, original)
-            if all(timed != known for _, known in group):
-                group.append((run, timed))
         result.layers += [dataclasses.replace(layer, layer=f"{run}:{layer.layer}") for layer in report.layers]
         result.kept |= {f"{run}:{name}": reason for name, reason in report.kept.items()}
         for note in report.notes:
             told.setdefault(note, []).append(run)
     result.notes = [f"{', '.join(runs)}: {note}" for note, runs in told.items()]
     taken: set[str] = set()
-    for run, row in (item for group in groups for item in group):
+    for run, row in (item for group in _grouped(reports) for item in group):
         result.rows.append(dataclasses.replace(row, name=f"{run}:{row.name}") if row.name in taken else row)
         taken.add(row.name)
     return result
 
 
-def _group_of(original: Row, groups: list[list[tuple[str, Row]]], run: str) -> list[tuple[str, Row]]:
-    """The rows that are compared with an original, which comes first; a new group where it is not known yet."""
+Group = list[tuple[str, Row]]  # an original, unless none is known, and the rows that are compared with it, by run
+
+
+def _grouped(reports: Mapping[str, Report]) -> list[Group]:
+    """The rows of all reports by original, identical ones once; first those that are compared with none."""
+    groups: list[Group] = []
+    for run, report in reports.items():
+        group: Group = []
+        original: Row | None = None
+        for row in report.rows:
+            if row.kind == "original":
+                original, group = row, _group_of(row, groups, run)
+                continue
+            if not group:
+                groups.insert(0, group)
+            timed = _beside(row, original)
+            if all(timed != known for _, known in group):
+                group.append((run, timed))
+    return groups
+
+
+def _group_of(original: Row, groups: list[Group], run: str) -> Group:
+    """The group of an original; a new one where it is not known yet."""
     for group in groups:
         known = _together(group[0][1], original)
         if known is not None:
