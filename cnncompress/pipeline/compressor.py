@@ -18,7 +18,7 @@ from cnncompress.data import Data, make_loader
 from cnncompress.divergence import Answers, agreement, to_check
 from cnncompress.errors import CompressError, UsageError
 from cnncompress.evaluation import Evaluation, resolve_device
-from cnncompress.factored import memory_format_of, to_memory_format
+from cnncompress.factored import memory_format_of
 from cnncompress.fitting import decompose
 from cnncompress.inputs import input_dtype, read_batch
 from cnncompress.metrics import CENTRED, check_metric
@@ -39,7 +39,7 @@ from cnncompress.planning import (
     with_reasons,
 )
 from cnncompress.profiling import latency
-from cnncompress.spec import Budget, Call, Latency, Plan, Profile, convolutions
+from cnncompress.spec import Budget, Call, Latency, Plan, Profile
 from cnncompress.standing_in import examine
 from cnncompress.timing import LatencyTable, TimingSetting
 
@@ -261,48 +261,37 @@ class Compressor:
         with self.phases("latency", "time layers and chains"):
             return settled_table(self._formats[self.memory_format], self.opened.example(), self.calls, setting)
 
-    def in_fastest_format(self, small: nn.Module, plan: Plan) -> nn.Module:
-        """A network with depthwise stages in the memory format that it is fastest in, where nothing says which.
-
-        Their time may double in the other one. `plan` and the network's provenance then tell it.
-        """
-        depthwise = any(stage.depthwise for layer in plan.layers.values() for stage in convolutions(layer.chain))
-        if plan.memory_format or not depthwise:
-            return small
-        models = in_formats(small, self.opened.example())
-        found = self._latencies(models) if len(models) > 1 else {}
-        own, best = next(iter(models)), fastest(found) if found else ""
-        if best in ("", own):
-            return small
-        gain = found[best].median / found[own].median
-        self.notes.append(f"kept in the memory format {best}, where it takes {gain:.2f} of its time in {own}")
-        plan.memory_format = best
-        return to_memory_format(small, best)
-
     def timed(self, small: nn.Module, plan: Plan) -> tuple[nn.Module, dict[str, Latency]]:
-        """The network of a plan in the memory format it is to have, and the latencies of `compare`.
+        """The network of a plan, in its fastest memory format unless the plan names one, and latencies of `compare`.
 
         Where no budget of latency asks for them, a network that cannot be timed has none, and `notes` tell why.
         """
         try:
-            small = self.in_fastest_format(small, plan)
-            return small, self.compare(small)
+            models = {plan.memory_format: small} if plan.memory_format else in_formats(small, self.opened.example())
+            originals, found = self.compare(models)
         except CompressError as error:
             if self._by_latency:
                 raise
             self.notes.append(f"the latency was not measured: {error}")
             return small, {}
+        own, best, before = next(iter(models)), fastest(found), originals[fastest(originals)]
+        if best != own:
+            gain = found[best].median / found[own].median
+            self.notes.append(f"kept in the memory format {best}, where it takes {gain:.2f} of its time in {own}")
+            plan.memory_format = best
+        if found[best].median >= before.median and self.settings.budget is not None and not self._by_latency:
+            self.notes.append("`--budget latency=0.9` beside the other budget plans for time too")
+        self.notes += in_words(originals)
+        return models[best], {"original": before, "compressed": beside(before, found[best])}
 
-    def compare(self, small: nn.Module) -> dict[str, Latency]:
-        """Latency of the original, in the memory format it is fastest in, and of the compressed network, in turns."""
+    def compare(self, models: dict[str, nn.Module]) -> tuple[dict[str, Latency], dict[str, Latency]]:
+        """Latency of the original, in all memory formats it runs in, and of a compressed network, all in turns."""
         original = original_of(self.opened.run)
         originals = self._formats if original is None else in_formats(original, self.opened.example())
-        found = self._latencies({**originals, "compressed": small})
-        after, before = found.pop("compressed"), found[fastest(found)]
-        if after.median >= before.median and self.settings.budget is not None and not self._by_latency:
-            self.notes.append("`--budget latency=0.9` beside the other budget plans for time too")
-        self.notes += in_words(found)
-        return {"original": before, "compressed": beside(before, after)}
+        named = {"original": originals, "compressed": models}
+        found = self._latencies({f"{what}, {name}": m for what, by in named.items() for name, m in by.items()})
+        before, after = ({name: found[f"{what}, {name}"] for name in by} for what, by in named.items())
+        return before, after
 
     @cached_property
     def images(self) -> Tensor:

@@ -68,16 +68,17 @@ def test_a_convolution_that_a_plan_keeps_is_fitted_and_loads_again(done):
 
 
 @pytest.mark.parametrize(("options", "kept_in"), [((), "channels_last"), (("--memory-format", "contiguous"), None)])
-def test_depthwise_stages_choose_the_memory_format(done, monkeypatch, options, kept_in):
+@pytest.mark.parametrize("method", ["cp", "spatial-svd"])
+def test_a_network_is_kept_in_the_memory_format_it_is_fastest_in(done, monkeypatch, method, options, kept_in):
     def times(models, example, **settings):
         slow = {name: memory_format_of(model) == "contiguous" for name, model in models.items()}
         return {name: Latency(2.0 if s else 1.0, 1, 2, 9, 1, "cpu", "float32") for name, s in slow.items()}
 
     monkeypatch.setattr("cnncompress.pipeline.compressor.latency", times)
-    budget = ("--budget", "macs=0.9", "--method", "cp", "--layers", "features.3")
+    budget = ("--budget", "macs=0.9", "--method", method, "--layers", "features.3")
     text = done("decompose", "digits_vgg", *budget, *options, "--out", "run")
     plan = json.loads(Path("run/plan.json").read_text())
-    assert plan["layers"]["features.3"]["method"] == "cp"
+    assert plan["layers"]["features.3"]["method"] == method
     assert plan["memory_format"] == (kept_in or "contiguous")
     assert ("kept in the memory format channels_last, where it takes 0.50 of its time" in text) == bool(kept_in)
     assert memory_format_of(cc.load("run")) == plan["memory_format"]
