@@ -18,6 +18,11 @@ def human(value: int, unit: str = "") -> str:
     return digits.rstrip(".") + ("", "K", "M", "G", "T")[exponent] + unit
 
 
+def counted(number: int, noun: str) -> str:
+    """`1 layer`, `2 layers`."""
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
 def layer_plan_in_words(plan: LayerPlan) -> str:
     """One line: the layer, the method with its rank, and params and MACs before and after."""
     rank = "×".join(map(str, plan.rank))

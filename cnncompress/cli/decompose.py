@@ -116,4 +116,4 @@ def command(config: Path | None, **flags: Any) -> None:
     options.echo(f"\nsaved in {done.out}" if done.out else "\ndry run: nothing was written")
     if done.hint:
         options.echo(fill(done.hint, terminal_width()))
-    console.LOG.info("%s", done.phases)
+    console.LOG.info("%s", fill(str(done.phases), terminal_width()))

@@ -42,6 +42,7 @@ from cnncompress.profiling import latency
 from cnncompress.spec import Budget, Call, Latency, Plan, Profile
 from cnncompress.standing_in import examine
 from cnncompress.timing import LatencyTable, TimingSetting
+from cnncompress.words import counted
 
 
 class Compressor:
@@ -112,7 +113,7 @@ class Compressor:
         if not self.told.statistics:
             self._calibrate(plan.layers)
         statistics = self.told.statistics
-        with self.phases("factorize", f"fit {len(plan.layers)} layers"):
+        with self.phases("factorize", f"fit {counted(len(plan.layers), 'layer')}"):
             if not self.corrected:
                 return self._reconstructed(
                     decompose(
@@ -186,7 +187,7 @@ class Compressor:
         return self.settings.metric == "kronecker" or self.corrected
 
     def _calibrate(self, layers: Mapping[str, object]) -> None:
-        with self.phases("calibrate", f"collect the statistics of {len(layers)} layers"):
+        with self.phases("calibrate", f"collect the statistics of {counted(len(layers), 'layer')}"):
             self.told = calibrate(self.settings, self.opened, layers, self.data, self.out)
 
     @cached_property
@@ -194,7 +195,7 @@ class Compressor:
         """Candidates for every layer that may change."""
         settings, opened = self.settings, self.opened
         self._calibrate(self.choices)
-        with self.phases("candidates", f"try methods and ranks on {len(self.choices)} layers"):
+        with self.phases("candidates", f"try methods and ranks on {counted(len(self.choices), 'layer')}"):
             return Planner(
                 opened.model,
                 opened.example(),

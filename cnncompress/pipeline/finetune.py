@@ -29,6 +29,7 @@ from cnncompress.pipeline.training import TrainingPlace, origin_of, training_in
 from cnncompress.profiling import profile
 from cnncompress.reporting import Report
 from cnncompress.runs import update_run
+from cnncompress.words import counted
 
 VALIDATION_SHARE = 0.2
 ERRORS = "relative errors of layers are those of their fit, before fine-tuning"
@@ -69,7 +70,7 @@ def _train_in(
     if data.train is None:
         raise DataError(f"{settings.data} holds no training images")
     train = Augmented(data.train, opened.preprocessing, flip=data.flip, seed=settings.seed)
-    steps.announce("train", f"train {training.epochs} epochs on {settings.data}")
+    steps.announce("train", f"train {counted(training.epochs, 'epoch')} on {settings.data}")
     result = finetune(
         opened.model,
         train,
