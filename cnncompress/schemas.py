@@ -110,7 +110,7 @@ class PlanFile(Schema):
     """A file for `--plan`."""
 
     metric: Name = "frobenius"
-    memory_format: Text = ""
+    memory_format: Literal["", "contiguous", "channels_last"] = ""
     layers: dict[Name, PlanEntry]
     kept: dict[Name, Text] = {}
     achieved: Numbers = {}

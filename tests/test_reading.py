@@ -131,6 +131,7 @@ def test_what_is_written_follows_its_schema(schema, values):
         (StoredPlan, changed(PLAN, "layers/body", None), "layers.body"),
         (StoredPlan, changed(PLAN, "kept/head", 3), "valid string"),
         (StoredPlan, changed(PLAN, "kept", ...), "lacks kept"),
+        (StoredPlan, changed(PLAN, "memory_format", "blocked"), "'', 'contiguous' or 'channels_last'"),
         (StoredPlan, changed(PLAN, "rises", {"body": "1"}), "valid number"),
         (PlanFile, {"layers": {"a": {"method": "svd"}}}, "lacks layers.a.rank"),
         (PlanFile, {"layers": {"a": {"method": "svd", "rank": {"k": 3}}}}, "layers.a.rank"),

@@ -96,7 +96,7 @@ def test_lowered_chains_and_the_memory_format_come_back(tmp_path, factory, lower
     ("old", "new", "words"),
     [
         ('"lowering": ""', '"lowering": "fast"', "unknown lowering 'fast'"),
-        ('"memory_format": ""', '"memory_format": "blocked"', "unknown memory format 'blocked'"),
+        ('"memory_format": ""', '"memory_format": "blocked"', "at memory_format: 'blocked'"),
     ],
 )
 def test_words_of_a_plan_that_are_not_known(tmp_path, factory, old, new, words):
