@@ -7,11 +7,6 @@ from typing import TYPE_CHECKING
 
 from cnncompress.lazy import lazily
 
-# OpenMP's threads wait for work in a busy loop, which takes the cores from whoever shares the machine: two runs side by
-# side then need ten times as long as one. It reads this when torch is first imported. What the user has set stays.
-if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"} & os.environ.keys():
-    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
-
 if TYPE_CHECKING:
     from cnncompress.api import compress, export, finetune, report
     from cnncompress.correction import decompose_in_order
@@ -27,6 +22,11 @@ if TYPE_CHECKING:
     from cnncompress.runs import load, save
     from cnncompress.spec import Budget, ConvSpec, LayerPlan, Plan, Preprocessing
     from cnncompress.statistics import collect_statistics
+
+# OpenMP's threads wait for work in a busy loop, which takes the cores from whoever shares the machine: two runs side by
+# side then need ten times as long as one. It reads this when torch is first imported. What the user has set stays.
+if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"} & os.environ.keys():
+    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
 __version__ = "0.1.0"
 
