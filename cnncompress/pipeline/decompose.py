@@ -153,6 +153,7 @@ def _decompose(settings: DecomposeSettings, command: list[str], held: ExitStack)
     earlier = opened.provenance.plan
     if earlier.layers and earlier.metric != chosen.metric:
         notes.append(f"relative errors of what the run had replaced are under {earlier.metric}, others {chosen.metric}")
+    notes += [f"assumed of {opened.taken_for}"] if opened.assumed else []
     notes += [*narrow_outputs(chosen, count_outputs(opened))]
     report = Report([before, row], layer_rows(origin.plan, origin.errors), origin.plan.kept, notes)
     info = run_info(settings, opened, data, command)

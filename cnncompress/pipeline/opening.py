@@ -38,6 +38,18 @@ class Opened:
     provenance: Provenance
     weights: str = ""
     run: LoadedRun | None = None
+    assumed: tuple[str, ...] = ()  # of the preprocessing: what nothing and nobody has told
+
+    @property
+    def taken_for(self) -> str:
+        """Weights and input in words, with what was assumed: a network does not say how its images were prepared."""
+        prepared, unsure = self.preprocessing, " (assumed: give --{})"
+        numbers = {name: " ".join(f"{v:.4g}" for v in getattr(prepared, name)) for name in ("mean", "std")}
+        kind = {1: "grey", 3: "RGB"}.get(prepared.channels, f"{prepared.channels}-channel")
+        words = {"input-size": f"{kind} images of {'×'.join(map(str, prepared.size))}"}
+        words |= {name: f"{name} {text}" for name, text in numbers.items()}
+        said = [text + (unsure.format(option) if option in self.assumed else "") for option, text in words.items()]
+        return plain(f"network {self.name}: weights: {self.weights}; {', '.join(said)}")
 
     def example(self, batch: int = 1, seed: int = 0) -> Tensor:
         """A random input [batch, c, h, w] in the network's dtype."""
@@ -65,7 +77,18 @@ def open_model(settings: ModelSettings) -> Opened:
     )
     origin = Provenance(loaded.source, loaded.preprocessing)
     short = name.rsplit(":", 1)[-1] if loaded.source.kind != "torchvision" else name
-    return Opened(short, loaded.model, loaded.preprocessing, origin, loaded.weights)
+    opened = Opened(short, loaded.model, loaded.preprocessing, origin, loaded.weights, None, _assumed(loaded, settings))
+    LOG.info(opened.taken_for)
+    return opened
+
+
+def _assumed(loaded: LoadedModel, settings: ModelSettings) -> tuple[str, ...]:
+    """The options that could have told of the input what a function's network, or a change of it, leaves open."""
+    given = {"input-size": settings.input_size, "mean": settings.mean, "std": settings.std}
+    known = loaded.source.kind != "factory"
+    usual = known and loaded.preprocessing.channels == 3
+    told = {"input-size": known, "mean": usual, "std": usual}
+    return tuple(option for option, value in given.items() if value is None and not told[option])
 
 
 def _means_run(name: str) -> bool:
@@ -87,7 +110,9 @@ def open_run(path: Path, settings: ModelSettings) -> Opened:
     prepared = (run.preprocessing or Preprocessing()).changed(settings.input_size, settings.mean, settings.std)
     origin = dataclasses.replace(provenance(run.model) or Provenance(), preprocessing=prepared)
     attach(run.model, origin)  # so that whatever is made of it remembers how its input is prepared
-    return Opened(str(run.info.get("name", path.name)), run.model, prepared, origin, f"run {path}", run)
+    opened = Opened(str(run.info.get("name", path.name)), run.model, prepared, origin, f"run {path}", run)
+    LOG.info(opened.taken_for)
+    return opened
 
 
 def need_layers(opened: Opened, doing: str) -> None:

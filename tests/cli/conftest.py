@@ -33,7 +33,8 @@ def listing(folder="."):
 
 PROGRESS = re.compile(
     r"^(?:loading PyTorch|step \d+ of \d+: .* \(\d+:\d\d\)|trial \d+ of at most .*"
-    r"|(?:before training|epoch \d+ of \d+): .*|evaluate .* on .*|time .* beside its original)\n",
+    r"|(?:before training|epoch \d+ of \d+): .*|network .*: weights: .*"
+    r"|evaluate .* on .*|time .* beside its original)\n",
     re.MULTILINE,
 )
 

@@ -188,3 +188,26 @@ def test_an_input_size_that_does_not_fit_is_refused_with_the_option(refused):
     for command in (["inspect"], ["profile"], ["decompose"], ["evaluate", "--data", "digits"]):
         assert "--input-size" in refused(*command, "nets.py:build")
         assert "--input-size" in refused(*command, "nets.py:build", "--input-size", "12")
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (
+            [],
+            "grey images of 224×224 (assumed: give --input-size), mean 0.449 (assumed: give --mean), "
+            "std 0.226 (assumed: give --std)",
+        ),
+        (
+            ["--input-size", "12x16", "--mean", "0.5", "--std", "0.25"],
+            "grey images of 12×16, mean 0.5, std 0.25",
+        ),
+    ],
+)
+def test_what_is_assumed_of_a_network_is_said(options, line, cli, done):
+    Path("nets.py").write_text(GREY)
+    told = cli("inspect", "nets.py:build", *options).err
+    assert f"network build: weights: as {Path('nets.py').resolve()}:build returns them; {line}\n" in told
+    report = done("decompose", "nets.py:build", *options, "--rank", "2", "--out", "run")
+    assert ("assumed of network build" in report) == (not options)
+    assert "assumed" not in cli("inspect", "digits_vgg").err
