@@ -110,6 +110,7 @@ def main() -> None:
         for _ in range(args.rounds):
             for name, setting in settings.items():
                 taken[name].append((seconds(work, setting, 1), seconds(work, setting, 2)))
+                print(f"{work}, {name}: {taken[name][-1][0]:.2f} s, {taken[name][-1][1]:.2f} s", file=sys.stderr)
         for name, pairs in taken.items():
             alone, two = (statistics.median(times) for times in zip(*pairs, strict=True))
             print(f"{work:8} {name:28} {alone:7.2f}s {two:7.2f}s {two / alone:12.2f}", flush=True)
