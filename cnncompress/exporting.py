@@ -18,6 +18,7 @@ from cnncompress.copying import clone
 from cnncompress.errors import CompressError
 from cnncompress.factored import forward, inference, logits
 from cnncompress.publish import check_file, replacing
+from cnncompress.running import same_outputs
 
 ONNX_LIMIT = 2**31  # bytes of one protobuf file
 BATCH_IS_FREE = ({0: torch.export.Dim.DYNAMIC},)
@@ -40,14 +41,19 @@ class ExportReport:
 
 
 def export_onnx(
-    model: nn.Module, example: Tensor, path: str | Path, tolerance: float | None = None, force: bool = False
+    model: nn.Module,
+    example: Tensor,
+    path: str | Path,
+    tolerance: float | None = None,
+    force: bool = False,
+    opset: int | None = None,
 ) -> ExportReport:
     """Write a network as one ONNX file with a free batch size, checked in ONNX Runtime on the CPU.
 
     `example` [N, ...] is a batch of inputs; another of random numbers and another size is compared too. `tolerance`
     is relative to the largest output, by default 1e-4 (2e-2 in half precision). An existing file is replaced with
-    `force` only. CompressError where a package is missing, the exporter fails, or the outputs differ; then nothing
-    is left behind.
+    `force` only. `opset` is the version of the operator set, by default the exporter's. CompressError where a package
+    is missing, the exporter fails, or the outputs differ; then nothing is left behind.
     """
     runtime = _onnxruntime()
     if example.dtype not in (torch.float32, torch.float16):
@@ -64,6 +70,7 @@ def export_onnx(
             net,
             (inputs,),
             dynamo=True,
+            opset_version=opset,
             dynamic_shapes=BATCH_IS_FREE,
             input_names=["input"],
             output_names=["logits"],
@@ -118,6 +125,11 @@ def export_checked(
         traced = example if len(example) > 1 else torch.cat([example, example])  # a size of 1 would become a constant
         batches = [example, _random_batch(example, len(traced) + 1)]
         expected = [forward(model, x) for x in batches]
+        if not same_outputs(forward(model, batches[0]), expected[0]):
+            raise CompressError(
+                "two forward passes on the same input differ: the network is random or counts its passes (F.dropout "
+                "without training=self.training does that), and no export of it can be checked"
+            )
         with _foreign(kind, "export"):
             run = write(model, traced, file)
         with _foreign(kind, "run the export of"):

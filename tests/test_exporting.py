@@ -166,3 +166,19 @@ def test_weights_beyond_one_onnx_file_are_refused(tmp_path):
         net = nn.Linear(2**15, 2**14)
     with pytest.raises(CompressError, match=r"2\.1 GB of weights do not fit .* pt2"):
         export_onnx(net, torch.zeros(1, 2**15), tmp_path / "net.onnx")
+
+
+@both
+def test_a_random_network_is_named_as_one(tmp_path, exporter, name):
+    class Random(nn.Module):
+        def forward(self, x):
+            return nn.functional.dropout(x.mean((2, 3)))
+
+    with pytest.raises(CompressError, match="two forward passes on the same input differ"):
+        exporter(Random(), torch.randn(2, 3, 4, 4), tmp_path / name)
+    assert not list(tmp_path.iterdir())
+
+
+def test_operator_sets(tmp_path):
+    export_onnx(small(), torch.randn(2, 3, 8, 8), tmp_path / "old.onnx", opset=19)
+    assert onnx.load(tmp_path / "old.onnx").opset_import[0].version == 19

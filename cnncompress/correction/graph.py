@@ -17,6 +17,10 @@ from cnncompress.running import same_outputs
 
 ADDITIONS = {operator.add, operator.iadd, torch.add, "add", "add_"}
 RELU = {torch.relu, torch.relu_, functional.relu, functional.relu_, "relu", "relu_"}
+UNFOLLOWED = (
+    "torch.fx cannot follow the forward pass: layers were corrected one by one, without what comes after them, and the "
+    "kernels of those that stay were left as they are"
+)
 Values = dict[fx.Node, Any]
 Visit = Callable[[fx.Node, Values, Values], None]
 

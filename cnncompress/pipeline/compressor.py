@@ -14,6 +14,7 @@ from cnncompress.checking import check_weights, remarks_on
 from cnncompress.config import DecomposeSettings
 from cnncompress.console import Steps
 from cnncompress.correction import decompose_in_order, reconstruct, reestimate
+from cnncompress.correction.graph import UNFOLLOWED, trace_graph
 from cnncompress.data import Data, make_loader
 from cnncompress.divergence import Answers, agreement, to_check
 from cnncompress.errors import CompressError, UsageError
@@ -120,6 +121,8 @@ class Compressor:
                         model, plan, statistics=statistics, refine=1 if settings.refine is None else settings.refine
                     )
                 )
+            if trace_graph(model, self.images[:1]) is None:
+                self.notes.append(UNFOLLOWED)
             refit = settings.correct == "refit"
             small = decompose_in_order(
                 model,

@@ -198,8 +198,12 @@ def rank_for_energy(singular_values: torch.Tensor, share: float) -> int:
     return int(reached.int().argmax(-1).max()) + 1
 
 
-def run_export(run: Path, format_: str, output: Path | None, force: bool, trust_code: bool = False) -> ExportReport:
-    """Export the network of a run, checked against it before the file appears."""
+def run_export(
+    run: Path, format_: str, output: Path | None, force: bool, trust_code: bool = False, opset: int | None = None
+) -> ExportReport:
+    """Export the network of a run, checked against it before the file appears; `opset` is for ONNX alone."""
+    if opset is not None and format_ != "onnx":
+        raise UsageError(f"--opset is for --format onnx, not {format_}")
     settings = ModelSettings(model=str(run), trust_code=trust_code)
     steps = Steps(["load", "export"])
     steps.announce("load", f"load {run}")
@@ -207,8 +211,9 @@ def run_export(run: Path, format_: str, output: Path | None, force: bool, trust_
     suffix = {"onnx": ".onnx", "pt2": ".pt2"}[format_]
     target = output or _named(run).with_name(_named(run).name + suffix)
     steps.announce("export", f"write {target}, run it and compare")
-    exporter = {"onnx": export_onnx, "pt2": export_pt2}[format_]
-    return exporter(opened.model, opened.example(2), target, force=force)
+    if format_ == "pt2":
+        return export_pt2(opened.model, opened.example(2), target, force=force)
+    return export_onnx(opened.model, opened.example(2), target, force=force, opset=opset)
 
 
 def _named(path: Path) -> Path:
