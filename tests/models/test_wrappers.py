@@ -42,5 +42,5 @@ def test_an_averaged_network_is_the_average():
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("make", [torch.jit.script, lambda net: torch.jit.trace(net, torch.zeros(1, 3, 4, 4))])
 def test_torchscript_is_named(make):
-    with pytest.raises(CompressError, match="my.factory is TorchScript"):
+    with pytest.raises(CompressError, match=r"my\.factory is TorchScript"):
         unwrap(make(nn.Sequential(nn.Conv2d(3, 4, 3))), "my.factory")
