@@ -24,6 +24,8 @@ from cnncompress.planning.rules import select
 from cnncompress.profiling import profile
 from cnncompress.reporting import Report
 from cnncompress.runs import load
+from cnncompress.runs.lock import writing
+from cnncompress.runs.place import resolve
 from cnncompress.spec import Budget
 from cnncompress.statistics import collect_statistics
 
@@ -81,14 +83,15 @@ def finetune(
 
     The weights before training count too, so it is never worse than before. Items of both sets are (image [3, H, W],
     class index). `settings` default to one epoch of SGD with a cosine. `checkpoints` is a folder that training can
-    `resume` from; without one nothing is left on the disk.
+    `resume` from, and that one process at a time trains in; without one nothing is left on the disk.
 
     Raises UsageError for settings that do not fit, DataError for labels, RunError for files, CompressError where the
     loss is no longer finite.
     """
     settings = settings or FinetuneSettings()
     if checkpoints is not None:
-        return train_in_place(model, train, val, settings, Path(checkpoints), device=device, resume=resume)
+        with writing(resolve(checkpoints)):
+            return train_in_place(model, train, val, settings, Path(checkpoints), device=device, resume=resume)
     if resume:
         raise UsageError("resume needs the folder of the checkpoints: finetune(..., checkpoints=FOLDER, resume=True)")
     with tempfile.TemporaryDirectory() as folder:

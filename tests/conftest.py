@@ -4,9 +4,20 @@ One thread a process: many small operations run faster so, above all where sever
 beside imported files, as tests look at what is in a folder.
 """
 
+import logging
 import os
 import sys
+
+import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
 sys.dont_write_bytecode = True
+
+
+@pytest.fixture(autouse=True)
+def quiet_library():
+    """What commands of earlier tests did to the library's logger is undone."""
+    log = logging.getLogger("cnncompress")
+    log.setLevel(logging.NOTSET)
+    log.propagate, log.handlers[:] = True, []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import platform
@@ -20,6 +21,8 @@ from cnncompress.errors import RunError
 from cnncompress.publish import beside, os_errors
 from cnncompress.runs.place import check_output, resolve
 from cnncompress.text import plain
+
+NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP}
 
 _held: dict[Path, tuple[int, int]] = {}  # process and thread
 
@@ -82,7 +85,9 @@ def _acquire(path: Path, holder: Path, target: Path) -> FileLock | None:
             raise RunError(
                 f"{target} is being written by {_who(holder)}; wait for it, or choose another name"
             ) from None
-        except NotImplementedError:
+        except (NotImplementedError, OSError) as error:
+            if isinstance(error, OSError) and error.errno not in NO_LOCKS:
+                raise
             LOG.warning(f"warning: the file system of {target} has no locks: write from one process only")
             return None
         finally:

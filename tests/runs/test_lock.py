@@ -1,6 +1,8 @@
 """One writer at a time, whoever dies, and nothing left of the lock."""
 
+import errno
 import os
+import sys
 import threading
 import time
 
@@ -38,13 +40,14 @@ class Holder:
 
 
 @pytest.mark.parametrize("name", ["run", "n" * 250])
-def test_a_second_writer_is_told_who_the_first_is(tmp_path, name):
+def test_a_second_writer_is_told_who_the_first_is(tmp_path, name, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/cnncompress", "finetune", "my run"])
     holder = Holder(tmp_path / name)
     with pytest.raises(RunError) as caught, writing(tmp_path / name):
         pass
     words = str(caught.value)
     assert f"is being written by process {holder.pid} on {os.uname().nodename}" in words
-    assert "pytest" in words
+    assert "(`cnncompress finetune 'my run'`)" in words
     assert time.strftime("since %Y-") in words
     assert "\n" not in words
     with writing(tmp_path / "another"):
@@ -129,9 +132,10 @@ def test_never_two_at_once_although_the_file_comes_and_goes(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
-def test_without_locks_in_the_file_system_a_line_says_so(tmp_path, monkeypatch, caplog):
+@pytest.mark.parametrize("error", [NotImplementedError(), OSError(errno.ENOLCK, "no locks available")])
+def test_without_locks_in_the_file_system_a_line_says_so(tmp_path, monkeypatch, caplog, error):
     def missing(*args, **kwargs):
-        raise NotImplementedError
+        raise error
 
     monkeypatch.setattr(lock.FileLock, "acquire", missing)
     with writing(tmp_path / "run"):
