@@ -58,7 +58,8 @@ from cnncompress.cli import frame, options
 def command(run: Path, config: Path | None, **flags: Any) -> None:
     """Train the network of RUN; keep the best weights.
 
-    The best are those of the highest top-1 on the evaluation images; without `val/` a fifth of the images is set aside.
+    The best are those of the highest top-1 on the evaluation images; without `val/` a fifth of the images is set aside,
+    or the part that the run was evaluated on where it was calibrated on the others.
     Ctrl-C, SIGTERM and SIGHUP stop with a checkpoint and exit code 1; the same command goes on with --resume. Only one
     process at a time trains or writes a run.
 
