@@ -17,6 +17,7 @@ from cnncompress.exporting import ExportReport, export_onnx, export_pt2
 from cnncompress.factored import layers_of, provenance
 from cnncompress.finetuning import FinetuneResult, FinetuneSettings
 from cnncompress.finetuning import finetune as train_in_place
+from cnncompress.inputs import input_dtype, read_batch
 from cnncompress.pipeline import Opened, run_report
 from cnncompress.pipeline.measure import Timing
 from cnncompress.planning import plan
@@ -50,6 +51,7 @@ def compress(
 
     Raises as these do: UsageError for a budget that no plan meets, CompressError for a network that cannot be run.
     """
+    images, _ = read_batch(images, input_dtype(model), labels=False)
     statistics = collect_statistics(model, batches(images), "kronecker", seed=seed)
     checked = to_check(images, profile(model, images[:1]).total_macs)
     planned = plan(

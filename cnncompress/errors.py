@@ -14,7 +14,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _PLACE = "while in "  # how a note begins that says where an exception arose
-_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "bad_alloc", "failed to allocate")
+_KILLED = ("is killed by signal: killed", "insufficient shared memory")  # what becomes of a process that reads images
+_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "bad_alloc", "failed to allocate", *_KILLED)
 
 
 class CompressError(Exception):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from importlib.util import find_spec
 from pathlib import Path
@@ -60,7 +61,7 @@ def unknown_model(name: str) -> UsageError:
 def _check_origin(origin: str) -> None:
     """UsageError where a factory's file, or the package it is in, is not there."""
     if origin.endswith(".py"):
-        if not Path(origin).expanduser().exists():
+        if not Path(os.path.expanduser(origin)).exists():
             raise UsageError(f"no such file: {origin}")
         return
     top = origin.partition(".")[0]

@@ -209,3 +209,16 @@ def test_half_precision_is_trained_in_float32_and_rounded(dtype, tmp_path):
     assert again.top1 == result.best.top1
     assert in_single(model) is not model
     assert input_dtype(in_single(model)) == torch.float32
+
+
+@pytest.mark.parametrize("images", [IMAGES.numpy(), IMAGES.double()])
+def test_images_of_other_kinds_serve_for_correction(images):
+    model = network(torch.float32)
+    small = decompose_in_order(
+        model,
+        plan(model, IMAGES[:1], rank=0.5, metric="data-covariance"),
+        images,
+        statistics=collect_statistics(model, [images]),
+        progress=False,
+    )
+    assert {p.dtype for p in small.parameters()} == {torch.float32}

@@ -26,7 +26,7 @@ from cnncompress.correction.target import Samples, outputs_at
 from cnncompress.decompositions import extract_groups
 from cnncompress.factored import FactoredLayer, inference, layers_of, swap
 from cnncompress.fitting import Fitted, finished, fit_layer
-from cnncompress.inputs import float_types, in_single, input_dtype, with_types
+from cnncompress.inputs import float_types, in_single, input_dtype, read_batch, with_types
 from cnncompress.modules import spec_of
 from cnncompress.planning import refuse_in_network
 from cnncompress.spec import ConvSpec, LayerStatistics, Plan
@@ -134,7 +134,7 @@ def decompose_in_order(
     `seed`; a layer that is called more than once on an image is left at what `fitting.decompose` gives. Raises as
     that does, and UnsupportedLayerError for a plan whose chains have no bias.
     """
-    images = images.to(input_dtype(model))
+    images, _ = read_batch(images, input_dtype(model), labels=False)
     if (precise := in_single(model)) is not model:
         settings: dict[str, Any] = {"statistics": statistics, "refine": refine, "refit": refit, "adjust": adjust}
         small = decompose_in_order(precise, plan, images.float(), **settings, rounds=rounds, progress=progress)

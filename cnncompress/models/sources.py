@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 import sys
 from contextlib import nullcontext
@@ -60,7 +61,7 @@ def find_source(name: str) -> ModelSource:
     origin, colon, function = name.rpartition(":")
     if colon and origin and all(part.isidentifier() for part in function.split(".")):
         if origin.endswith(".py"):
-            origin = str(Path(origin).expanduser().resolve())
+            origin = str(Path(os.path.expanduser(origin)).resolve())  # Path's own fails without a home
         return ModelSource("factory", f"{origin}:{function}")
     if name.endswith(".py"):
         raise UsageError(f"{name} names no function: give {name}:FUNCTION")

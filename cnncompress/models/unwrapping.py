@@ -106,14 +106,14 @@ def _tensor(value: Any) -> Tensor | None:
 def fit(place: str, tensors: State, own: Mapping[str, Tensor]) -> _Candidate:
     """Tensors under the names of a network's `own`, as far as taking off or putting on prefixes makes them fit."""
     wrappers = {word for word in WRAPPERS if not any(word in name.split(".") for name in own)}
+    tensors = {k: t for k, t in tensors.items() if k in own or k.rpartition(".")[2] not in COUNTERS}
     plainer = [_without(tensors, wrappers), _without(tensors, wrappers | {"module"})]
     return max((_prefixed(place, state, own) for state in plainer), key=lambda c: c.score)
 
 
 def _without(tensors: State, words: set[str]) -> State:
-    """Names without some of their dotted words, and without what only counts."""
-    kept = {name: t for name, t in tensors.items() if name.rpartition(".")[2] not in COUNTERS}
-    return {".".join(w for w in name.split(".") if w not in words): t for name, t in kept.items()}
+    """The same under names without some of their dotted words."""
+    return {".".join(w for w in name.split(".") if w not in words): t for name, t in tensors.items()}
 
 
 def _prefixed(place: str, tensors: State, own: Mapping[str, Tensor]) -> _Candidate:

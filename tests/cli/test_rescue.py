@@ -64,6 +64,7 @@ def test_where_the_file_cannot_be_written_the_line_says_so(fails, monkeypatch):
         RuntimeError("[enforce fail at alloc_cpu.cpp:119] . DefaultCPUAllocator: can't allocate memory: you tried"),
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
         RuntimeError("std::bad_alloc"),
+        RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "),
     ],
 )
 def test_too_little_memory_is_said_with_a_remedy(error, fails, tmp_path):

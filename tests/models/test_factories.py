@@ -91,6 +91,7 @@ def test_factories_that_fail(factory, function, reason):
     ("name", "reason"),
     [
         ("missing_file.py:make", "no such file"),
+        ("~nobody_of_this_name/nets.py:make", "no such file"),
         ("missing_module.sub:make", "no Python module 'missing_module.sub'"),
         ("nets.py", "nets.py:FUNCTION"),
         ("vgg16:", "unknown model"),
