@@ -20,7 +20,6 @@ from cnncompress.errors import RunError
 from cnncompress.regular import kind_of
 
 LONG_NAME = 100  # bytes; what stands beside a file of a longer name is named after a hash of it
-_STREAMS = ("a device", "a named pipe")
 _WITHOUT_WAITING = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)  # a pipe that nobody reads never opens
 _UNSUPPORTED = {errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP}
 
@@ -61,8 +60,14 @@ def check_file(path: str | Path, force: bool = False) -> Path:
 
 def check_text_output(path: str | Path) -> None:
     """RunError unless `write_text` can write at `path`."""
-    if kind_of(path, follow=True) not in _STREAMS:
+    if not _is_stream(path):
         check_file(path, force=True)
+
+
+def _is_stream(path: str | Path) -> bool:
+    """True for what is written into and never replaced: a device, a named pipe."""
+    with os_errors(f"write {path}"):
+        return kind_of(path, follow=True) in ("a device", "a named pipe")
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -70,7 +75,7 @@ def write_text(path: str | Path, text: str) -> None:
 
     RunError where the system refuses, and for a named pipe that nobody reads.
     """
-    if kind_of(path, follow=True) not in _STREAMS:
+    if not _is_stream(path):
         with replacing(check_file(path, force=True), force=True) as temporary:
             temporary.write_text(text, encoding="utf-8")
         return

@@ -72,7 +72,7 @@ from cnncompress.cli import frame, options
 @click.option("--skip", multiple=True, metavar="PATTERN", help="No layer whose name matches.")
 @options.config_option
 @click.option("--out", type=options.PATH, metavar="DIR", help="Run directory to write [default: runs/MODEL].")
-@click.option("--force", is_flag=True, default=None, help="Replace an existing run.")
+@click.option("--force", is_flag=True, default=None, help="Replace an existing run; other files in its folder stay.")
 @click.option("--dry-run", is_flag=True, default=None, help="Print the plan, write nothing.")
 @options.loader_options
 @click.option("--latency-batch", type=int, metavar="N", help="Batch of a latency budget [default: 1].")

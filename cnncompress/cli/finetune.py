@@ -52,7 +52,9 @@ from cnncompress.cli import frame, options
 @click.option(
     "--out", type=options.PATH, metavar="DIR", help="Write the tuned network to another run [default: RUN itself]."
 )
-@click.option("--force", is_flag=True, default=None, help="Replace an existing run at --out.")
+@click.option(
+    "--force", is_flag=True, default=None, help="Replace an existing run at --out; other files in its folder stay."
+)
 @options.loader_options
 @options.device_option
 def command(run: Path, config: Path | None, **flags: Any) -> None:

@@ -86,6 +86,8 @@ def test_a_report_goes_into_a_device_or_a_pipe_which_stay(saved, cli, refused, t
     os.close(reader)
     assert stat.S_ISFIFO(os.stat("pipe").st_mode)
     assert "No space left" in refused("report", saved, "--output", "/dev/full")
+    Path("loop").symlink_to("loop")
+    assert "cannot write loop" in refused("report", saved, "--output", "loop")
 
 
 @pytest.mark.parametrize("force", [[], ["--force"]])
