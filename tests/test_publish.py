@@ -140,7 +140,7 @@ if sys.argv[3] == "rename":
 net = load_run(sys.argv[1], trust_code=True).model
 provenance(net).preprocessing = None  # and so no program to export: many saves a second
 print("ready", flush=True)
-i = 0
+i = 1  # what is there at first is 0: one save is enough to see
 while True:
     value = i % 2
     torch.nn.init.constant_(net[0].weight, value)
