@@ -206,7 +206,7 @@ def onnx():
         ("w.onnx", onnx(), "ONNX model"),
         ("w.pth", onnx(), "ONNX model"),
         ("w.bin", b"GGUF" + bytes(50), "GGUF"),
-        ("w.pth", gzip.compress(b"weights"), "compressed (gzip): unpack it"),
+        ("w.pth", gzip.compress(b"weights", mtime=0), "compressed (gzip): unpack it"),
         ("w.pth.tar", bytes(257) + b"ustar" + bytes(300), "tar archive"),
         ("w.npz", archive("a.npy"), "NumPy arrays"),
         ("w.pth", archive("a/w.txt"), "ZIP archive, not weights"),
