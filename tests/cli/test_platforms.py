@@ -12,7 +12,7 @@ from cnncompress.timing.store import Store
 
 WITHOUT_POSIX = """
 import sys
-for name in ("resource", "fcntl", "pwd", "grp", "termios"):
+for name in ("resource", "pwd", "grp", "termios"):
     sys.modules[name] = None  # as on Windows: importing it fails
 import os
 for name in ("getuid", "geteuid", "fork", "mkfifo", "sched_getaffinity"):
