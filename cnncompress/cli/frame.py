@@ -12,8 +12,6 @@ import click
 
 from cnncompress import console
 from cnncompress.errors import UsageError
-from cnncompress.names import check_name
-from cnncompress.runs.place import check_run
 
 F = Callable[..., Any]
 
@@ -24,7 +22,7 @@ GROUPS = {
     "How": ("method", "layers", "skip", "metric", "refine", "correct", "reconstruct", "keep_statistics"),
     "Training": ("schedule", "epochs", "lr", "optimizer", "weight_decay", "precision", "checkpoint_minutes", "resume"),
     "Latency": ("latency", "threads", "memory_format"),
-    "Output": ("format_", "output", "out", "force", "dry_run"),
+    "Output": ("format_", "opset", "output", "out", "force", "dry_run"),
     "General": ("config", "device", "seed", "verbose", "quiet"),
 }
 
@@ -62,6 +60,8 @@ def begin(model: str | None) -> None:
     """Before the imports that take seconds: refuse a MODEL that cannot be one, and say what is being waited for."""
     if model is None:
         raise UsageError("no network: give MODEL, or `model:` in the config")
+    from cnncompress.names import check_name
+
     check_name(model)
     _say_loading()
 
@@ -74,6 +74,8 @@ def need_data(data: str | None, purpose: str) -> None:
 
 def begin_run(run: Path) -> None:
     """As `begin`, for a command that takes a run only."""
+    from cnncompress.runs.place import check_run
+
     check_run(run)
     _say_loading()
 

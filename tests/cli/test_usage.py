@@ -31,6 +31,12 @@ def without_torch(*args, cwd=None):
     return subprocess.run(command, cwd=cwd, env=dict(os.environ), capture_output=True, text=True, check=False)
 
 
+def test_help_needs_nothing_but_click():
+    code = "import sys; import cnncompress.cli.decompose; assert not {'pydantic', 'yaml', 'tqdm'} & set(sys.modules)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stderr
+
+
 @pytest.mark.parametrize("args", [[], ["--version"], ["--help"], *([name, "--help"] for name in COMMANDS)])
 def test_help_needs_no_torch(args):
     found = without_torch(*args)
