@@ -136,7 +136,7 @@ def test_every_help_has_groups_and_an_example_that_parses(name, done):
 
 @pytest.mark.parametrize("where", ["before", "after"])
 def test_quiet_and_verbose_go_before_or_after_the_command(where, saved, cli):
-    for flag, lines in (("-q", 0), ("-v", 2)):
+    for flag, lines in (("-q", 0), ("-v", 3)):
         args = ["profile", saved, flag] if where == "after" else [flag, "profile", saved]
         assert cli(*args).err.count("\n") == lines
 
