@@ -8,7 +8,7 @@ echo "1. Replace layers by chains with a tenth of the multiply-accumulates in al
     --method spatial-svd+channel-svd+svd --calibration-images 300 --out "$out/decomposed" --force)
 echo
 echo "2. Train it on the training images; the validation images choose the epoch."
-(set -x; cnncompress finetune "$out/decomposed" --data photodigits --epochs 2 --optimizer adamw --lr 0.001 \
+(set -x; cnncompress finetune "$out/decomposed" --data photodigits --epochs 3 --optimizer adamw --lr 0.001 \
     --out "$out/finetuned" --force)
 echo
 echo "3. Compare with the original on the test images, and the time they take here."
