@@ -44,7 +44,10 @@ def network(seed=0) -> nn.Sequential:
         nn.Flatten(),
         nn.Linear(32, 24),
     )
-    return randomize(model, seed).eval()
+    randomize(model, seed)
+    with torch.no_grad():
+        model[-1].weight.mul_(1e-4)  # answers of about 1: a certain network has no gradients
+    return model.eval()
 
 
 LAYERS = ["0", "3", "5", "7", "10"]
