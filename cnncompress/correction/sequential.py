@@ -142,7 +142,7 @@ def decompose_in_order(
     small = clone(model)
     order = _Order(model, small, plan, images, statistics or {}, rounds, seed)
     modules, layers = dict(model.named_modules()), layers_of(model)
-    free = {n for n in adjust if refit and n not in plan.layers and isinstance(modules[n], nn.Conv2d)}
+    free = {n for n in adjust if refit and n not in plan.layers and isinstance(modules.get(n), nn.Conv2d)}
     last = max(order.calls, key=lambda n: order.calls[n].order, default=None)
     free = {n for n in free if n != last and refuse_in_network(n, layers, order.calls) is None}
     graph = trace_graph(model, images[:1])

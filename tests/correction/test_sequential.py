@@ -265,3 +265,23 @@ def test_saved_and_loaded_it_gives_the_same(tmp_path):
     assert torch.equal(again(x), small(x))
     assert provenance(again).plan.layers == found.layers
     assert provenance(again).errors == pytest.approx(provenance(small).errors)
+
+
+def test_whatever_a_plan_keeps_may_be_named_for_adjustment():
+    """What a forward pass computes beside the layers is kept under a name that is no layer's."""
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.more = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 16, 3, padding=1)
+            self.own = nn.Parameter(0.1 * torch.randn(16, 16, 3, 3))
+
+        def forward(self, x):
+            return nn.functional.conv2d(self.more(self.conv(x)), self.own).mean((2, 3))
+
+    model, x = made(Net()), natural()
+    found, statistics = planned(model, x, layers=["more"])
+    assert set(found.kept) > {"conv"}
+    assert not set(found.kept) <= set(dict(model.named_modules()))
+    small = in_order(model, found, x, statistics, adjust=found.kept)
+    assert small(x).shape == model(x).shape
