@@ -23,6 +23,9 @@ def unwrap(model: nn.Module, name: str) -> nn.Module:
         raise CompressError(
             f"{name} is TorchScript, which has no layers that can be replaced: return the network that it was made from"
         )
+    lazy = next((n for n, p in model.named_parameters() if isinstance(p, nn.parameter.UninitializedParameter)), None)
+    if lazy is not None:
+        raise CompressError(f"{name} is lazy, {lazy} has no shape yet: run it on one input before it is returned")
     for module in model.modules():
         module._compiled_call_impl = None  # what `module.compile()` sets
     return model

@@ -44,3 +44,11 @@ def test_an_averaged_network_is_the_average():
 def test_torchscript_is_named(make):
     with pytest.raises(CompressError, match=r"my\.factory is TorchScript"):
         unwrap(make(nn.Sequential(nn.Conv2d(3, 4, 3))), "my.factory")
+
+
+def test_lazy_networks_are_named():
+    net = nn.Sequential(nn.LazyConv2d(4, 3))
+    with pytest.raises(CompressError, match=r"factory is lazy, 0\.weight has no shape yet"):
+        unwrap(net, "factory")
+    net(torch.zeros(1, 3, 4, 4))
+    assert unwrap(net, "factory") is net
