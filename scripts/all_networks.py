@@ -7,12 +7,15 @@ values otherwise. `python scripts/all_networks.py [PATTERN]` takes the names tha
 from __future__ import annotations
 
 import fnmatch
+import inspect
 import sys
 import warnings
 from collections import Counter
+from contextlib import nullcontext
 
 import torch
 import torchvision
+from accelerate import init_empty_weights
 from torch import nn
 
 import cnncompress as cc
@@ -25,13 +28,11 @@ def build(name: str, device: str) -> nn.Module:
     """A network in eval mode, without weights of its own or of its backbone."""
     builder = torchvision.models.get_model_builder(name)
     options = {"weights": None} | ({"weights_backbone": None} if "weights_backbone" in _parameters(builder) else {})
-    with torch.device(device):
+    with init_empty_weights(include_buffers=True) if device == "meta" else nullcontext():
         return builder(**options).eval()
 
 
 def _parameters(builder: object) -> set[str]:
-    import inspect
-
     return set(inspect.signature(builder).parameters)  # type: ignore[arg-type]
 
 
