@@ -28,8 +28,8 @@ def build(name: str, device: str) -> nn.Module:
     """A network in eval mode, without weights of its own or of its backbone."""
     builder = torchvision.models.get_model_builder(name)
     options = {"weights": None} | ({"weights_backbone": None} if "weights_backbone" in _parameters(builder) else {})
-    with init_empty_weights(include_buffers=True) if device == "meta" else nullcontext():
-        return builder(**options).eval()
+    with init_empty_weights(include_buffers=False) if device == "meta" else nullcontext():
+        return builder(**options).eval().to(device)
 
 
 def _parameters(builder: object) -> set[str]:
