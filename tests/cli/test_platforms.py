@@ -77,7 +77,7 @@ def test_a_terminal_that_lacks_a_character_gets_a_plain_one(encoding, tmp_path, 
 def test_a_command_ends_well_on_a_terminal_of_windows(tmp_path):
     out = str(tmp_path / "run")
     code = "from cnncompress.cli import main; import sys; main(sys.argv[1:])"
-    found = run(code, "decompose", "digits_vgg", "--rank", "4", "--out", out, PYTHONIOENCODING="cp1252")
+    found = run(code, "decompose", "digits_vgg", "--rank", "4", "--out", out, PYTHONIOENCODING="cp1252", COLUMNS="120")
     assert found.returncode == 0, found.stderr
     assert b"saved in" in found.stdout
     assert b"->" in found.stdout  # the arrow of a layer's shape

@@ -21,7 +21,7 @@ def test_two_processes(run_copy, tmp_path):
     )
     assert found.returncode == 0, found.stderr
     assert found.stdout.count("saved in run") == 1
-    assert found.stdout.count("finetuned") == 1
+    assert found.stdout.count("best of epoch") == 1
     rows = load_run(run_copy).metrics["rows"]
     assert rows[-1]["kind"] == "finetuned"
     assert rows[-1]["images"] == 359
