@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import stat
 from collections.abc import Iterator
 from datetime import date
@@ -172,6 +173,15 @@ def _explain(first: Any) -> str:
     return f"is wrong{at}: {quote(first['input'])}: {message[:1].lower()}{message[1:]}"
 
 
+class _Loader(yaml.SafeLoader):
+    """Plain values, and 1e-4 a number as in YAML 1.2: PyYAML takes it for a text."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
+
+
 def read_yaml(path: str | Path) -> Any:
     """The value in a YAML file, aliases expanded; OSError or MalformedError.
 
@@ -180,7 +190,7 @@ def read_yaml(path: str | Path) -> Any:
     """
     text = read_text(path, YAML_BYTES)
     try:
-        loader = yaml.SafeLoader(text)
+        loader = _Loader(text)
         node = loader.get_single_node()
         if node is None:
             return None
@@ -197,7 +207,7 @@ def read_yaml(path: str | Path) -> Any:
 def word(text: str) -> Any:
     """A value that was typed as YAML reads it: a number, true, false, null, a list, or else the text itself."""
     try:
-        value = yaml.safe_load(text) if len(text) < WORD else text
+        value = yaml.load(text, _Loader) if len(text) < WORD else text
     except (yaml.YAMLError, RecursionError, ValueError):
         return text
     return text if isinstance(value, date) else value

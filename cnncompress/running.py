@@ -98,6 +98,8 @@ def logits(output: Any) -> Tensor:
         found = logits(found[0])  # not the first of a list of detections
     if not isinstance(found, Tensor):
         raise CompressError(f"the network returns {_kind(found)}, not a tensor of logits")
+    if found.layout is not torch.strided:
+        raise CompressError("the network returns a sparse tensor; let it return a dense one, as to_dense() gives")
     if not found.is_floating_point():
         raise CompressError(f"the network returns {found.dtype}, not logits; let it return what it decides by")
     return found
@@ -116,6 +118,10 @@ def _same(found: Any, expected: Any) -> bool:
         return False
     if found.is_meta or not found.numel():
         return True
+    if found.layout is not torch.strided:
+        found, expected = found.to_dense(), expected.to_dense()
+    if found.is_complex():
+        found, expected = torch.view_as_real(found.resolve_conj()), torch.view_as_real(expected.resolve_conj())
     found, expected = found.double(), expected.double()
     scale = float(expected.nan_to_num(0, 0, 0).abs().max())
     return torch.allclose(found, expected, rtol=0, atol=ROUNDING * scale, equal_nan=True)

@@ -209,6 +209,10 @@ def test_every_file_is_valid(path):
         ("width=2020-01-01", "2020-01-01"),
         ("width=a: b: c", "a: b: c"),
         ("width='8'", "8"),
+        ("width=1e-4", 0.0001),
+        ("width=2E3", 2000.0),
+        ("width=1.5e2", 150.0),
+        ("width=1e", "1e"),
     ],
 )
 def test_arguments_of_a_network_have_the_types_of_yaml(typed, value):
@@ -224,6 +228,6 @@ def test_arguments_that_no_network_can_be_given(typed):
 
 def test_arguments_of_a_network_in_a_config(tmp_path):
     path = tmp_path / "c.yaml"
-    path.write_text("model: timm:resnet18\nmodel_arg: {width: 8, names: [a, b]}\n")
-    assert merge(DecomposeSettings, path, {}).model_arg == {"width": 8, "names": ["a", "b"]}
+    path.write_text("model: timm:resnet18\nmodel_arg: {width: 8, names: [a, b], rate: 1e-3}\n")
+    assert merge(DecomposeSettings, path, {}).model_arg == {"width": 8, "names": ["a", "b"], "rate": 0.001}
     assert merge(DecomposeSettings, path, {"model_arg": ("width=9",)}).model_arg == {"width": 9}

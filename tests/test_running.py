@@ -14,7 +14,7 @@ import cnncompress as cc
 from cnncompress.errors import CompressError
 from cnncompress.evaluation import evaluate
 from cnncompress.factored import trace
-from cnncompress.running import forward, logits, run
+from cnncompress.running import forward, logits, run, same_outputs
 from tests.correction.networks import images, made
 from tests.decompositions.helpers import randn
 
@@ -116,3 +116,17 @@ def test_a_network_for_one_image_at_a_time():
 def test_torchscript_is_named(make):
     with pytest.raises(CompressError, match="TorchScript has no layers that can be replaced"):
         cc.plan(make(nn.Sequential(nn.Conv2d(3, 8, 3))), images(1))
+
+
+def test_sparse_answers_are_named_and_sparse_features_compared():
+    with pytest.raises(CompressError, match="returns a sparse tensor"):
+        logits(torch.eye(3).to_sparse())
+    assert same_outputs(torch.eye(3).to_sparse(), torch.eye(3).to_sparse())
+    assert not same_outputs(torch.eye(3).to_sparse(), (2 * torch.eye(3)).to_sparse())
+
+
+@pytest.mark.filterwarnings("error")
+def test_complex_features_are_compared_in_both_parts():
+    one = torch.tensor([1 + 1j, 2.0])
+    assert same_outputs(one, one.clone())
+    assert not same_outputs(one, one.conj())

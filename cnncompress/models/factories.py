@@ -16,7 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from cnncompress.errors import CompressError, UsageError, nearest
 from cnncompress.models.wrappers import unwrap
@@ -34,12 +34,23 @@ def call_factory(name: str, kwargs: Mapping[str, Any]) -> nn.Module:
     """
     origin, _, function = name.rpartition(":")
     if not origin.endswith(".py"):
-        return _network(name, _find(_import_module(origin), origin, function), kwargs)
+        with _same_folder():
+            return _network(name, _find(_import_module(origin), origin, function), kwargs)
     path = Path(origin)
     if not path.is_file():
         raise UsageError(f"no such file: {path}")
-    with neighbourhood(path):
+    with _same_folder(), neighbourhood(path):
         return _network(name, _find(_import_file(path), origin, function), kwargs)
+
+
+@contextmanager
+def _same_folder() -> Iterator[None]:
+    """Go back afterwards to the folder that the process works in, which somebody else's code may leave."""
+    before = os.getcwd()
+    try:
+        yield
+    finally:
+        os.chdir(before)
 
 
 def _network(name: str, made: Any, kwargs: Mapping[str, Any]) -> nn.Module:
@@ -57,6 +68,8 @@ def _network(name: str, made: Any, kwargs: Mapping[str, Any]) -> nn.Module:
     model = unwrap(model, name)
     if any(p.device.type not in ("cpu", "meta") for p in model.parameters()):
         model = model.cpu()
+    if any(t.is_inference() for t in model.state_dict().values() if isinstance(t, Tensor)):
+        model = copy.deepcopy(model)  # made under torch.inference_mode: its tensors would not take part in gradients
     return model
 
 
@@ -87,6 +100,8 @@ def _check_arguments(name: str, factory: Callable[..., Any], kwargs: Mapping[str
             if key not in known:
                 raise UsageError(f"{name} has no argument '{key}'{nearest(key, known)} ({takes})")
     if missing := [p.name for p in named if p.default is p.empty and p.name not in kwargs]:
+        if missing[0] == "self":
+            raise UsageError(f"{name} is a method: it needs an object to call it on; wrap it in a function")
         options = " ".join(f"--model-arg {key}=VALUE" for key in missing)
         raise UsageError(f"{name} needs the argument{'s' * (len(missing) > 1)} {', '.join(missing)}: give {options}")
     if any(p.kind is p.POSITIONAL_ONLY and p.default is p.empty for p in parameters):

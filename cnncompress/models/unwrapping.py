@@ -99,8 +99,10 @@ def _flat(value: Mapping[Any, Any], depth: int = 0) -> Iterator[tuple[str, Tenso
 
 def _tensor(value: Any) -> Tensor | None:
     if isinstance(value, np.ndarray) and value.dtype.kind in "fiub" and value.dtype.isnative:
-        return torch.from_numpy(np.ascontiguousarray(value))
-    return value.detach() if isinstance(value, Tensor) else None
+        return torch.from_numpy(np.array(value))  # a copy: contiguous, writable, and a scalar stays one
+    if isinstance(value, Tensor):
+        return value.detach().to_dense() if value.layout is not torch.strided else value.detach()
+    return None
 
 
 def fit(place: str, tensors: State, own: Mapping[str, Tensor]) -> _Candidate:

@@ -28,7 +28,8 @@ _TENSORS = tuple(f.name for f in fields(LayerStatistics) if f.name not in ("imag
 
 def statistics_key(model: nn.Module, data_fingerprint: str, settings: Mapping[str, Any]) -> str:
     """A hash of a network's structure and values, of its data and of the settings of `collect_statistics`."""
-    structure = re.sub(r"0x[0-9a-f]+", "", repr(model))  # addresses differ from process to process
+    layers = "\n".join(f"{name} {type(m).__name__}({m.extra_repr()})" for name, m in model.named_modules())
+    structure = re.sub(r"0x[0-9a-f]+", "", layers)  # addresses differ from process to process
     values = json.dumps(dict(settings), sort_keys=True, default=repr)
     parts = [structure, data_fingerprint, values, digest_of(model.state_dict())]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()

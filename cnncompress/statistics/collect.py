@@ -268,7 +268,10 @@ class _Collector:
 def _watch(sums: LayerSums, output: Tensor) -> Tensor:
     """Have the gradient at the output of a layer taken in."""
     if not torch.is_grad_enabled():
-        raise CompressError(f"the network runs layer {sums.name} without gradients, which the metric kronecker needs")
+        raise CompressError(
+            f"the network runs layer {sums.name} without gradients, which the metric kronecker needs: "
+            "take the metric data-covariance, or no torch.no_grad in its forward pass"
+        )
     if not output.requires_grad:  # its input does not depend on the image
         output.requires_grad_()
     if output.is_leaf or output._is_view():  # a later in-place operation would fail, or lose the gradient

@@ -315,3 +315,16 @@ def test_channels_and_classes_follow_the_file(tmp_path):
     assert loaded.source.kwargs == {"num_classes": 7, "in_chans": 1}
     assert loaded.preprocessing.channels == 1
     assert torch.equal(loaded.model.conv1.weight, state["conv1.weight"])
+
+
+def test_scalars_of_numpy_and_sparse_tensors(tmp_path):
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    values = {name: value.numpy() for name, value in model.state_dict().items()}
+    values["0.bias"] = torch.arange(4.0).to_sparse()
+    torch.save(values, tmp_path / "arrays.pth")
+    (tmp_path / "nets.py").write_text(
+        "from torch import nn\n\ndef make():\n    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))\n"
+    )
+    loaded = load_model(f"{tmp_path}/nets.py:make", weights=str(tmp_path / "arrays.pth")).model
+    assert torch.equal(loaded[0].weight, model[0].weight)
+    assert torch.equal(loaded[0].bias, torch.arange(4.0))

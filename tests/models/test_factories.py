@@ -143,7 +143,7 @@ NETWORK = """
 from torch import nn
 {imports}
 def make():
-    return nn.Sequential(nn.Conv2d(3, WIDTH, 3), nn.Flatten(), nn.LazyLinear(2))
+    return nn.Sequential(nn.Conv2d(3, WIDTH, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(WIDTH, 2))
 """
 
 
@@ -295,3 +295,32 @@ def test_what_is_no_classification_network_is_named_as_what_it_is(name, what):
         load_model(name)
     assert what in one_line(error)
     assert "did you mean" not in one_line(error)
+
+
+def test_a_function_that_leaves_the_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "nets.py").write_text(
+        "import os\nfrom torch import nn\n\ndef make():\n    os.chdir('elsewhere')\n    return nn.Conv2d(3, 4, 3)\n"
+    )
+    load_model("nets.py:make")
+    assert Path.cwd() == tmp_path
+
+
+def test_weights_made_in_inference_mode_take_part_in_gradients(tmp_path):
+    path = tmp_path / "nets.py"
+    path.write_text(
+        "import torch\nfrom torch import nn\n\ndef make():\n    with torch.inference_mode():\n"
+        "        return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))\n"
+    )
+    model = load_model(f"{path}:make").model
+    assert not any(value.is_inference() for value in model.state_dict().values())
+    model(torch.ones(2, 3, 4, 4)).sum().backward()
+    assert model[0].weight.grad is not None
+
+
+def test_a_method_without_its_object_is_named(tmp_path):
+    path = tmp_path / "nets.py"
+    path.write_text("class Zoo:\n    def make(self):\n        return None\n")
+    with pytest.raises(UsageError, match="is a method"):
+        load_model(f"{path}:Zoo.make")
