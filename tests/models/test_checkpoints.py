@@ -183,7 +183,7 @@ def archive(*names):
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as file:
         for name in names:
-            file.writestr(name, b"x")
+            file.writestr(zipfile.ZipInfo(name), b"x")  # without the time of day
     return buffer.getvalue()
 
 
@@ -217,6 +217,7 @@ def onnx():
         ("w.safetensors", b"hello", "not a whole safetensors file"),
         ("w.pth", b"\x80\x02}q\x00X", "damaged or truncated"),
     ],
+    ids=lambda value: value if isinstance(value, str) else "bytes",
 )
 def test_what_is_no_file_of_weights_is_named_as_what_it_is(name, content, words, tmp_path):
     (tmp_path / name).write_bytes(content)
