@@ -49,9 +49,16 @@ def compress(
     labels are needed. `method`, `layers` and `skip` are those of `plan`, which this calls after `collect_statistics`
     and before `decompose_in_order`. A budget of latency needs a table of times: give it to `plan`.
 
-    Raises as these do: UsageError for a budget that no plan meets, CompressError for a network that cannot be run.
+    Raises as these do: UsageError for a budget that no plan meets and for arguments of other types, CompressError for
+    a network that cannot be run.
     """
+    if not isinstance(model, nn.Module):
+        raise UsageError(f"model is a {type(model).__name__}, not a network: load_model('resnet50').model is one")
+    if not isinstance(budget, Budget):
+        raise UsageError(f"budget is a {type(budget).__name__}: give Budget(macs=0.5), the share that is to be left")
     images, _ = read_batch(images, input_dtype(model), labels=False)
+    if not len(images):
+        raise UsageError("there are no images to calibrate on: give some fifty or more")
     statistics = collect_statistics(model, batches(images), "kronecker", seed=seed)
     checked = to_check(images, profile(model, images[:1]).total_macs)
     planned = plan(
@@ -110,6 +117,10 @@ def report(
     """
     if not runs:
         raise UsageError("nothing to report on; give at least one run: report('runs/vgg16')")
+    if other := next((run for run in runs if not isinstance(run, str | Path)), None):
+        raise UsageError(
+            f"a report is on runs, which `save` writes, not on a {type(other).__name__}: give their folders"
+        )
     settings = ModelSettings.model_validate({"data": data, "device": device, "trust_code": trust_code})
     return run_report([Path(run) for run in runs], settings, Timing(device=device) if latency else None)
 

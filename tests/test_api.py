@@ -98,6 +98,26 @@ def test_compress_meets_its_budget_and_leaves_the_network_alone():
     assert torch.equal(only[0].weight, model[0].weight)
 
 
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"model": "resnet18"}, "model is a str"),
+        ({"budget": 0.5}, r"budget is a float: give Budget\(macs=0.5\)"),
+        ({"budget": {"macs": 0.5}}, "budget is a dict"),
+        ({"images": torch.ones(0, 3, 8, 8)}, "no images"),
+    ],
+)
+def test_compress_says_what_it_takes(changed, words):
+    given = {"model": net(), "images": torch.ones(2, 3, 8, 8), "budget": cc.Budget(macs=0.5), **changed}
+    with pytest.raises(cc.UsageError, match=words):
+        cc.compress(**given)
+
+
+def test_a_report_is_on_runs():
+    with pytest.raises(cc.UsageError, match="not on a Sequential"):
+        cc.report(net())
+
+
 def test_finetune_trains_in_place_and_leaves_nothing_behind(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     model, train, val = network(), Toy(), Toy(seed=1)
