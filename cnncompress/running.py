@@ -19,10 +19,10 @@ ANSWERS = ("logits", "out")  # the names of the answers among several outputs
 def run(model: nn.Module, inputs: Tensor) -> Any:
     """Whatever the network returns for a batch of inputs; CompressError in one line if its forward pass fails.
 
-    Too little memory stays the exception that it is.
+    Too little memory stays the exception that it is. Sparse answers are refused: few operations take them.
     """
     try:
-        return model(inputs)
+        output = model(inputs)
     except CompressError:
         raise
     except Exception as error:  # whatever somebody else's code raises
@@ -30,6 +30,9 @@ def run(model: nn.Module, inputs: Tensor) -> Any:
             raise
         what = _further_inputs(model) or _failure(model, inputs, error)
         raise CompressError(f"the forward pass of {type(model).__name__} {what}") from error
+    if any(isinstance(x, Tensor) and x.layout is not torch.strided for x in tree_leaves(output)):
+        raise CompressError(f"{type(model).__name__} returns a sparse tensor; let it return a dense one, of to_dense()")
+    return output
 
 
 def _further_inputs(model: nn.Module) -> str | None:
@@ -98,8 +101,6 @@ def logits(output: Any) -> Tensor:
         found = logits(found[0])  # not the first of a list of detections
     if not isinstance(found, Tensor):
         raise CompressError(f"the network returns {_kind(found)}, not a tensor of logits")
-    if found.layout is not torch.strided:
-        raise CompressError("the network returns a sparse tensor; let it return a dense one, as to_dense() gives")
     if not found.is_floating_point():
         raise CompressError(f"the network returns {found.dtype}, not logits; let it return what it decides by")
     return found
@@ -118,8 +119,6 @@ def _same(found: Any, expected: Any) -> bool:
         return False
     if found.is_meta or not found.numel():
         return True
-    if found.layout is not torch.strided:
-        found, expected = found.to_dense(), expected.to_dense()
     if found.is_complex():
         found, expected = torch.view_as_real(found.resolve_conj()), torch.view_as_real(expected.resolve_conj())
     found, expected = found.double(), expected.double()
