@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from cnncompress.errors import CompressError, RunError
-from cnncompress.factored import Provenance, apply_plan, layers_of
+from cnncompress.factored import Provenance, apply_plan, inference, layers_of
 from cnncompress.models import build_architecture
 from cnncompress.modules import spec_of
+from cnncompress.running import run, same_outputs
 from cnncompress.spec import Chain, Pair, Plan, convolutions
 
 SIZES = ((97, 89), (512, 509))  # of inputs, to compare what layers and chains make of them
@@ -58,6 +59,22 @@ def check_rebuild(model: nn.Module, known: Provenance) -> None:
     difference = _difference(skeleton(known, failure).state_dict(), model.state_dict())
     if difference:
         raise RunError(f"{failure}: it is not what {known.source.name} and its plan build ({difference})")
+
+
+def comes_back(model: nn.Module, known: Provenance, example: Tensor) -> bool:
+    """Whether its source, its plan and its tensors make the network again, by the answers to `example`.
+
+    They do not where it holds values outside of them. A random network, or one that does not run, cannot tell.
+    """
+    failure = "the network built again"
+    again = skeleton(known, failure)
+    fill(again, model.state_dict(), failure)
+    try:
+        with inference(model), inference(again):
+            first, second = run(model, example.clone()), run(model, example.clone())
+            return not same_outputs(first, second) or same_outputs(run(again, example.clone()), first)
+    except CompressError:
+        return True
 
 
 def fill(model: nn.Module, tensors: Mapping[str, Tensor], failure: str) -> None:

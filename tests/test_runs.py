@@ -12,7 +12,7 @@ from cnncompress import rebuild
 from cnncompress.errors import RunError, UsageError
 from cnncompress.factored import Provenance, attach, memory_format_of, provenance
 from cnncompress.lowering import lower
-from cnncompress.models import ModelSource
+from cnncompress.models import ModelSource, load_model
 from cnncompress.modules import SplitConv2d, spec_of
 from cnncompress.runs import copy_run, load, load_run, save, save_run, update_run
 from cnncompress.runs.place import FILES
@@ -286,3 +286,28 @@ def test_strides_from_a_file_are_checked(tmp_path):
         save_file({"x": torch.zeros(2, 2)}, tmp_path / "x.safetensors", {"strides": json.dumps({"x": strides})})
         with pytest.raises(RunError, match="garbled"):
             load_tensors(tmp_path / "x.safetensors")
+
+
+HIDDEN = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, width=8):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3)
+        self.values = [{value}]
+
+    def forward(self, x):
+        return (self.conv(x) * self.values[0]).mean((2, 3))
+"""
+
+
+@pytest.mark.parametrize(("value", "notes"), [("torch.rand(1) + 1", 1), ("torch.full((1,), 2.0)", 0)])
+def test_a_run_that_does_not_hold_the_whole_network_says_so(value, notes, tmp_path):
+    path = tmp_path / "nets.py"
+    path.write_text(HIDDEN.format(value=value))
+    model = load_model(f"{path}:Net", input_size=8).model
+    found = save_run(tmp_path / "run", model, metrics={"schema": 1, "rows": [], "layers": []})
+    assert [note for note in found if "does not hold the whole network" in note] == found
+    assert len(found) == notes

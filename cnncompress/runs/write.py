@@ -25,7 +25,7 @@ from cnncompress.models.classes import class_source
 from cnncompress.models.sources import code_of, find_source, foreign_code
 from cnncompress.programs import write_program
 from cnncompress.reading import Schema, check, checksum, finite, parse_json
-from cnncompress.rebuild import check_rebuild
+from cnncompress.rebuild import check_rebuild, comes_back
 from cnncompress.regular import NotRegularError, kind_of
 from cnncompress.runs.place import FILES, FORMAT, INFO, METRICS, MODEL, PLAN, PROGRAM, check_output, others, resolve
 from cnncompress.runs.record import check_sum, read_info
@@ -37,6 +37,10 @@ from cnncompress.specjson import plan_to_json
 from cnncompress.tensorfile import save_tensors
 from cnncompress.text import first_line, plain
 
+INCOMPLETE = (
+    "the run does not hold the whole network: built again by {source} and given its weights, it answers otherwise; let "
+    "parameters, buffers and submodules hold every value that is not the same each time it is built"
+)
 Side = Callable[[Path], None]  # writes a file at a path
 
 
@@ -221,11 +225,13 @@ def _write_model(folder: Path, model: nn.Module, known: Provenance) -> list[str]
     code = foreign_code(known.source)
     if code is None or known.preprocessing is None:
         return []
+    example = _example(model, known.preprocessing)
+    notes = [] if comes_back(model, known, example) else [INCOMPLETE.format(source=known.source.name)]
     try:
-        write_program(model, _example(model, known.preprocessing), folder / PROGRAM)
+        write_program(model, example, folder / PROGRAM)
     except CompressError as error:
-        return [f"the run needs {code}: the network cannot be stored as a program ({error})"]
-    return []
+        notes.append(f"the run needs {code}: the network cannot be stored as a program ({error})")
+    return notes
 
 
 def _prepared(known: Provenance) -> Preprocessing:
