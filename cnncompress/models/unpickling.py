@@ -43,9 +43,9 @@ class _MappingStandIn(StandIn):
         return OrderedDict()
 
 
-class _ListStandIn(list, StandIn):  # type: ignore[misc]
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        list.__init__(self)
+class _ListStandIn(StandIn):
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        return []
 
 
 def open_checkpoint(path: Path) -> Any:
@@ -89,10 +89,10 @@ def _load(path: Path, stand_ins: dict[str, type]) -> Any:
 
 def _numpy_names() -> list[tuple[Any, str]]:
     """What arrays and scalars of numpy are rebuilt from, which runs no code."""
-    multiarray = np._core.multiarray  # type: ignore[attr-defined]
+    array, scalar = np.zeros(1).__reduce__()[0], np.float64(0).__reduce__()[0]  # their home differs by version
     names: list[tuple[Any, str]] = [(np.ndarray, "numpy.ndarray"), (np.dtype, "numpy.dtype")]
     for room in ("numpy.core.multiarray", "numpy._core.multiarray"):
-        names += [(multiarray._reconstruct, f"{room}._reconstruct"), (multiarray.scalar, f"{room}.scalar")]
+        names += [(array, f"{room}._reconstruct"), (scalar, f"{room}.scalar")]
     kinds = {type(np.dtype(code)) for code in "?bBhHiIlLqQefdUSO"}
     names += [(kind, f"{kind.__module__}.{kind.__qualname__}") for kind in kinds]
     return [*names, (codecs.encode, "_codecs.encode")]
@@ -103,7 +103,7 @@ def _learn(message: str, kinds: dict[str, type], stand_ins: dict[str, type]) -> 
     if found := _NOT_ALLOWED.search(message):
         name = found[1] if "." in found[1] else f"builtins.{found[1]}"
         return name not in kinds and kinds.setdefault(name, StandIn) is StandIn
-    better = {"Can only SETITEM": _MappingStandIn, "Can only append": _ListStandIn}
+    better = {"Can only SETITEM": _MappingStandIn, "Can only append": _ListStandIn, "Can only extend": _ListStandIn}
     for words, kind in better.items():
         name = next((n for n, made in stand_ins.items() if repr(made) in message), None)
         if words in message and name is not None and kinds[name] is StandIn:
