@@ -137,7 +137,8 @@ def decompose_in_order(
     images, _ = read_batch(images, input_dtype(model), labels=False)
     if (precise := in_single(model)) is not model:
         settings: dict[str, Any] = {"statistics": statistics, "refine": refine, "refit": refit, "adjust": adjust}
-        small = decompose_in_order(precise, plan, images.float(), **settings, rounds=rounds, progress=progress)
+        settings |= {"rounds": rounds, "seed": seed, "progress": progress}
+        small = decompose_in_order(precise, plan, images.float(), **settings)
         return with_types(small, float_types(model), input_dtype(model))
     small = clone(model)
     order = _Order(model, small, plan, images, statistics or {}, rounds, seed)

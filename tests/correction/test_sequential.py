@@ -142,9 +142,10 @@ def test_more_sweeps_lower_the_error():
 # --- networks and layers of other kinds ---
 
 
-def test_the_seed_draws_the_positions(monkeypatch):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_seed_draws_the_positions(dtype, monkeypatch):
     monkeypatch.setattr(sequential, "POSITIONS", 8)
-    model, x = made(NETWORKS["plain"]()), natural()
+    model, x = made(NETWORKS["plain"]()).to(dtype), natural().to(dtype)
     found, statistics = planned(model, x)
     results = [in_order(model, found, x, statistics, seed=seed).state_dict() for seed in (1, 1, 2)]
     same = [all(torch.equal(results[0][name], other[name]) for name in other) for other in results]
