@@ -9,18 +9,20 @@ from cnncompress.lazy import lazily
 
 if TYPE_CHECKING:
     from cnncompress.api import compress, export, finetune, report
+    from cnncompress.chains.plan import Budget, LayerPlan, Plan
+    from cnncompress.chains.spec import ConvSpec
     from cnncompress.correction import decompose_in_order
     from cnncompress.data import load_data, make_loader
+    from cnncompress.data.preprocessing import Preprocessing
     from cnncompress.errors import CompressError, UsageError
-    from cnncompress.evaluation import Evaluation, evaluate
     from cnncompress.finetuning import FinetuneResult, FinetuneSettings
     from cnncompress.fitting import decompose
     from cnncompress.models import load_model
+    from cnncompress.network.evaluate import Evaluation, evaluate
+    from cnncompress.network.profile import profile
     from cnncompress.planning import Choice, plan
-    from cnncompress.profiling import profile
     from cnncompress.reporting import Report, render
     from cnncompress.runs import load, save
-    from cnncompress.spec import Budget, ConvSpec, LayerPlan, Plan, Preprocessing
     from cnncompress.statistics import collect_statistics
 
 # OpenMP's threads wait for work in a busy loop of 300,000 turns, which takes the cores from whoever shares the machine.
@@ -33,23 +35,23 @@ __version__ = "0.1.0"
 
 # The same names for use: imported when first asked for, so that `import cnncompress` does not wait for torch.
 _HOME = {
-    "Budget": "spec",
+    "Budget": "chains.plan",
     "Choice": "planning",
     "CompressError": "errors",
-    "ConvSpec": "spec",
-    "Evaluation": "evaluation",
+    "ConvSpec": "chains.spec",
+    "Evaluation": "network.evaluate",
     "FinetuneResult": "finetuning",
     "FinetuneSettings": "finetuning",
-    "LayerPlan": "spec",
-    "Plan": "spec",
-    "Preprocessing": "spec",
+    "LayerPlan": "chains.plan",
+    "Plan": "chains.plan",
+    "Preprocessing": "data.preprocessing",
     "Report": "reporting",
     "UsageError": "errors",
     "collect_statistics": "statistics",
     "compress": "api",
     "decompose": "fitting",
     "decompose_in_order": "correction",
-    "evaluate": "evaluation",
+    "evaluate": "network.evaluate",
     "export": "api",
     "finetune": "api",
     "load": "runs",
@@ -57,7 +59,7 @@ _HOME = {
     "load_model": "models",
     "make_loader": "data",
     "plan": "planning",
-    "profile": "profiling",
+    "profile": "network.profile",
     "render": "reporting",
     "report": "api",
     "save": "runs",

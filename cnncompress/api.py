@@ -9,25 +9,26 @@ from pathlib import Path
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from cnncompress.chains.plan import Budget
 from cnncompress.config import DEFAULT_BUDGET, ModelSettings
 from cnncompress.correction import decompose_in_order
-from cnncompress.divergence import batches, to_check
 from cnncompress.errors import UsageError, nearest
-from cnncompress.exporting import ExportReport, export_onnx, export_pt2
-from cnncompress.factored import layers_of, provenance
 from cnncompress.finetuning import FinetuneResult, FinetuneSettings
 from cnncompress.finetuning import finetune as train_in_place
-from cnncompress.inputs import input_dtype, read_batch
+from cnncompress.network.divergence import batches, to_check
+from cnncompress.network.inputs import input_dtype, read_batch
+from cnncompress.network.layers import layers_of
+from cnncompress.network.profile import profile
+from cnncompress.network.provenance import provenance
 from cnncompress.pipeline import Opened, run_report
 from cnncompress.pipeline.measure import Timing
 from cnncompress.planning import plan
 from cnncompress.planning.rules import select
-from cnncompress.profiling import profile
+from cnncompress.programs.export import ExportReport, export_onnx, export_pt2
 from cnncompress.reporting import Report
 from cnncompress.runs import load
 from cnncompress.runs.lock import writing
 from cnncompress.runs.place import resolve
-from cnncompress.spec import Budget
 from cnncompress.statistics import collect_statistics
 
 EXPORTERS = {"onnx": export_onnx, "pt2": export_pt2}

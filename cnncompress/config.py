@@ -11,12 +11,12 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError
 
-from cnncompress import reading
-from cnncompress.catalogue import catalogue
+from cnncompress.chains.plan import Budget
 from cnncompress.errors import UsageError, nearest
-from cnncompress.reading import MalformedError, word
-from cnncompress.spec import Budget
-from cnncompress.text import QUOTED, plain, quote
+from cnncompress.files import reading
+from cnncompress.files.reading import MalformedError, word
+from cnncompress.names.methods import catalogue
+from cnncompress.terminal.text import QUOTED, plain, quote
 
 DEFAULT_BUDGET = Budget(macs=0.5)
 BUDGET_HINT = "is not a budget such as macs=0.5, params=0.3 or latency=0.6"

@@ -9,23 +9,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cnncompress.console import bar
-from cnncompress.copying import clone
-from cnncompress.decompositions import extract_groups, get_method
+from cnncompress.chains.compose import extract_groups
+from cnncompress.chains.modules import FactoredLayer, spec_of
+from cnncompress.chains.plan import LayerPlan, Plan
+from cnncompress.data.preprocessing import Preprocessing
+from cnncompress.decompositions import get_method
 from cnncompress.errors import in_layer
-from cnncompress.factored import (
-    FactoredLayer,
-    Provenance,
-    attach,
-    build_chain,
-    provenance,
-    spec_of,
-    swap,
-    to_memory_format,
-)
-from cnncompress.linalg import check_finite
-from cnncompress.metrics import CENTRED, Metric, layer_metrics, relative_error, squared_error
-from cnncompress.spec import LayerPlan, LayerStatistics, Plan, Preprocessing
+from cnncompress.maths.linalg import check_finite
+from cnncompress.metrics.metrics import CENTRED, Metric, layer_metrics, relative_error, squared_error
+from cnncompress.metrics.statistics import LayerStatistics
+from cnncompress.network.copying import clone
+from cnncompress.network.memory_format import to_memory_format
+from cnncompress.network.provenance import Provenance, attach, provenance
+from cnncompress.network.swap import build_chain, swap
+from cnncompress.terminal.console import bar
 
 
 def decompose(

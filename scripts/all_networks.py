@@ -19,7 +19,7 @@ from accelerate import init_empty_weights
 from torch import nn
 
 import cnncompress as cc
-from cnncompress.running import run
+from cnncompress.network.run import run
 
 REAL = 80_000_000  # parameters of a network that is given values
 

@@ -26,10 +26,10 @@ from benchlib import RESULTS, Bench, Table, markdown, open_bench, parser, read_c
 from torch import nn
 
 import cnncompress as cc
+from cnncompress.chains.plan import Plan
 from cnncompress.correction import decompose_in_order, reconstruct, reestimate
-from cnncompress.divergence import Answers, to_check
-from cnncompress.factored import layers_of
-from cnncompress.spec import Plan
+from cnncompress.network.divergence import Answers, to_check
+from cnncompress.network.layers import layers_of
 
 SVDS = "spatial-svd+spatial-svd:first=horizontal+channel-svd+svd"
 UNIFORM = ("frobenius", "data-covariance", "kronecker")

@@ -14,7 +14,7 @@ import matplotlib.pyplot as plt
 from benchlib import Bench, Table, markdown, open_bench, parser
 
 import cnncompress as cc
-from cnncompress.factored import provenance
+from cnncompress.network.provenance import provenance
 
 FRACTIONS = (0.25, 0.5)
 KEYS = ("network", "method", "fraction", "layer")

@@ -19,12 +19,12 @@ import torch
 from benchlib import RESULTS, Table, markdown
 
 import cnncompress as cc
-from cnncompress.factored import trace
+from cnncompress.chains.plan import Budget, Plan
+from cnncompress.latency.network import latency
+from cnncompress.latency.setting import TimingSetting
+from cnncompress.network.trace import trace
 from cnncompress.pipeline.formats import fastest, in_formats
 from cnncompress.planning import Choice, Planner, choices_of, network_clock, settled_table
-from cnncompress.profiling import latency
-from cnncompress.spec import Budget, Plan
-from cnncompress.timing import TimingSetting
 
 NETWORKS = ("resnet18", "resnet50", "vgg16", "mobilenet_v2", "squeezenet1_0")
 KEYS = ("network", "batch", "threads", "budget")

@@ -18,7 +18,7 @@ import matplotlib.pyplot as plt
 from benchlib import COLOURS, METRICS, RESULTS, Bench, Table, markdown, open_bench, parser, read_csv
 
 import cnncompress as cc
-from cnncompress.spec import Plan
+from cnncompress.chains.plan import Plan
 
 METHODS = ("spatial-svd", "channel-svd", "bicluster-svd", "tucker2")
 TARGETS = (0.9, 0.75, 0.66, 0.5)

@@ -22,10 +22,10 @@ import numpy as np
 import torch
 import torchvision
 
+from cnncompress.chains.spec import Call, chain_params
 from cnncompress.decompositions import get_method
-from cnncompress.factored import trace
-from cnncompress.planning.knapsack import solve
-from cnncompress.spec import Call, chain_params
+from cnncompress.network.trace import trace
+from cnncompress.planning.solver.knapsack import solve
 
 METHODS = ("spatial-svd", "channel-svd", "svd", "tucker2", "cp")
 STEPS = 24

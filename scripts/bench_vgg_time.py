@@ -16,7 +16,7 @@ import torch
 import yaml
 
 import cnncompress as cc
-from cnncompress.console import Steps
+from cnncompress.terminal.console import Steps
 
 CONFIG = Path(__file__).parent.parent / "configs" / "tai2016_vgg16.yaml"
 CLASSIFIER = {"classifier.0": 950, "classifier.3": 650, "classifier.6": 850}

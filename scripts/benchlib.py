@@ -17,10 +17,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import cnncompress as cc
+from cnncompress.chains.modules import spec_of
 from cnncompress.data import split
-from cnncompress.evaluation import evaluate
-from cnncompress.factored import forward, inference, layers_of, spec_of
-from cnncompress.statistics import LayerStatistics, collect_statistics, load_statistics, save_statistics, statistics_key
+from cnncompress.metrics.statistics import LayerStatistics
+from cnncompress.network.evaluate import evaluate
+from cnncompress.network.layers import layers_of
+from cnncompress.network.run import forward, inference
+from cnncompress.statistics import collect_statistics, load_statistics, save_statistics, statistics_key
 
 RESULTS = Path(__file__).parent / "results"
 METRICS = ("frobenius", "mahalanobis", "data-covariance", "kronecker")

@@ -42,8 +42,9 @@ from peers.shared import Score, Task, has_batchnorm, keep, kept, reestimated
 from torch import nn
 
 import cnncompress as cc
-from cnncompress.factored import MEMORY_FORMATS, clone, to_memory_format
-from cnncompress.profiling import latency
+from cnncompress.latency.network import latency
+from cnncompress.network.copying import clone
+from cnncompress.network.memory_format import MEMORY_FORMATS, to_memory_format
 
 THREADS = 2
 TOOLS = {

@@ -4,10 +4,13 @@ import os
 
 import torch
 
-from cnncompress import rebuild
-from cnncompress.factored import Provenance, apply_plan, attach
+from cnncompress.chains.plan import LayerPlan, Plan
+from cnncompress.chains.spec import ConvSpec, Permutation
+from cnncompress.data.preprocessing import Preprocessing
 from cnncompress.models import ModelSource
-from cnncompress.spec import ConvSpec, LayerPlan, Permutation, Plan, Preprocessing
+from cnncompress.network.provenance import Provenance, attach
+from cnncompress.network.swap import apply_plan
+from cnncompress.runs import rebuild
 
 FACTORY = """
 import torch

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import cnncompress as cc
-from cnncompress.factored import FactoredLayer
+from cnncompress.chains.modules import FactoredLayer
 from tests.finetuning.toy import Toy, network
 
 

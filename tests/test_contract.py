@@ -9,11 +9,14 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from cnncompress.decompositions import REGISTRY, compose, extract_groups, get_method
-from cnncompress.factored import apply_plan, clone, spec_of
-from cnncompress.metrics import FROBENIUS, layer_metrics, relative_error
-from cnncompress.spec import Call, ConvSpec, Permutation, chain_macs, chain_params, convolutions
-from cnncompress.specjson import plan_from_json, plan_to_json
+from cnncompress.chains.compose import compose, extract_groups
+from cnncompress.chains.modules import spec_of
+from cnncompress.chains.plan_json import plan_from_json, plan_to_json
+from cnncompress.chains.spec import Call, ConvSpec, Permutation, chain_macs, chain_params, convolutions
+from cnncompress.decompositions import REGISTRY, get_method
+from cnncompress.metrics.metrics import FROBENIUS, layer_metrics, relative_error
+from cnncompress.network.copying import clone
+from cnncompress.network.swap import apply_plan
 from tests.decompositions import helpers
 from tests.decompositions.helpers import (
     METRIC_NAMES,

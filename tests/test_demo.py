@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from cnncompress.latency.timed import Latency
 from cnncompress.reporting import Row
-from cnncompress.spec import Latency
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 

@@ -7,16 +7,12 @@ import pytest
 import torch
 from torch import nn
 
-from cnncompress.decompositions import extract_groups
-from cnncompress.factored import spec_of
+from cnncompress.chains.compose import extract_groups
+from cnncompress.chains.modules import spec_of
+from cnncompress.chains.spec import Call, ConvSpec
 from cnncompress.fitting import fit_layer
-from cnncompress.metrics import (
-    CENTRED,
-    layer_metrics,
-    squared_error,
-)
+from cnncompress.metrics.metrics import CENTRED, layer_metrics, squared_error
 from cnncompress.planning import Choice, plan_layer
-from cnncompress.spec import Call, ConvSpec
 from cnncompress.statistics import collect_statistics
 from tests.decompositions.helpers import made_up_statistics, randn, randomize, relative
 

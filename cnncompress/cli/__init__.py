@@ -18,8 +18,8 @@ from cnncompress.cli.frame import is_working, voices, write_lines
 from cnncompress.cli.rescue import last_words
 from cnncompress.cli.streams import make_printable
 from cnncompress.errors import CompressError, UsageError, is_out_of_memory, nearest
-from cnncompress.stops import stop_signals
-from cnncompress.text import first_line, plain
+from cnncompress.terminal.stops import stop_signals
+from cnncompress.terminal.text import first_line, plain
 
 COMMANDS = ("decompose", "finetune", "report", "evaluate", "profile", "inspect", "export", "methods")
 OTHER_NAMES = {

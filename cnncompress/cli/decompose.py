@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
-from cnncompress import console
 from cnncompress.cli import frame, options
+from cnncompress.terminal import console
 
 
 @frame.command(
@@ -92,8 +92,8 @@ def command(config: Path | None, **flags: Any) -> None:
     With --data, fifty or more images with or without labels, methods and ranks are planned for half the MACs and the
     outputs corrected, unless a rank, a budget or a plan is given. Without, every layer gets a quarter of its full rank.
     """
-    from cnncompress.catalogue import check_method
     from cnncompress.config import DecomposeSettings, merge
+    from cnncompress.names.methods import check_method
     from cnncompress.runs.place import check_output, default_place, is_run
 
     settings = merge(DecomposeSettings, config, flags).resolved()

@@ -10,8 +10,8 @@ from typing import Any
 
 import click
 
-from cnncompress import console
 from cnncompress.errors import UsageError
+from cnncompress.terminal import console
 
 F = Callable[..., Any]
 
@@ -60,7 +60,7 @@ def begin(model: str | None) -> None:
     """Before the imports that take seconds: refuse a MODEL that cannot be one, and say what is being waited for."""
     if model is None:
         raise UsageError("no network: give MODEL, or `model:` in the config")
-    from cnncompress.names import check_name
+    from cnncompress.names.models import check_name
 
     check_name(model)
     _say_loading()

@@ -32,7 +32,7 @@ def command(**flags: Any) -> None:
     frame.begin(settings.model)
     from cnncompress.pipeline import run_inspect
     from cnncompress.reporting.layout import fill, fitting, table, terminal_width
-    from cnncompress.words import human
+    from cnncompress.terminal.words import human
 
     opened, layers = run_inspect(settings)
     total = sum(layer.macs for layer in layers) or 1

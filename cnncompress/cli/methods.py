@@ -11,7 +11,7 @@ from cnncompress.cli import frame, options
 )
 def command() -> None:
     """The methods: chain, ranks, options, source."""
-    from cnncompress.catalogue import catalogue
+    from cnncompress.names.methods import catalogue
 
     rows = []
     for name, method in catalogue().items():

@@ -10,8 +10,8 @@ import click
 from cnncompress.cli import frame, options
 
 if TYPE_CHECKING:
+    from cnncompress.latency.timed import Latency
     from cnncompress.pipeline.measure import LayerTime
-    from cnncompress.spec import Latency
 
 
 @frame.command(

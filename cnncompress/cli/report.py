@@ -45,7 +45,7 @@ def command(
     --latency the networks are timed.
     """
     from cnncompress.config import ModelSettings, merge
-    from cnncompress.publish import check_text_output, write_text
+    from cnncompress.files.publish import check_text_output, write_text
     from cnncompress.reporting import render
     from cnncompress.reporting.layout import terminal_width
     from cnncompress.reporting.stored import stored_reports

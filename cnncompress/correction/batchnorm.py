@@ -7,10 +7,9 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from cnncompress.copying import clone
-from cnncompress.factored import inference
-from cnncompress.inputs import input_dtype
-from cnncompress.running import run
+from cnncompress.network.copying import clone
+from cnncompress.network.inputs import input_dtype
+from cnncompress.network.run import inference, run
 
 
 def reestimate(model: nn.Module, images: Tensor) -> nn.Module | None:

@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
+from cnncompress.chains.modules import FactoredLayer
 from cnncompress.correction.graph import Interpreter, Traced, trace_graph
-from cnncompress.factored import FactoredLayer, inference, logits
-from cnncompress.meaning import Meaning
+from cnncompress.network.meaning import Meaning
+from cnncompress.network.run import inference, logits
 
 PROBE = 3  # images that show which values have one row an image
 WIDE = 4096  # channels; of more, only the diagonal of a second moment is taken

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
-from cnncompress.copying import clone
-from cnncompress.factored import FactoredLayer, inference
-from cnncompress.running import same_outputs
+from cnncompress.chains.modules import FactoredLayer
+from cnncompress.network.copying import clone
+from cnncompress.network.run import inference, same_outputs
 
 ADDITIONS = {operator.add, operator.iadd, torch.add, "add", "add_"}
 RELU = {torch.relu, torch.relu_, functional.relu, functional.relu_, "relu", "relu_"}

@@ -16,14 +16,15 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 
-from cnncompress.console import bar
-from cnncompress.copying import clone
+from cnncompress.chains.modules import FactoredLayer
 from cnncompress.correction.blocks import Block, Runner, columns, gradient_moments, split_blocks, weighted
-from cnncompress.divergence import PIXELS, Answers
 from cnncompress.errors import UsageError
-from cnncompress.factored import FactoredLayer, forward, inference
-from cnncompress.inputs import in_single, input_dtype
-from cnncompress.meaning import meaning_of
+from cnncompress.network.copying import clone
+from cnncompress.network.divergence import PIXELS, Answers
+from cnncompress.network.inputs import in_single, input_dtype
+from cnncompress.network.meaning import meaning_of
+from cnncompress.network.run import forward, inference
+from cnncompress.terminal.console import bar
 
 HELD_BACK = 8  # one image in so many decides which state is kept
 BATCH = 32

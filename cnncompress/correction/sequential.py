@@ -18,20 +18,23 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from cnncompress.console import bar
-from cnncompress.copying import clone
+from cnncompress.chains.compose import extract_groups
+from cnncompress.chains.modules import FactoredLayer, spec_of
+from cnncompress.chains.plan import Plan
+from cnncompress.chains.spec import ConvSpec
 from cnncompress.correction.after import After, after_of
 from cnncompress.correction.graph import Values, input_of, trace_graph, walk
 from cnncompress.correction.target import Samples, outputs_at
-from cnncompress.decompositions import extract_groups
-from cnncompress.factored import FactoredLayer, inference, layers_of, swap
 from cnncompress.fitting import Fitted, finished, fit_layer
-from cnncompress.inputs import float_types, in_single, input_dtype, read_batch, with_types
-from cnncompress.modules import spec_of
-from cnncompress.planning import refuse_in_network
-from cnncompress.spec import ConvSpec, LayerStatistics, Plan
-from cnncompress.standing_in import examine
-from cnncompress.statistics.patches import gather_patches, image_seeds, position_count, sample_positions
+from cnncompress.metrics.statistics import LayerStatistics
+from cnncompress.network.copying import clone
+from cnncompress.network.inputs import float_types, in_single, input_dtype, read_batch, with_types
+from cnncompress.network.layers import layers_of, refuse_in_network
+from cnncompress.network.patches import gather_patches, image_seeds, position_count, sample_positions
+from cnncompress.network.run import inference
+from cnncompress.network.standing_in import examine
+from cnncompress.network.swap import swap
+from cnncompress.terminal.console import bar
 
 POSITIONS = 64  # of an image and layer
 WIDE = 8192  # inputs a position; a wider layer is fitted to the statistics of the original

@@ -7,8 +7,9 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from cnncompress.linalg import mean_eigenvalue, oas_shrinkage, solve_psd
-from cnncompress.spec import ConvSpec, LayerStatistics
+from cnncompress.chains.spec import ConvSpec
+from cnncompress.maths.linalg import mean_eigenvalue, oas_shrinkage, solve_psd
+from cnncompress.metrics.statistics import LayerStatistics
 
 
 @dataclasses.dataclass

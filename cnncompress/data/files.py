@@ -9,7 +9,7 @@ from functools import cache
 from PIL import Image, UnidentifiedImageError
 
 from cnncompress.data.layout import is_junk
-from cnncompress.regular import NotRegularError, leads_out, open_regular
+from cnncompress.files.regular import NotRegularError, leads_out, open_regular
 
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "DIB", "TIFF", "PPM", "MPO", "JPEG2000", "TGA", "ICO")
 

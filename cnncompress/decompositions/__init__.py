@@ -7,7 +7,6 @@ import pkgutil
 from typing import Any
 
 from cnncompress.decompositions.base import REGISTRY, Decomposition
-from cnncompress.decompositions.chains import compose, dense_kernel, extract_groups
 from cnncompress.errors import UsageError, nearest
 
 for _module in pkgutil.iter_modules(__path__):
@@ -22,4 +21,4 @@ def get_method(name: str, **options: Any) -> Decomposition:
     return REGISTRY[name](**options)
 
 
-__all__ = ["REGISTRY", "Decomposition", "compose", "dense_kernel", "extract_groups", "get_method"]
+__all__ = ["REGISTRY", "Decomposition", "get_method"]

@@ -10,13 +10,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from cnncompress.chains.spec import Chain, ConvSpec, Permutation, Rank, convolutions
 from cnncompress.decompositions.refine import error_of, nested_errors
 from cnncompress.decompositions.refine import refine as improve
 from cnncompress.decompositions.whitening import whiten
 from cnncompress.errors import UnsupportedLayerError, UsageError, nearest
-from cnncompress.linalg import singular_values
-from cnncompress.metrics import FROBENIUS, Metric
-from cnncompress.spec import Chain, ConvSpec, Permutation, Rank, convolutions
+from cnncompress.maths.linalg import singular_values
+from cnncompress.metrics.metrics import FROBENIUS, Metric
 
 REGISTRY: dict[str, type[Decomposition]] = {}
 

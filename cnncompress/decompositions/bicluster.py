@@ -10,12 +10,12 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from cnncompress.clustering import balanced_kmeans, check_search, nearest_divisor
+from cnncompress.chains.spec import Chain, ConvSpec, Permutation, Rank, Stage
 from cnncompress.decompositions.base import Decomposition, register
 from cnncompress.decompositions.cp import balanced, exact_factors
 from cnncompress.errors import UsageError
-from cnncompress.metrics import Metric
-from cnncompress.spec import Chain, ConvSpec, Permutation, Rank, Stage
+from cnncompress.maths.clustering import balanced_kmeans, check_search, nearest_divisor
+from cnncompress.metrics.metrics import Metric
 
 # Greedy rank-one fits: alternating steps at most, and the relative gain below which a fit ends.
 MAX_STEPS = 10

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from cnncompress.chains.spec import Chain, ConvSpec, Rank
 from cnncompress.decompositions.base import Decomposition, register
-from cnncompress.linalg import KRYLOV_MIN_SIDE, leading_eigenvectors, rank_one_scaling, truncated_svd
-from cnncompress.metrics import Metric
-from cnncompress.spec import Chain, ConvSpec, Rank
+from cnncompress.maths.linalg import KRYLOV_MIN_SIDE, leading_eigenvectors, rank_one_scaling, truncated_svd
+from cnncompress.metrics.metrics import Metric
 
 
 class MatrixSVD(Decomposition):

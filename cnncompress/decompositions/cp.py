@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cnncompress.chains.spec import Chain, ConvSpec, Rank
 from cnncompress.decompositions.base import Decomposition, refuse_matrix, register
 from cnncompress.decompositions.refine import error_of, refine
 from cnncompress.decompositions.whitening import whiten
 from cnncompress.errors import UsageError
-from cnncompress.linalg import gram, leading_eigenvectors
-from cnncompress.metrics import Metric
-from cnncompress.spec import Chain, ConvSpec, Rank
+from cnncompress.maths.linalg import gram, leading_eigenvectors
+from cnncompress.metrics.metrics import Metric
 
 Factors = tuple[Tensor, Tensor, Tensor]
 

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from cnncompress.clustering import TOLERANCE, assign
-from cnncompress.metrics import Metric
+from cnncompress.maths.clustering import TOLERANCE, assign
+from cnncompress.metrics.metrics import Metric
 
 PROBE = 2  # steps of every start, before the best one goes on
 MAX_STEPS = 15

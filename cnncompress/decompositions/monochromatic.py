@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cnncompress.clustering import balanced_kmeans, check_search, divisors
+from cnncompress.chains.spec import Chain, ConvSpec, Permutation, Rank
 from cnncompress.decompositions.base import Decomposition, register
 from cnncompress.decompositions.lines import MORE, find_lines, form_of
 from cnncompress.errors import UsageError
-from cnncompress.metrics import Metric
-from cnncompress.spec import Chain, ConvSpec, Permutation, Rank
+from cnncompress.maths.clustering import balanced_kmeans, check_search, divisors
+from cnncompress.metrics.metrics import Metric
 
 
 @register

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from cnncompress.decompositions.chains import compose
-from cnncompress.linalg import psd_root, solve_psd
-from cnncompress.metrics import Metric
-from cnncompress.spec import Chain, ConvSpec, Permutation
+from cnncompress.chains.compose import compose
+from cnncompress.chains.spec import Chain, ConvSpec, Permutation
+from cnncompress.maths.linalg import psd_root, solve_psd
+from cnncompress.metrics.metrics import Metric
 
 STEPS = 12  # conjugate gradient steps for one stage in one sweep
 ROWWISE = 128  # a last stage that takes in more channels is not solved filter by filter

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cnncompress.chains.spec import Chain, ConvSpec, Rank, convolutions
 from cnncompress.decompositions.base import Decomposition, register
 from cnncompress.decompositions.channel_svd import balance
 from cnncompress.errors import UsageError
-from cnncompress.linalg import psd_root, rank_one_scaling, truncated_svd
-from cnncompress.metrics import Metric
-from cnncompress.spec import Chain, ConvSpec, Rank, convolutions
+from cnncompress.maths.linalg import psd_root, rank_one_scaling, truncated_svd
+from cnncompress.metrics.metrics import Metric
 
 DIRECTIONS = ("vertical", "horizontal")
 

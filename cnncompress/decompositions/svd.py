@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from cnncompress.chains.spec import ConvSpec
 from cnncompress.decompositions.base import register
 from cnncompress.decompositions.channel_svd import MatrixSVD
-from cnncompress.spec import ConvSpec
 
 
 @register

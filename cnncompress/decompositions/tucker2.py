@@ -10,11 +10,11 @@ import torch
 from tensorly.decomposition import partial_tucker
 from torch import Tensor
 
+from cnncompress.chains.spec import Chain, ConvSpec, Rank
 from cnncompress.decompositions.base import Decomposition, refuse_matrix, register
 from cnncompress.errors import UsageError, nearest
-from cnncompress.linalg import gram, leading_eigenvectors
-from cnncompress.metrics import Metric
-from cnncompress.spec import Chain, ConvSpec, Rank
+from cnncompress.maths.linalg import gram, leading_eigenvectors
+from cnncompress.metrics.metrics import Metric
 
 ALGORITHMS = ("hosvd", "hooi")
 

@@ -11,9 +11,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from cnncompress.linalg import psd_root, rank_one_scaling
-from cnncompress.metrics import Metric
-from cnncompress.spec import Chain, ConvSpec, Permutation
+from cnncompress.chains.spec import Chain, ConvSpec, Permutation
+from cnncompress.maths.linalg import psd_root, rank_one_scaling
+from cnncompress.metrics.metrics import Metric
 
 Undo = Callable[[list[Tensor]], list[Tensor]]
 

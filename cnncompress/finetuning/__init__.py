@@ -10,15 +10,16 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from cnncompress.console import LOG, is_main_process
 from cnncompress.data import make_loader
-from cnncompress.evaluation import evaluate, resolve_device
-from cnncompress.factored import forward, inference
 from cnncompress.finetuning.checkpoints import Checkpoints
 from cnncompress.finetuning.schedules import freeze_others, trainable_modules
 from cnncompress.finetuning.settings import FinetuneResult, FinetuneSettings
 from cnncompress.finetuning.trainer import Trainer
-from cnncompress.inputs import float_types, input_dtype, read_batch, with_types
+from cnncompress.network.device import resolve_device
+from cnncompress.network.evaluate import evaluate
+from cnncompress.network.inputs import float_types, input_dtype, read_batch, with_types
+from cnncompress.network.run import forward, inference
+from cnncompress.terminal.console import LOG, is_main_process
 
 __all__ = ["Checkpoints", "FinetuneResult", "FinetuneSettings", "finetune", "is_main_process", "trainable_modules"]
 

@@ -14,13 +14,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
-from cnncompress import schemas
-from cnncompress.console import LOG
 from cnncompress.errors import RunError, UsageError
-from cnncompress.evaluation import Evaluation
-from cnncompress.reading import check
-from cnncompress.regular import kind_of
-from cnncompress.text import plain
+from cnncompress.files.reading import check
+from cnncompress.files.regular import kind_of
+from cnncompress.network.evaluate import Evaluation
+from cnncompress.runs import schemas
+from cnncompress.terminal.console import LOG
+from cnncompress.terminal.text import plain
 
 FORMAT = 1
 FREE = ("workers", "checkpoint_minutes")  # settings that do not change the result

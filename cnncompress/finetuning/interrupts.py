@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from cnncompress.stops import stop_signals
+from cnncompress.terminal.stops import stop_signals
 
 
 class Interrupts:

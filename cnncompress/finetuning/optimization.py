@@ -12,9 +12,9 @@ from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cnncompress.evaluation import Evaluation
-from cnncompress.factored import forward
 from cnncompress.finetuning.settings import FinetuneSettings
+from cnncompress.network.evaluate import Evaluation
+from cnncompress.network.run import forward
 
 
 class Objective(nn.Module):

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cnncompress.chains.modules import FactoredLayer
 from cnncompress.errors import UsageError, nearest
-from cnncompress.factored import FactoredLayer, forward, inference
-from cnncompress.running import run
+from cnncompress.network.run import forward, inference, run
 
 SCHEDULES = ("all", "upper")
 

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from cnncompress.errors import UsageError, nearest
-from cnncompress.evaluation import Evaluation
 from cnncompress.finetuning.schedules import SCHEDULES
+from cnncompress.network.evaluate import Evaluation
 
 LEARNING_RATES = {"sgd": 0.01, "adamw": 3e-4}
 WEIGHT_DECAYS = {"sgd": 1e-4, "adamw": 0.01}

@@ -13,17 +13,17 @@ from accelerate.utils import broadcast
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from cnncompress.console import LOG, bar
 from cnncompress.data import make_loader
 from cnncompress.data.loading import collate
 from cnncompress.errors import CompressError, DataError, RunError, UsageError
-from cnncompress.evaluation import Evaluation, check_labels, summarise, tally
 from cnncompress.finetuning.checkpoints import Checkpoints
 from cnncompress.finetuning.interrupts import Interrupts
 from cnncompress.finetuning.optimization import Objective, better, cosine, make_accelerator, make_optimizer, mixed_seed
 from cnncompress.finetuning.schedules import training_modes
 from cnncompress.finetuning.settings import FinetuneResult, FinetuneSettings
-from cnncompress.inputs import input_dtype, read_batch
+from cnncompress.network.evaluate import Evaluation, check_labels, summarise, tally
+from cnncompress.network.inputs import input_dtype, read_batch
+from cnncompress.terminal.console import LOG, bar
 
 
 class Trainer:

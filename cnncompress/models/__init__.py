@@ -15,9 +15,9 @@ import torch
 import torchvision
 from torch import nn
 
+from cnncompress.chains.spec import Pair, as_pair
+from cnncompress.data.preprocessing import Preprocessing
 from cnncompress.errors import CompressError, UsageError, nearest
-from cnncompress.factored import Provenance, attach
-from cnncompress.inputs import input_channels
 from cnncompress.models.builtin import BUILTIN
 from cnncompress.models.sources import (
     AUXILIARY,
@@ -32,8 +32,9 @@ from cnncompress.models.sources import (
 )
 from cnncompress.models.unwrapping import State
 from cnncompress.models.weights import find_weights, is_path, load_weights, read_weights
-from cnncompress.names import refuse_weights
-from cnncompress.spec import Pair, Preprocessing, as_pair
+from cnncompress.names.models import refuse_weights
+from cnncompress.network.inputs import input_channels
+from cnncompress.network.provenance import Provenance, attach
 
 __all__ = ["LoadedModel", "ModelSource", "build_architecture", "list_models", "load_model", "load_weights"]
 

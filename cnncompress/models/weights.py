@@ -18,7 +18,7 @@ from cnncompress.models.factories import describe
 from cnncompress.models.formats import check_format
 from cnncompress.models.unpickling import open_checkpoint
 from cnncompress.models.unwrapping import Picked, pick
-from cnncompress.names import SUFFIXES
+from cnncompress.names.models import SUFFIXES
 
 # Names in torchvision's own older files, as its densenet and vision_transformer modules translate them.
 _RENAMED = (

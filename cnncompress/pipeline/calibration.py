@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from cnncompress.chains.spec import Call
 from cnncompress.config import DecomposeSettings
 from cnncompress.data import Data, make_loader, split
 from cnncompress.errors import UsageError
-from cnncompress.evaluation import resolve_device
+from cnncompress.metrics.statistics import LayerStatistics
+from cnncompress.network.device import resolve_device
 from cnncompress.pipeline.opening import Opened
-from cnncompress.spec import Call, LayerStatistics
 from cnncompress.statistics import collect_statistics, load_statistics, save_statistics, statistics_key
 
 STATISTICS = "statistics.safetensors"

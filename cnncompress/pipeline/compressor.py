@@ -10,19 +10,27 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cnncompress.checking import check_weights, remarks_on
+from cnncompress.chains.plan import Budget, Plan
+from cnncompress.chains.spec import Call
 from cnncompress.config import DecomposeSettings
-from cnncompress.console import Steps
 from cnncompress.correction import decompose_in_order, reconstruct, reestimate
 from cnncompress.correction.graph import UNFOLLOWED, trace_graph
 from cnncompress.data import Data, make_loader
-from cnncompress.divergence import Answers, agreement, to_check
 from cnncompress.errors import CompressError, UsageError
-from cnncompress.evaluation import Evaluation, resolve_device
-from cnncompress.factored import memory_format_of
 from cnncompress.fitting import decompose
-from cnncompress.inputs import input_dtype, read_batch
-from cnncompress.metrics import CENTRED, check_metric
+from cnncompress.latency.network import latency
+from cnncompress.latency.setting import TimingSetting
+from cnncompress.latency.table import LatencyTable
+from cnncompress.latency.timed import Latency
+from cnncompress.metrics.metrics import CENTRED, check_metric
+from cnncompress.network.checking import check_weights, remarks_on
+from cnncompress.network.costs import Profile
+from cnncompress.network.device import resolve_device
+from cnncompress.network.divergence import Answers, agreement, to_check
+from cnncompress.network.evaluate import Evaluation
+from cnncompress.network.inputs import input_dtype, read_batch
+from cnncompress.network.memory_format import memory_format_of
+from cnncompress.network.standing_in import examine
 from cnncompress.pipeline.calibration import Calibration, calibrate, calibration_set, most_images
 from cnncompress.pipeline.formats import beside, converted, fastest, in_formats, in_words
 from cnncompress.pipeline.opening import Opened, count_outputs, evaluate_on
@@ -39,11 +47,8 @@ from cnncompress.planning import (
     settled_table,
     with_reasons,
 )
-from cnncompress.profiling import latency
-from cnncompress.spec import Budget, Call, Latency, Plan, Profile
-from cnncompress.standing_in import examine
-from cnncompress.timing import LatencyTable, TimingSetting
-from cnncompress.words import counted
+from cnncompress.terminal.console import Steps
+from cnncompress.terminal.words import counted
 
 
 class Compressor:

@@ -10,15 +10,19 @@ from typing import Any
 
 from torch import nn
 
-from cnncompress.checking import check_finished
+from cnncompress.chains.plan import Budget, Plan
 from cnncompress.config import DecomposeSettings
-from cnncompress.console import Steps
 from cnncompress.data import Data
 from cnncompress.errors import CompressError, UnreachableError
-from cnncompress.evaluation import Evaluation, paired_error, resolve_device
-from cnncompress.factored import Provenance, attach, provenance
+from cnncompress.files.tensorfile import digest_of
+from cnncompress.latency.clock import check_threads
 from cnncompress.models import DEFAULT, NONE
 from cnncompress.models.weights import is_path
+from cnncompress.network.checking import check_finished
+from cnncompress.network.device import resolve_device
+from cnncompress.network.evaluate import Evaluation, paired_error
+from cnncompress.network.profile import profile
+from cnncompress.network.provenance import Provenance, attach, provenance
 from cnncompress.pipeline.calibration import apart, cache_file
 from cnncompress.pipeline.compressor import Compressor
 from cnncompress.pipeline.opening import (
@@ -34,14 +38,11 @@ from cnncompress.pipeline.opening import (
 )
 from cnncompress.pipeline.original import original_row
 from cnncompress.pipeline.search import search
-from cnncompress.profiling import profile
 from cnncompress.reporting import Report, layer_rows
 from cnncompress.runs import save_run
 from cnncompress.runs.lock import reserved
 from cnncompress.runs.place import default_place
-from cnncompress.spec import Budget, Plan
-from cnncompress.tensorfile import digest_of
-from cnncompress.timing.clock import check_threads
+from cnncompress.terminal.console import Steps
 
 UNITS = {"macs": "MACs", "params": "parameters", "latency": "latency"}
 

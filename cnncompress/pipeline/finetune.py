@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from cnncompress.config import TuneSettings, merge
-from cnncompress.console import Steps
 from cnncompress.data import Augmented, Data, split
 from cnncompress.errors import DataError, UsageError
-from cnncompress.evaluation import resolve_device
 from cnncompress.finetuning import Checkpoints, FinetuneResult, FinetuneSettings, finetune, is_main_process
+from cnncompress.network.device import resolve_device
+from cnncompress.network.profile import profile
 from cnncompress.pipeline.opening import (
     Opened,
     evaluate_on,
@@ -26,10 +26,10 @@ from cnncompress.pipeline.opening import (
 )
 from cnncompress.pipeline.original import measured_again, with_accuracy
 from cnncompress.pipeline.training import TrainingPlace, origin_of, training_in
-from cnncompress.profiling import profile
 from cnncompress.reporting import Report
 from cnncompress.runs import update_run
-from cnncompress.words import counted
+from cnncompress.terminal.console import Steps
+from cnncompress.terminal.words import counted
 
 VALIDATION_SHARE = 0.2
 ERRORS = "relative errors of layers are those of their fit, before fine-tuning"

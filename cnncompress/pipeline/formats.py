@@ -8,11 +8,11 @@ from contextlib import suppress
 
 from torch import Tensor, nn
 
-from cnncompress.copying import clone
 from cnncompress.errors import CompressError
-from cnncompress.factored import MEMORY_FORMATS, inference, memory_format_of, to_memory_format
-from cnncompress.running import run
-from cnncompress.spec import Latency
+from cnncompress.latency.timed import Latency
+from cnncompress.network.copying import clone
+from cnncompress.network.memory_format import MEMORY_FORMATS, memory_format_of, to_memory_format
+from cnncompress.network.run import inference, run
 
 WORTH = 0.97  # of the latency: a smaller gain is no reason to change the memory format
 

@@ -10,21 +10,27 @@ from typing import Any
 import torch
 from torch import nn
 
+from cnncompress.chains.modules import spec_of
+from cnncompress.chains.plan import LayerPlan
 from cnncompress.config import ModelSettings
-from cnncompress.console import LOG, Steps, bar
 from cnncompress.errors import DataError, UsageError
-from cnncompress.evaluation import Evaluation, paired_error, resolve_device
-from cnncompress.exporting import ExportReport, export_onnx, export_pt2
-from cnncompress.factored import layers_of, refuse_module, spec_of, to_memory_format
+from cnncompress.latency.network import latency, layer_latencies
+from cnncompress.latency.timed import Latency
+from cnncompress.network.costs import Profile
+from cnncompress.network.device import resolve_device
+from cnncompress.network.evaluate import Evaluation, paired_error
+from cnncompress.network.layers import layers_of, refuse_module
+from cnncompress.network.memory_format import to_memory_format
+from cnncompress.network.profile import profile
+from cnncompress.network.standing_in import examine
 from cnncompress.pipeline.formats import beside, fastest, in_formats
 from cnncompress.pipeline.opening import Opened, evaluate_on, need_layers, open_data, open_model, open_run
 from cnncompress.pipeline.original import NOT_AT_HAND, original_network, original_of, with_accuracy
 from cnncompress.planning import choose_method, describe_methods
-from cnncompress.profiling import latency, layer_latencies, profile
+from cnncompress.programs.export import ExportReport, export_onnx, export_pt2
 from cnncompress.reporting import Report, merge
 from cnncompress.reporting.stored import stored_report, stored_reports
-from cnncompress.spec import Latency, LayerPlan, Profile
-from cnncompress.standing_in import examine
+from cnncompress.terminal.console import LOG, Steps, bar
 
 
 def run_evaluate(settings: ModelSettings) -> tuple[str, Evaluation]:

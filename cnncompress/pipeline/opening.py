@@ -9,23 +9,27 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cnncompress.chains.plan import Plan
+from cnncompress.chains.spec import Permutation
 from cnncompress.config import ModelSettings
-from cnncompress.console import LOG
-from cnncompress.copying import clone
 from cnncompress.data import Data, load_data, make_loader, split
+from cnncompress.data.preprocessing import Preprocessing
 from cnncompress.errors import CompressError, DataError, RunError, UsageError
-from cnncompress.evaluation import Evaluation, evaluate, resolve_device
-from cnncompress.factored import Provenance, attach, inference, provenance
-from cnncompress.inputs import input_dtype
 from cnncompress.models import LoadedModel, list_models, load_model
 from cnncompress.models.sources import PROGRAM_ONLY
-from cnncompress.names import SUFFIXES
+from cnncompress.names.models import SUFFIXES
+from cnncompress.network.copying import clone
+from cnncompress.network.costs import Profile
+from cnncompress.network.device import resolve_device
+from cnncompress.network.evaluate import Evaluation, evaluate
+from cnncompress.network.inputs import input_dtype
+from cnncompress.network.provenance import Provenance, attach, provenance
+from cnncompress.network.run import inference, logits, run
 from cnncompress.reporting import Report, Row
 from cnncompress.reporting.rows import Kind
-from cnncompress.running import logits, run
 from cnncompress.runs import LoadedRun, is_run, load_run
-from cnncompress.spec import Permutation, Plan, Preprocessing, Profile
-from cnncompress.text import plain
+from cnncompress.terminal.console import LOG
+from cnncompress.terminal.text import plain
 
 
 @dataclasses.dataclass

@@ -10,16 +10,16 @@ from torch import nn
 
 from cnncompress.data import Data
 from cnncompress.errors import CompressError
-from cnncompress.evaluation import Evaluation
-from cnncompress.factored import Provenance, provenance
+from cnncompress.files.tensorfile import digest_of
 from cnncompress.models import load_model
 from cnncompress.models.sources import construct, model_name
+from cnncompress.network.costs import Profile
+from cnncompress.network.evaluate import Evaluation
+from cnncompress.network.profile import profile
+from cnncompress.network.provenance import Provenance, provenance
 from cnncompress.pipeline.opening import Opened, make_row, recorded
-from cnncompress.profiling import profile
 from cnncompress.reporting import Row
 from cnncompress.runs import LoadedRun
-from cnncompress.spec import Profile
-from cnncompress.tensorfile import digest_of
 
 NOT_AT_HAND = "the original's weights are not at hand: its accuracy was not measured"
 

@@ -6,12 +6,12 @@ import dataclasses
 
 from torch import nn
 
-from cnncompress.console import LOG
+from cnncompress.chains.plan import Budget, Plan
 from cnncompress.errors import CompressError, UsageError
-from cnncompress.evaluation import Evaluation
+from cnncompress.network.evaluate import Evaluation
 from cnncompress.pipeline.compressor import Compressor
 from cnncompress.reporting import Row
-from cnncompress.spec import Budget, Plan
+from cnncompress.terminal.console import LOG
 
 TRIALS = 8  # networks that are made and evaluated
 LOWEST = 0.05  # share of the MACs below which no network is tried

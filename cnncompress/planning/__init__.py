@@ -1,7 +1,7 @@
 """Which layer becomes what: by a rank rule, or by a budget."""
 
 from cnncompress.planning.budget import Planner
-from cnncompress.planning.decide import choices_of, plan, plan_by_rank, reasons_of, refuse_in_network, with_reasons
+from cnncompress.planning.decide import choices_of, plan, plan_by_rank, reasons_of, with_reasons
 from cnncompress.planning.file import read_plan
 from cnncompress.planning.rules import (
     Choice,
@@ -28,7 +28,6 @@ __all__ = [
     "plan_layer",
     "read_plan",
     "reasons_of",
-    "refuse_in_network",
     "seeded",
     "settled_table",
     "with_reasons",

@@ -10,20 +10,22 @@ from typing import TypeVar
 import numpy as np
 from torch import Tensor, nn
 
-from cnncompress.console import bar
-from cnncompress.copying import clone
-from cnncompress.divergence import Answers
+from cnncompress.chains.plan import Budget, Plan
+from cnncompress.chains.spec import Call
 from cnncompress.errors import UnreachableError, UsageError
-from cnncompress.factored import swap
 from cnncompress.fitting import fit_layer
-from cnncompress.linalg import check_finite
-from cnncompress.metrics import CENTRED, layer_metrics
+from cnncompress.latency.table import LatencyTable
+from cnncompress.maths.linalg import check_finite
+from cnncompress.metrics.metrics import CENTRED, layer_metrics
+from cnncompress.metrics.statistics import LayerStatistics
+from cnncompress.network.copying import clone
+from cnncompress.network.divergence import Answers
+from cnncompress.network.profile import profile
+from cnncompress.network.swap import swap
 from cnncompress.planning.candidates import Candidate, Layer, make_layer, methods_of, spread
-from cnncompress.planning.knapsack import solve
 from cnncompress.planning.rules import Choice
-from cnncompress.profiling import profile
-from cnncompress.spec import Budget, Call, LayerStatistics, Plan
-from cnncompress.timing import LatencyTable
+from cnncompress.planning.solver.knapsack import solve
+from cnncompress.terminal.console import bar
 
 TRUST = 3.0  # the metric's own prediction is only corrected where it is off from the usual by more than this
 SIMILAR = 2.0  # errors within this factor raise the divergence in proportion

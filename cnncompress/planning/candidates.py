@@ -9,13 +9,14 @@ from dataclasses import dataclass, field
 import numpy as np
 from torch import Tensor
 
+from cnncompress.chains.lowering import lower
+from cnncompress.chains.plan import LayerPlan
+from cnncompress.chains.spec import Call, ConvSpec, Rank
 from cnncompress.decompositions import Decomposition
 from cnncompress.errors import in_layer
-from cnncompress.lowering import lower
-from cnncompress.metrics import Metric, squared_error
+from cnncompress.latency.table import LatencyTable
+from cnncompress.metrics.metrics import Metric, squared_error
 from cnncompress.planning.rules import Choice, RankRequest, choose_method, rank_for
-from cnncompress.spec import Call, ConvSpec, LayerPlan, Rank
-from cnncompress.timing import LatencyTable
 
 AUTO = ("spatial-svd", "spatial-svd:first=horizontal", "channel-svd", "cp", "svd")  # whose errors are soon known
 SLOW = {"cp": 2**20}  # entries of a group's weight beyond which `AUTO` does without a method: its fits take too long

@@ -8,10 +8,18 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
-from cnncompress.divergence import Answers
-from cnncompress.factored import layers_of, provenance, refuse_module
-from cnncompress.metrics import CENTRED, check_metric
+from cnncompress.chains.plan import Budget, LayerPlan, Plan
+from cnncompress.chains.spec import Call, ConvSpec
+from cnncompress.latency.table import LatencyTable
+from cnncompress.metrics.metrics import CENTRED, check_metric
+from cnncompress.metrics.statistics import LayerStatistics
 from cnncompress.models.classes import class_source
+from cnncompress.network.costs import Profile
+from cnncompress.network.divergence import Answers
+from cnncompress.network.layers import layers_of, refuse_in_network
+from cnncompress.network.profile import profile
+from cnncompress.network.provenance import provenance
+from cnncompress.network.standing_in import examine
 from cnncompress.planning.budget import Planner
 from cnncompress.planning.rules import (
     Choice,
@@ -22,10 +30,6 @@ from cnncompress.planning.rules import (
     plan_layer,
     select,
 )
-from cnncompress.profiling import profile
-from cnncompress.spec import Budget, Call, ConvSpec, LayerPlan, LayerStatistics, Plan, Profile
-from cnncompress.standing_in import examine
-from cnncompress.timing import LatencyTable
 
 
 def plan(
@@ -156,17 +160,3 @@ def plan_by_rank(
         else:
             result.kept[name] = decision
     return result
-
-
-def refuse_in_network(name: str, modules: Mapping[str, nn.Conv2d | nn.Linear], calls: Mapping[str, Call]) -> str | None:
-    """Why the network's use of a layer forbids to replace it, or None."""
-    module = modules[name]
-    reason = refuse_module(module)
-    if reason:
-        return reason
-    if name not in calls:
-        return "not called as a layer in the forward pass (attention uses its weight directly, or it is unused)"
-    for other, candidate in modules.items():
-        if other != name and candidate.weight is module.weight:
-            return f"its weight is shared with {other}"
-    return calls[name].kept or None

@@ -7,16 +7,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from cnncompress.chains.lowering import check_lowering, lower
+from cnncompress.chains.plan import LayerPlan, Plan
+from cnncompress.chains.plan_json import stage_from_json
+from cnncompress.chains.spec import Call
 from cnncompress.decompositions import get_method
 from cnncompress.errors import CompressError, UsageError, nearest
-from cnncompress.lowering import check_lowering, lower
-from cnncompress.metrics import CENTRED, check_metric
+from cnncompress.files.reading import MalformedError, read_json
+from cnncompress.metrics.metrics import CENTRED, check_metric
 from cnncompress.planning.rules import Choice, plan_layer
-from cnncompress.reading import MalformedError, read_json
-from cnncompress.schemas import PlanFile
-from cnncompress.spec import Call, LayerPlan, Plan
-from cnncompress.specjson import stage_from_json
-from cnncompress.text import first_line
+from cnncompress.runs.schemas import PlanFile
+from cnncompress.terminal.text import first_line
 
 
 def read_plan(

@@ -7,10 +7,11 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from cnncompress.chains.plan import LayerPlan
+from cnncompress.chains.spec import Call, ConvSpec, Rank, chain_params
 from cnncompress.decompositions import REGISTRY, Decomposition, get_method
 from cnncompress.decompositions.base import parse_options
 from cnncompress.errors import UsageError, nearest
-from cnncompress.spec import Call, ConvSpec, LayerPlan, Rank, chain_params
 
 AUTO = ("svd", "spatial-svd", "channel-svd")  # without a budget: the first that applies to a layer
 RankRequest = int | float | Sequence[int]

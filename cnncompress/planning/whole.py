@@ -7,12 +7,15 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from cnncompress.copying import clone
-from cnncompress.factored import build_chain, memory_format_of, swap, to_memory_format
-from cnncompress.profiling import latency, layer_latency
-from cnncompress.spec import Call, Plan
-from cnncompress.timing import LatencyTable, TimingSetting
-from cnncompress.timing.measure import fill_randomly
+from cnncompress.chains.plan import Plan
+from cnncompress.chains.spec import Call
+from cnncompress.latency.chains import fill_randomly
+from cnncompress.latency.network import latency, layer_latency
+from cnncompress.latency.setting import TimingSetting
+from cnncompress.latency.table import LatencyTable
+from cnncompress.network.copying import clone
+from cnncompress.network.memory_format import memory_format_of, to_memory_format
+from cnncompress.network.swap import build_chain, swap
 
 REPEATS, SECONDS = 12, 0.5  # at least, of each network
 

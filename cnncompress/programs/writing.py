@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from cnncompress.exporting import BATCH_IS_FREE, ExportReport, Runner, export_checked
+from cnncompress.programs.export import BATCH_IS_FREE, ExportReport, Runner, export_checked
 from cnncompress.programs.network import read_program
 
 SOURCES = ("stack_trace", "nn_module_stack", "source_fn_stack", "torch_fn", "from_node")

@@ -13,12 +13,12 @@ from functools import partial
 from typing import Any
 
 from cnncompress.errors import UsageError, nearest
-from cnncompress.reading import finite
+from cnncompress.files.reading import finite
+from cnncompress.latency.timed import Latency
 from cnncompress.reporting.layout import fill, fitting, table
 from cnncompress.reporting.rows import Report, Row, original_milliseconds
-from cnncompress.spec import Latency
-from cnncompress.text import csv_cell, escaped_json, markdown, plain
-from cnncompress.words import human
+from cnncompress.terminal.text import csv_cell, escaped_json, markdown, plain
+from cnncompress.terminal.words import human
 
 FORMATS = ("table", "markdown", "csv", "json")
 NONE = "–"

@@ -7,11 +7,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from cnncompress.chains.plan import Plan
+from cnncompress.chains.spec import Pair, Rank
 from cnncompress.errors import CompressError
-from cnncompress.reading import MalformedError, check
-from cnncompress.schemas import Metrics
-from cnncompress.spec import Latency, Pair, Plan, Profile, Rank
-from cnncompress.text import plain_values
+from cnncompress.files.reading import MalformedError, check
+from cnncompress.latency.timed import Latency
+from cnncompress.network.costs import Profile
+from cnncompress.runs.schemas import Metrics
+from cnncompress.terminal.text import plain_values
 
 SCHEMA = 1
 Kind = Literal["original", "decomposed", "finetuned"]

@@ -16,11 +16,11 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from cnncompress.console import LOG
 from cnncompress.errors import RunError
-from cnncompress.publish import beside, os_errors
+from cnncompress.files.publish import beside, os_errors
 from cnncompress.runs.place import check_output, resolve
-from cnncompress.text import plain
+from cnncompress.terminal.console import LOG
+from cnncompress.terminal.text import plain
 
 NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP}
 

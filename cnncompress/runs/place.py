@@ -7,9 +7,9 @@ import re
 from pathlib import Path
 
 from cnncompress.errors import RunError
-from cnncompress.publish import check_parent, os_errors, recover
-from cnncompress.reading import JSON_BYTES, parse_json
-from cnncompress.regular import kind_of, open_regular
+from cnncompress.files.publish import check_parent, os_errors, recover
+from cnncompress.files.reading import JSON_BYTES, parse_json
+from cnncompress.files.regular import kind_of, open_regular
 
 FORMAT = 1
 INFO, PLAN, MODEL, METRICS = "run.json", "plan.json", "model.safetensors", "metrics.json"

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from cnncompress.errors import RunError
-from cnncompress.reading import MalformedError, Schema, check, checksum, read_json
+from cnncompress.files.reading import MalformedError, Schema, check, checksum, read_json
 from cnncompress.runs.place import FORMAT, INFO, METRICS, PLAN
+from cnncompress.runs.schemas import Info, Metrics, StoredPlan
 from cnncompress.runs.snapshot import Snapshot
-from cnncompress.schemas import Info, Metrics, StoredPlan
 
 
 def read_info(files: Snapshot) -> dict[str, Any]:

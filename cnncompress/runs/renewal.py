@@ -10,8 +10,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cnncompress.errors import RunError
-from cnncompress.publish import replacing
-from cnncompress.regular import kind_of
+from cnncompress.files.publish import replacing
+from cnncompress.files.regular import kind_of
 from cnncompress.runs.lock import reserved
 from cnncompress.runs.place import FILES, resolve
 

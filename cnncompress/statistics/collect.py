@@ -10,17 +10,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cnncompress.console import bar
 from cnncompress.errors import CompressError, DataError, UsageError, nearest
-from cnncompress.evaluation import check_labels, resolve_device
-from cnncompress.factored import forward, inference, layers_of, refuse_module
-from cnncompress.inputs import in_single, input_dtype, read_batch
-from cnncompress.meaning import Meaning, meaning_of
-from cnncompress.running import run
-from cnncompress.spec import LayerStatistics
+from cnncompress.metrics.statistics import LayerStatistics
+from cnncompress.network.device import resolve_device
+from cnncompress.network.evaluate import check_labels
+from cnncompress.network.inputs import in_single, input_dtype, read_batch
+from cnncompress.network.layers import layers_of, refuse_module
+from cnncompress.network.meaning import Meaning, meaning_of
+from cnncompress.network.patches import image_seeds
+from cnncompress.network.run import forward, inference, run
 from cnncompress.statistics.layers import LayerSums
 from cnncompress.statistics.moments import everyone, processes
-from cnncompress.statistics.patches import image_seeds
+from cnncompress.terminal.console import bar
 
 NEEDS: dict[str, set[str]] = {
     "frobenius": set(),

@@ -7,11 +7,11 @@ import zlib
 import torch
 from torch import Tensor, nn
 
+from cnncompress.chains.modules import spec_of
 from cnncompress.errors import CompressError
-from cnncompress.factored import spec_of
-from cnncompress.spec import LayerStatistics
+from cnncompress.metrics.statistics import LayerStatistics
+from cnncompress.network.patches import gather_patches, position_count, sample_positions
 from cnncompress.statistics.moments import Moments, Samples, add_up
-from cnncompress.statistics.patches import gather_patches, position_count, sample_positions
 
 WIDE = 8192  # inputs a position; a wider layer keeps samples, as its moment would take half a gigabyte and more
 BLOCK = 2048  # patches gathered at once

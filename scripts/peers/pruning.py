@@ -21,7 +21,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import cnncompress as cc
-from cnncompress.factored import layers_of
+from cnncompress.network.layers import layers_of
 from peers.shared import TOLERANCE, Make, Task, has_batchnorm
 
 STEPS = 100

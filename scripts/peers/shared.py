@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import cnncompress as cc
-from cnncompress.factored import forward, inference, swap
+from cnncompress.network.run import forward, inference
+from cnncompress.network.swap import swap
 
 TOLERANCE = 0.002  # of the original's MACs: a peer's network may be so much above the budget
 BATCH = 250  # images, for BatchNorm statistics

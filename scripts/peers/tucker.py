@@ -14,7 +14,7 @@ import torch
 from tensorly.decomposition import partial_tucker
 from torch import nn
 
-from cnncompress.factored import swap
+from cnncompress.network.swap import swap
 from peers.shared import Make, Task, rounding
 
 

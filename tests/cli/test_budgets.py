@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import cnncompress as cc
-from cnncompress.factored import memory_format_of
-from cnncompress.spec import Latency
+from cnncompress.latency.timed import Latency
+from cnncompress.network.memory_format import memory_format_of
 from tests.cli.conftest import listing
 
 FAST = ("--data", "digits", "--calibration-images", "32", "--layers", "features.1*")

@@ -14,8 +14,8 @@ import pytest
 import torch
 
 import cnncompress as cc
+from cnncompress.latency.timed import Latency
 from cnncompress.pipeline import measure
-from cnncompress.spec import Latency
 from tests.cli.conftest import complaint, listing
 
 

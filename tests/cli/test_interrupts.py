@@ -43,15 +43,15 @@ def interrupted(processes, tmp_path):
     ("place", "count", "args"),
     [
         ("cnncompress.pipeline.opening:load_model", 1, DECOMPOSE),
-        ("cnncompress.evaluation:check_labels", 2, DECOMPOSE),
+        ("cnncompress.network.evaluate:check_labels", 2, DECOMPOSE),
         ("cnncompress.decompositions.spatial_svd:SpatialSVD.group_factorize", 3, DECOMPOSE),
         ("cnncompress.runs.write:save_tensors", 1, DECOMPOSE),
-        ("cnncompress.publish:_move", 1, DECOMPOSE),
-        ("cnncompress.profiling:milliseconds", 5, ["report", "run", "--latency", "--output", "report.md"]),
+        ("cnncompress.files.publish:_move", 1, DECOMPOSE),
+        ("cnncompress.latency.clock:milliseconds", 5, ["report", "run", "--latency", "--output", "report.md"]),
         ("cnncompress.pipeline.measure:inspect_layers", 1, ["inspect", "run"]),
         ("torch.onnx:export", 1, ["export", "run", "--format", "onnx", "--output", "run.onnx"]),
         ("torch.export:save", 1, ["export", "run", "--format", "pt2"]),
-        ("cnncompress.evaluation:check_labels", 1, [*FINETUNE, "--out", "out"]),
+        ("cnncompress.network.evaluate:check_labels", 1, [*FINETUNE, "--out", "out"]),
     ],
 )
 def test_nothing_is_written(place, count, args, run_copy, tmp_path, interrupted):
@@ -63,7 +63,7 @@ def test_nothing_is_written(place, count, args, run_copy, tmp_path, interrupted)
 @pytest.mark.parametrize("number", [signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)])
 def test_other_signals_to_stop_are_met_alike(number, run_copy, tmp_path, interrupted):
     before = listing(tmp_path)
-    assert interrupted("cnncompress.publish:_move", 1, DECOMPOSE, number) == QUIET
+    assert interrupted("cnncompress.files.publish:_move", 1, DECOMPOSE, number) == QUIET
     assert listing(tmp_path) == before
 
 
@@ -107,7 +107,7 @@ def test_an_interrupted_start_leaves_an_earlier_training(run_copy, interrupted):
         (run_copy / name).parent.mkdir(exist_ok=True)
         (run_copy / name).write_text("earlier")
     before = {path: path.read_bytes() for path in run_copy.rglob("*") if path.is_file()}
-    assert interrupted("cnncompress.evaluation:check_labels", 1, FINETUNE) == QUIET
+    assert interrupted("cnncompress.network.evaluate:check_labels", 1, FINETUNE) == QUIET
     assert {path: path.read_bytes() for path in run_copy.rglob("*") if path.is_file()} == before
 
 

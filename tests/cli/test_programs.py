@@ -7,11 +7,11 @@ import onnxruntime
 import pytest
 import torch
 
-from cnncompress.factored import Provenance, attach
+from cnncompress.data.preprocessing import Preprocessing
 from cnncompress.models import ModelSource, build_architecture
+from cnncompress.network.provenance import Provenance, attach
 from cnncompress.reporting import Report, Row
 from cnncompress.runs import save_run
-from cnncompress.spec import Preprocessing
 
 CODE = """
 from pathlib import Path

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from cnncompress.chains.modules import FactoredLayer
 from cnncompress.correction import decompose_in_order
-from cnncompress.factored import FactoredLayer
 from cnncompress.planning import plan
 from cnncompress.statistics import collect_statistics
 from tests.correction.networks import Concat, Residual, Tokens, plain

@@ -8,9 +8,11 @@ from torch import nn
 from torch.nn import functional as F
 from torchvision.models import mobilenet_v2, resnet18, squeezenet1_0
 
+from cnncompress.chains.modules import FactoredLayer
 from cnncompress.correction.after import After, after_of
 from cnncompress.correction.graph import following, trace_graph, walk
-from cnncompress.factored import FactoredLayer, clone, provenance
+from cnncompress.network.copying import clone
+from cnncompress.network.provenance import provenance
 from cnncompress.planning import Choice
 from tests.correction.fits import in_order, planned
 from tests.correction.networks import Then, made, natural

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from cnncompress.correction import reestimate
-from cnncompress.divergence import Answers
-from cnncompress.factored import clone
+from cnncompress.network.copying import clone
+from cnncompress.network.divergence import Answers
 from tests.correction.networks import Residual, images, made, natural
 from tests.decompositions.helpers import randn
 

@@ -13,8 +13,9 @@ from torchvision.models import resnet18, resnet50
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from cnncompress.correction.graph import following, input_of, trace_graph, walk
-from cnncompress.factored import clone, layers_of
 from cnncompress.fitting import decompose
+from cnncompress.network.copying import clone
+from cnncompress.network.layers import layers_of
 from cnncompress.planning import plan
 from tests.correction.networks import Concat, Opaque, Residual, Then, Tokens, images, made, plain
 from tests.decompositions.helpers import randomize

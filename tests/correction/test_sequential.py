@@ -10,11 +10,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from cnncompress.chains.modules import FactoredLayer
 from cnncompress.correction import sequential
 from cnncompress.correction.graph import trace_graph
 from cnncompress.errors import CompressError, UnsupportedLayerError, UsageError
-from cnncompress.factored import FactoredLayer, layers_of, provenance
 from cnncompress.fitting import decompose
+from cnncompress.network.layers import layers_of
+from cnncompress.network.provenance import provenance
 from cnncompress.planning import plan
 from cnncompress.runs import load, save
 from tests.correction.fits import NETWORKS, in_order, layer_values, lost, planned

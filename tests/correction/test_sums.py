@@ -9,7 +9,8 @@ from torch import nn
 from cnncompress.correction import sequential
 from cnncompress.correction.after import After, after_of
 from cnncompress.correction.graph import trace_graph, walk
-from cnncompress.factored import clone, provenance
+from cnncompress.network.copying import clone
+from cnncompress.network.provenance import provenance
 from cnncompress.planning import Choice
 from tests.correction.fits import in_order, planned
 from tests.correction.networks import made, natural

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import nn
 
+from cnncompress.chains.modules import spec_of
+from cnncompress.chains.spec import ConvSpec
 from cnncompress.correction.target import Samples, outputs_at
-from cnncompress.linalg import oas_shrinkage
-from cnncompress.modules import spec_of
-from cnncompress.spec import ConvSpec
-from cnncompress.statistics.patches import gather_patches
+from cnncompress.maths.linalg import oas_shrinkage
+from cnncompress.network.patches import gather_patches
 from tests.decompositions.helpers import randn, relative
 
 

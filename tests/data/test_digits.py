@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from cnncompress.data import load_data
-from cnncompress.spec import Preprocessing
+from cnncompress.data.preprocessing import Preprocessing
 from tests.data.helpers import PLAIN
 
 

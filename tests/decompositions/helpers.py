@@ -6,11 +6,16 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from cnncompress.chains.modules import FactoredLayer, spec_of
+from cnncompress.chains.plan import LayerPlan, Plan
+from cnncompress.chains.spec import Call, ConvSpec
 from cnncompress.decompositions import get_method
-from cnncompress.factored import FactoredLayer, apply_plan, build_chain, clone, layers_of, spec_of
-from cnncompress.metrics import METRICS
+from cnncompress.metrics.metrics import METRICS
+from cnncompress.metrics.statistics import LayerStatistics
+from cnncompress.network.copying import clone
+from cnncompress.network.layers import layers_of
+from cnncompress.network.swap import apply_plan, build_chain
 from cnncompress.planning import Choice, plan, plan_layer
-from cnncompress.spec import Call, ConvSpec, LayerPlan, LayerStatistics, Plan
 
 SIZE = (12, 13)
 METRIC_NAMES = list(METRICS)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from cnncompress.decompositions import REGISTRY, compose, dense_kernel, extract_groups, get_method
+from cnncompress.chains.compose import compose, dense_kernel, extract_groups
+from cnncompress.chains.spec import ConvSpec, Permutation
+from cnncompress.decompositions import REGISTRY, get_method
 from cnncompress.decompositions.base import parse_options
 from cnncompress.errors import UnsupportedLayerError, UsageError
-from cnncompress.spec import ConvSpec, Permutation
 from tests.decompositions.helpers import randn
 
 CONV = ConvSpec(6, 8, (3, 3))

@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from cnncompress.decompositions import compose, get_method
+from cnncompress.chains.compose import compose
+from cnncompress.chains.spec import ConvSpec, Permutation, chain_macs, chain_params, convolutions
+from cnncompress.decompositions import get_method
 from cnncompress.decompositions.bicluster import rank_one
 from cnncompress.errors import UsageError
-from cnncompress.spec import ConvSpec, Permutation, chain_macs, chain_params, convolutions
 from tests.decompositions.helpers import decide, factored, generator, images, randn, randomize, relative
 from tests.orders import never_rises
 

@@ -10,11 +10,12 @@ import tensorly as tl
 import torch
 from tensorly.decomposition import parafac
 
-from cnncompress.decompositions import compose, cp, extract_groups, get_method
+from cnncompress.chains.compose import compose, extract_groups
+from cnncompress.chains.spec import ConvSpec
+from cnncompress.decompositions import cp, get_method
 from cnncompress.decompositions.cp import CP, balanced, exact_factors, fit_factors
 from cnncompress.errors import UsageError
-from cnncompress.metrics import layer_metrics, squared_error
-from cnncompress.spec import ConvSpec
+from cnncompress.metrics.metrics import layer_metrics, squared_error
 from tests.decompositions.helpers import made_up_statistics, randn, relative
 from tests.orders import never_rises
 

@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from cnncompress.decompositions import REGISTRY, compose, extract_groups, get_method
+from cnncompress.chains.compose import compose, extract_groups
+from cnncompress.chains.spec import ConvSpec
+from cnncompress.decompositions import REGISTRY, get_method
 from cnncompress.errors import UsageError
-from cnncompress.metrics import FROBENIUS, Metric, Moment, layer_metrics, squared_error
+from cnncompress.metrics.metrics import FROBENIUS, Metric, Moment, layer_metrics, squared_error
+from cnncompress.metrics.statistics import LayerStatistics
 from cnncompress.planning import choose_method
-from cnncompress.spec import ConvSpec, LayerStatistics
 from tests.decompositions.helpers import METRIC_NAMES, made_up_statistics, randn, relative
 
 VARIANTS = [*sorted(REGISTRY), "spatial-svd:first=horizontal", "tucker2:algorithm=hooi,sweeps=2"]

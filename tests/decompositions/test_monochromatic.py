@@ -6,11 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from cnncompress.decompositions import compose, get_method
+from cnncompress.chains.compose import compose
+from cnncompress.chains.spec import ConvSpec, Permutation, chain_macs, chain_params, convolutions
+from cnncompress.decompositions import get_method
 from cnncompress.decompositions.refine import error_of, refine
 from cnncompress.errors import UsageError
-from cnncompress.metrics import layer_metrics
-from cnncompress.spec import ConvSpec, Permutation, chain_macs, chain_params, convolutions
+from cnncompress.metrics.metrics import layer_metrics
 from tests.decompositions.helpers import (
     METRIC_NAMES,
     decide,

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from cnncompress.decompositions import compose, get_method
+from cnncompress.chains.compose import compose
+from cnncompress.chains.spec import ConvSpec, Permutation
+from cnncompress.decompositions import get_method
 from cnncompress.decompositions import refine as refine_module
 from cnncompress.decompositions.refine import error_of, improve_stage, products, refine, refit_last
-from cnncompress.metrics import METRICS, Metric, layer_metrics
-from cnncompress.spec import ConvSpec, Permutation
+from cnncompress.metrics.metrics import METRICS, Metric, layer_metrics
 from tests.decompositions.helpers import generator, made_up_statistics, randn
 from tests.orders import never_rises
 

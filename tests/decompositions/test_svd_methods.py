@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cnncompress.decompositions import compose, get_method
-from cnncompress.spec import ConvSpec, chain_macs, convolutions
+from cnncompress.chains.compose import compose
+from cnncompress.chains.spec import ConvSpec, chain_macs, convolutions
+from cnncompress.decompositions import get_method
 from tests.decompositions.helpers import randn
 
 

@@ -8,9 +8,10 @@ import tensorly as tl
 import torch
 from tensorly.decomposition import partial_tucker
 
-from cnncompress.decompositions import compose, get_method
+from cnncompress.chains.compose import compose
+from cnncompress.chains.spec import ConvSpec
+from cnncompress.decompositions import get_method
 from cnncompress.errors import UsageError
-from cnncompress.spec import ConvSpec
 from tests.decompositions.helpers import randn, relative
 
 SHAPES = [((12, 9, 3, 3), (4, 5)), ((6, 10, 1, 5), (10, 2)), ((20, 1, 3, 3), (1, 9)), ((16, 4, 2, 2), (1, 12))]

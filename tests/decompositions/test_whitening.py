@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from cnncompress.decompositions import REGISTRY, compose, get_method
+from cnncompress.chains.compose import compose
+from cnncompress.chains.spec import ConvSpec, Permutation
+from cnncompress.decompositions import REGISTRY, get_method
 from cnncompress.decompositions.whitening import whiten
-from cnncompress.metrics import METRICS, Metric, Moment, layer_metrics
-from cnncompress.spec import ConvSpec, Permutation
+from cnncompress.metrics.metrics import METRICS, Metric, Moment, layer_metrics
 from tests.decompositions.helpers import generator, made_up_statistics, randn, relative
 
 SPEC = ConvSpec(6, 8, (3, 3))

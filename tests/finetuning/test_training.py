@@ -8,9 +8,9 @@ from safetensors.torch import load_file
 from torch import nn
 
 from cnncompress.errors import CompressError, DataError, UsageError
-from cnncompress.evaluation import Evaluation
 from cnncompress.finetuning import FinetuneSettings, finetune
 from cnncompress.finetuning.optimization import better, cosine, make_optimizer
+from cnncompress.network.evaluate import Evaluation
 from tests.finetuning.toy import (
     Auxiliary,
     Toy,

@@ -4,9 +4,9 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-from cnncompress.factored import FactoredLayer
+from cnncompress.chains.modules import FactoredLayer
+from cnncompress.chains.spec import ConvSpec
 from cnncompress.finetuning import FinetuneSettings, finetune
-from cnncompress.spec import ConvSpec
 
 
 class Toy(Dataset):

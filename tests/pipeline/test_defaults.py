@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from cnncompress.chains.plan import Budget, Plan
 from cnncompress.config import DecomposeSettings, merge
 from cnncompress.errors import UnreachableError
 from cnncompress.pipeline import run_decompose
 from cnncompress.pipeline.decompose import hint, plan_for
-from cnncompress.spec import Budget, Plan
 from tests.pipeline.networks import write_factory, write_images
 
 CONFIGS = Path(__file__).parents[2] / "configs"

@@ -7,18 +7,22 @@ import pytest
 import torch
 from torch import nn
 
+from cnncompress.chains.plan import Budget
 from cnncompress.config import DecomposeSettings, ModelSettings
-from cnncompress.console import Steps
+from cnncompress.data.preprocessing import Preprocessing
 from cnncompress.errors import CompressError, UsageError
-from cnncompress.factored import Provenance, attach, memory_format_of, to_memory_format
+from cnncompress.latency.setting import TimingSetting
+from cnncompress.latency.table import LatencyTable
+from cnncompress.latency.timed import Latency
+from cnncompress.network.memory_format import memory_format_of, to_memory_format
+from cnncompress.network.profile import profile
+from cnncompress.network.provenance import Provenance, attach
 from cnncompress.pipeline import compressor, run_decompose
 from cnncompress.pipeline.compressor import Compressor
 from cnncompress.pipeline.formats import beside, converted, fastest, in_formats, in_words
 from cnncompress.pipeline.measure import Timing, measure_latency
 from cnncompress.pipeline.opening import Opened, open_run
-from cnncompress.profiling import profile
-from cnncompress.spec import Budget, Latency, Preprocessing
-from cnncompress.timing import LatencyTable, TimingSetting
+from cnncompress.terminal.console import Steps
 from tests.pipeline.networks import write_factory
 
 IMAGE = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))

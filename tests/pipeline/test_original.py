@@ -11,17 +11,17 @@ from safetensors.torch import save_file
 
 from cnncompress.config import DecomposeSettings, ModelSettings
 from cnncompress.errors import CompressError
-from cnncompress.evaluation import Evaluation
+from cnncompress.files.tensorfile import digest_of
 from cnncompress.finetuning import FinetuneResult
+from cnncompress.latency.timed import Latency
 from cnncompress.models import load_model
+from cnncompress.network.evaluate import Evaluation
+from cnncompress.network.profile import size_bytes
 from cnncompress.pipeline import compressor, open_model, run_decompose, run_evaluate, run_report
 from cnncompress.pipeline.finetune import ERRORS, add_tuned, run_finetune
 from cnncompress.pipeline.opening import open_run
 from cnncompress.pipeline.original import NOT_AT_HAND, original_network, original_of
-from cnncompress.profiling import size_bytes
 from cnncompress.reporting import Report, Row
-from cnncompress.spec import Latency
-from cnncompress.tensorfile import digest_of
 from tests.pipeline.networks import write_factory, write_images
 
 TRUSTED = {"trust_code": True}

@@ -8,17 +8,23 @@ import pytest
 import torch
 from torch import nn
 
+from cnncompress.chains.plan import Budget
+from cnncompress.chains.spec import chain_macs
 from cnncompress.decompositions import get_method
-from cnncompress.divergence import Answers
 from cnncompress.errors import UsageError
-from cnncompress.factored import clone, memory_format_of, to_memory_format, trace
 from cnncompress.fitting import decompose
+from cnncompress.latency import table
+from cnncompress.latency.setting import TimingSetting
+from cnncompress.latency.table import LatencyTable
+from cnncompress.latency.timed import Latency
+from cnncompress.network.copying import clone
+from cnncompress.network.divergence import Answers
+from cnncompress.network.memory_format import memory_format_of, to_memory_format
+from cnncompress.network.profile import profile
+from cnncompress.network.trace import trace
 from cnncompress.planning import Choice, Planner, candidates, choices_of, network_clock, plan
 from cnncompress.planning.whole import with_random_chains
-from cnncompress.profiling import profile
-from cnncompress.spec import Budget, Latency, chain_macs
 from cnncompress.statistics import collect_statistics
-from cnncompress.timing import LatencyTable, TimingSetting, table
 from tests.decompositions.helpers import randn, randomize
 from tests.orders import never_rises
 

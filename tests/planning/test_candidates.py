@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from cnncompress.decompositions import compose, extract_groups, get_method
-from cnncompress.metrics import METRICS, layer_metrics, squared_error
+from cnncompress.chains.compose import compose, extract_groups
+from cnncompress.chains.spec import Call, ConvSpec
+from cnncompress.decompositions import get_method
+from cnncompress.metrics.metrics import METRICS, layer_metrics, squared_error
 from cnncompress.planning.candidates import AUTO, STEPS, Family, make_layer, ranks_of, spread, usual_multiple
-from cnncompress.spec import Call, ConvSpec
 from tests.decompositions.helpers import made_up_statistics, randn
 
 SPEC = ConvSpec(12, 18, (3, 3), padding=(1, 1), bias=True)

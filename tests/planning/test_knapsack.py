@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cnncompress.planning import highs, knapsack
-from cnncompress.planning.knapsack import Selection, solve
+from cnncompress.planning.solver import highs, knapsack
+from cnncompress.planning.solver.knapsack import Selection, solve
 
 INF = math.inf
 

@@ -8,11 +8,12 @@ import pytest
 import torch
 from torch import nn
 
-from cnncompress.divergence import Answers
-from cnncompress.factored import FactoredLayer, trace
+from cnncompress.chains.modules import FactoredLayer
+from cnncompress.chains.plan import Budget
 from cnncompress.fitting import decompose
+from cnncompress.network.divergence import Answers
+from cnncompress.network.trace import trace
 from cnncompress.planning import Choice, Planner, choices_of, plan
-from cnncompress.spec import Budget
 from cnncompress.statistics import collect_statistics
 from tests.decompositions.helpers import randn, randomize
 from tests.planning.test_budget import images

@@ -8,9 +8,10 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 
+from cnncompress.chains.plan import Budget, LayerPlan
+from cnncompress.chains.spec import Call, ConvSpec
 from cnncompress.errors import UsageError
 from cnncompress.planning import Choice, choose_method, plan, plan_layer, seeded
-from cnncompress.spec import Budget, Call, ConvSpec, LayerPlan
 from tests.decompositions.helpers import randn
 
 

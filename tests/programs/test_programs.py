@@ -14,9 +14,9 @@ import torch
 from torch import nn
 
 from cnncompress.errors import CompressError
-from cnncompress.factored import memory_format_of
+from cnncompress.files.reading import MalformedError
+from cnncompress.network.memory_format import memory_format_of
 from cnncompress.programs import read_program, write_program
-from cnncompress.reading import MalformedError
 from tests.run_networks import FACTORY, network, plan, randomise
 
 

@@ -22,13 +22,13 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from cnncompress import publish, tensorfile
 from cnncompress.errors import CompressError
-from cnncompress.exporting import export_pt2
-from cnncompress.factored import Provenance, attach, provenance
+from cnncompress.files import publish, tensorfile
 from cnncompress.finetuning import checkpoints
 from cnncompress.models import load_model
+from cnncompress.network.provenance import Provenance, attach, provenance
 from cnncompress.pipeline import run_finetune
+from cnncompress.programs.export import export_pt2
 from cnncompress.runs import load_run, save_run, update_run
 from tests.run_networks import EMPTY, network
 

@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 import cnncompress as cc
-from cnncompress.factored import FactoredLayer, provenance
+from cnncompress.chains.modules import FactoredLayer
 from cnncompress.models.classes import class_source
+from cnncompress.network.provenance import provenance
 
 
 class Net(nn.Module):

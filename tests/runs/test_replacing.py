@@ -190,7 +190,7 @@ def test_what_arrives_while_a_run_is_replaced_is_not_lost(run, net, monkeypatch)
         os.replace(run / "edited", run / "notes.md")  # as editors save
         return move(temporary, target, force)
 
-    from cnncompress import publish
+    from cnncompress.files import publish
 
     move = publish._move
     monkeypatch.setattr(write, "save_tensors", meanwhile)

@@ -102,7 +102,7 @@ def test_a_reader_during_a_thousand_replacements(versions, way):
         code = 1
         try:
             if way == "rename":
-                from cnncompress import publish
+                from cnncompress.files import publish
 
                 publish._exchange = lambda first, second: False
             for i in range(1000):

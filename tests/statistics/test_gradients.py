@@ -2,8 +2,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from cnncompress.factored import layers_of
-from cnncompress.statistics.patches import image_seeds
+from cnncompress.network.layers import layers_of
+from cnncompress.network.patches import image_seeds
 from tests.statistics.helpers import collect, images, small_network
 
 

@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch import nn
 
+from cnncompress.network.patches import image_seeds, sample_positions
 from cnncompress.statistics import layers as statistics_layers
 from cnncompress.statistics.moments import KEPT, Moments
-from cnncompress.statistics.patches import image_seeds, sample_positions
 from tests.statistics.helpers import Pooled, collect, covariance, images, small_network, unfolded
 
 

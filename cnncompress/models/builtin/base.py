@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import nn
 
-from cnncompress.spec import Preprocessing
+from cnncompress.data.preprocessing import Preprocessing
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""The idea: a layer becomes a chain of plain stages."""

@@ -1,0 +1,198 @@
+"""Equivalent ways to run a chain. Values are those of the plain chain; shapes and speed are not.
+
+A lowering is a string of words joined by `+`, empty for the chain as it is:
+
+- `pad8`, `pad16`: widths between stages, in each group, rounded up to a multiple with channels of zeros.
+- `dense`: grouped convolutions as dense ones with zeros; permutations beside them go into their kernels.
+- `split`: each grouped convolution as one dense convolution a group; shapes and kernels stay as they are.
+- `merge`: a 1×1 convolution and its neighbour, both without groups, as one of at most half as many weights more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from cnncompress.chains.compose import compose_two, dense_kernel
+from cnncompress.chains.spec import Chain, ConvSpec, Permutation, Stage, chain_params, convolutions
+
+MULTIPLES = {"pad8": 8, "pad16": 16}
+SPLIT, DENSE, MERGE = "split", "dense", "merge"
+MANY_GROUPS = 64  # that many small convolutions take longer to call than to compute
+MORE = 1.5  # times the weights of two stages that the one in their place may have: it is one call less
+
+
+def check_lowering(lowering: str) -> None:
+    """ValueError for a lowering that this version does not know."""
+    for word in words(lowering):
+        if word not in (*MULTIPLES, SPLIT, DENSE, MERGE):
+            raise ValueError(f"unknown lowering {word!r}")
+
+
+def words(lowering: str) -> list[str]:
+    """The parts of a lowering, in order."""
+    return lowering.split("+") if lowering else []
+
+
+def lower(chain: Chain, lowering: str) -> Chain:
+    """The chain that runs in the place of `chain`; ValueError for an unknown lowering."""
+    check_lowering(lowering)
+    for word in words(lowering):
+        if word in MULTIPLES:
+            chain = _pad_chain(chain, MULTIPLES[word])
+        elif word == DENSE:
+            chain = _without_folded(tuple(_ungrouped(stage) for stage in chain))
+        elif word == MERGE:
+            chain = _merge(chain, None)[0]
+    return chain
+
+
+def lower_kernels(chain: Chain, kernels: Sequence[Tensor], lowering: str) -> list[Tensor]:
+    """The kernels of `lower(chain, lowering)` for the kernels of `chain`, one tensor a stage each."""
+    check_lowering(lowering)
+    found = list(kernels)
+    for word in words(lowering):
+        if word in MULTIPLES:
+            found = _pad_kernels(chain, _pad_chain(chain, MULTIPLES[word]), found)
+        elif word == DENSE:
+            found = _fold(chain, _expand(chain, found))
+        elif word == MERGE:
+            found = _merge(chain, found)[1]
+        chain = lower(chain, word)
+    return found
+
+
+def regroupings(spec: ConvSpec, chain: Chain) -> list[str]:
+    """Other ways to run a chain for a layer `spec`, with fewer groups or fewer stages, that may be faster.
+
+    What is larger than the layer itself without groups, or a single stage as the layer is, is none of them.
+    """
+    grouped = [s.groups for s in convolutions(chain) if s.groups > 1 and not _square_depthwise(s)]
+    found = [DENSE, f"{DENSE}+{MERGE}"] if grouped else [MERGE]
+    known, smaller = [chain], []
+    for lowering in found:
+        lowered = lower(chain, lowering)
+        if lowered not in known and len(lowered) > 1 and chain_params(lowered) <= spec.replace(groups=1).params:
+            smaller.append(lowering)
+        known.append(lowered)
+    return [SPLIT] * bool(grouped and max(grouped) <= MANY_GROUPS) + smaller
+
+
+def paddings(chain: Chain) -> list[str]:
+    """The lowerings that widen a chain, where a width between its stages is no multiple of 8."""
+    padded = {word: lower(chain, word) for word in MULTIPLES}
+    if padded["pad8"] == chain:
+        return []
+    return [word for word in MULTIPLES if word == "pad8" or padded[word] != padded["pad8"]]
+
+
+# --- padding ---
+
+
+def _square_depthwise(stage: ConvSpec) -> bool:
+    return stage.depthwise and stage.in_channels == stage.out_channels
+
+
+def _groups(chain: Chain) -> int | None:
+    """The number of groups that all stages share (depthwise ones apart), or None where widths cannot be padded."""
+    stages = list(convolutions(chain))
+    if len(stages) < max(2, len(chain)) or _square_depthwise(stages[0]) or _square_depthwise(stages[-1]):
+        return None
+    groups = {stage.groups for stage in stages if not _square_depthwise(stage)}
+    return groups.pop() if len(groups) == 1 else None
+
+
+def _pad_chain(chain: Chain, multiple: int) -> Chain:
+    groups = _groups(chain)
+    if groups is None:
+        return chain
+    stages = list(convolutions(chain))
+    inner = [-(-stage.out_channels // (groups * multiple)) * groups * multiple for stage in stages[:-1]]
+    widths = [stages[0].in_channels, *inner, stages[-1].out_channels]
+    return tuple(
+        stage.replace(in_channels=c, out_channels=f, groups=c if _square_depthwise(stage) else groups)
+        for stage, (c, f) in zip(stages, pairwise(widths), strict=True)
+    )
+
+
+def _pad_kernels(chain: Chain, padded: Chain, kernels: Sequence[Tensor]) -> list[Tensor]:
+    groups = _groups(chain)
+    if groups is None or padded == chain:
+        return list(kernels)
+    found = []
+    for stage, kernel in zip(convolutions(padded), kernels, strict=True):
+        rows, columns = (after - now for after, now in zip(stage.weight_shape, kernel.shape[:2], strict=False))
+        parts = kernel.unflatten(0, (groups, -1))
+        found.append(pad(parts, (0, 0, 0, 0, 0, columns, 0, rows // groups)).flatten(0, 1))
+    return found
+
+
+# --- dense ---
+
+
+def _ungrouped(stage: ConvSpec | Permutation) -> ConvSpec | Permutation:
+    return stage if isinstance(stage, Permutation) else stage.replace(groups=1)
+
+
+def _expand(chain: Chain, kernels: Sequence[Tensor]) -> list[Tensor]:
+    """The kernels without groups."""
+    return [
+        kernel if isinstance(stage, Permutation) else dense_kernel(kernel, stage.groups)
+        for stage, kernel in zip(chain, kernels, strict=True)
+    ]
+
+
+def _without_folded(chain: Chain) -> Chain:
+    """A chain without groups, and without its permutations where it has any convolution to take them."""
+    return tuple(convolutions(chain)) or chain
+
+
+def _fold(chain: Chain, kernels: Sequence[Tensor]) -> list[Tensor]:
+    """Kernels without the permutations: each goes into the convolution after it, the last into the one before."""
+    if not any(isinstance(stage, ConvSpec) for stage in chain):
+        return list(kernels)
+    found: list[Tensor] = []
+    order: Tensor | None = None
+    for stage, kernel in zip(chain, kernels, strict=True):
+        if isinstance(stage, Permutation):
+            order = kernel if order is None else order[kernel]
+            continue
+        found.append(kernel if order is None else kernel[:, torch.argsort(order)])
+        order = None
+    if order is not None:
+        found[-1] = found[-1][order]
+    return found
+
+
+# --- merging ---
+
+
+def _merge(chain: Chain, kernels: Sequence[Tensor] | None) -> tuple[Chain, list[Tensor]]:
+    """A chain after all merges, from its end on, and its kernels where they are given."""
+    stages, found = list(chain), list(kernels or [])
+    for i in reversed(range(len(chain) - 1)):
+        merged = _merged(stages[i], stages[i + 1])
+        if merged is not None:
+            stages[i : i + 2] = [merged]
+            found[i : i + 2] = [compose_two(found[i], found[i + 1])] if kernels else []
+    return tuple(stages), found
+
+
+def _merged(first: Stage, second: Stage) -> ConvSpec | None:
+    """The convolution that does what two stages do, or None where there is none, or one of too many weights."""
+    if isinstance(first, Permutation) or isinstance(second, Permutation):
+        return None
+    if not (_position_wise(first) or _position_wise(second)) or first.bias or max(first.groups, second.groups) > 1:
+        return None
+    spatial = second if _position_wise(first) else first
+    merged = spatial.replace(in_channels=first.in_channels, out_channels=second.out_channels, bias=second.bias)
+    return merged if merged.weights <= MORE * (first.weights + second.weights) else None
+
+
+def _position_wise(stage: ConvSpec) -> bool:
+    """A 1×1 convolution that keeps every position, or a Linear."""
+    return stage.kernel_size == stage.stride == (1, 1) and stage.padding in ("same", (0, 0))

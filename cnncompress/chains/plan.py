@@ -1,0 +1,84 @@
+"""Which layer becomes what: plans and budgets as plain values."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from cnncompress.errors import UsageError
+from cnncompress.terminal.words import layer_plan_in_words, plan_in_words
+
+if TYPE_CHECKING:
+    pass
+from cnncompress.chains.spec import Chain, ConvSpec, Pair, Rank, chain_params
+
+
+@dataclass(frozen=True, repr=False)
+class LayerPlan:
+    """What one layer of geometry `spec` becomes; `macs` are those of one image as (before, after).
+
+    `chain` is what runs: the method's stages at this rank, or, with a `lowering`, `lowering.lower` of them.
+    """
+
+    spec: ConvSpec
+    method: str
+    rank: Rank
+    chain: Chain
+    macs: Pair = (0, 0)
+    options: dict[str, Any] = field(default_factory=dict)
+    lowering: str = ""
+
+    @property
+    def params(self) -> Pair:
+        """Weights and biases as (before, after)."""
+        return self.spec.params, chain_params(self.chain)
+
+    def __repr__(self) -> str:
+        return layer_plan_in_words(self)
+
+
+@dataclass(repr=False)
+class Plan:
+    """Which layer becomes what; `kept` holds the reason for every other layer.
+
+    `memory_format` is the order in memory that the whole network is put in: `contiguous`, `channels_last`, or "" for
+    the one it is in. For a budget, `rises` predicts for each layer how much of the accuracy it costs (nats an image
+    under the metric kronecker), and `achieved` is the share of the network that is left, by the name of the cost.
+    `input_shape` [c, h, w] is that of the image it was made with, where that is known.
+    """
+
+    layers: dict[str, LayerPlan] = field(default_factory=dict)
+    kept: dict[str, str] = field(default_factory=dict)
+    metric: str = "frobenius"
+    memory_format: str = ""
+    rises: dict[str, float] = field(default_factory=dict)
+    achieved: dict[str, float] = field(default_factory=dict)
+    input_shape: tuple[int, ...] = field(default=(), compare=False)
+
+    def __repr__(self) -> str:
+        return plan_in_words(self)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The share of the original to keep, each in (0, 1]; several hold together. UsageError for anything else."""
+
+    macs: float | None = None
+    params: float | None = None
+    latency: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, share in self.shares.items():
+            if not 0 < share <= 1:
+                raise UsageError(f"budget {name}={share} is not a share of the original in (0, 1], such as 0.5")
+        if not self.shares:
+            raise UsageError("a budget needs a share of macs, params or latency, such as macs=0.5")
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """The shares that were given, by name."""
+        return {k: v for k, v in dataclasses.asdict(self).items() if v is not None}
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name}={share:g}" for name, share in self.shares.items())

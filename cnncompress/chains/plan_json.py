@@ -1,0 +1,65 @@
+"""Stages and plans as JSON-ready values, and back."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from cnncompress.chains.plan import LayerPlan, Plan
+from cnncompress.chains.spec import ConvSpec, Permutation, Stage
+
+
+def stage_to_json(stage: Stage) -> dict[str, Any]:
+    """A stage as JSON-ready values; the inverse of `stage_from_json`."""
+    if isinstance(stage, Permutation):
+        return {"kind": "permutation", "channels": stage.channels, "linear": stage.linear}
+    values = dataclasses.asdict(stage)
+    return {"kind": "linear" if values.pop("linear") else "conv2d", **values}
+
+
+def _pair(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def stage_from_json(values: dict[str, Any]) -> Stage:
+    """Read a stage written by `stage_to_json`; KeyError, TypeError or ValueError for anything else."""
+    values = dict(values)
+    kind = values.pop("kind")
+    if kind == "permutation":
+        return Permutation(int(values["channels"]), bool(values["linear"]))
+    if kind not in ("conv2d", "linear"):
+        raise ValueError(f"unknown stage kind {kind!r}")
+    return ConvSpec(**{k: _pair(v) for k, v in values.items()}, linear=kind == "linear")
+
+
+def plan_to_json(plan: Plan) -> dict[str, Any]:
+    """A plan as JSON-ready values; the inverse of `plan_from_json`."""
+    layers = {
+        name: {
+            "layer": stage_to_json(p.spec),
+            "method": p.method,
+            "rank": list(p.rank),
+            "options": p.options,
+            "macs": list(p.macs),
+            "stages": [stage_to_json(s) for s in p.chain],
+            "lowering": p.lowering,
+        }
+        for name, p in plan.layers.items()
+    }
+    values = {"metric": plan.metric, "memory_format": plan.memory_format, "layers": layers, "kept": plan.kept}
+    return values | {k: v for k, v in (("achieved", plan.achieved), ("rises", plan.rises)) if v}
+
+
+def plan_from_json(values: dict[str, Any]) -> Plan:
+    """Read a plan written by `plan_to_json`; KeyError, TypeError or ValueError for anything else."""
+    layers = {}
+    for name, p in values["layers"].items():
+        spec = stage_from_json(p["layer"])
+        if not isinstance(spec, ConvSpec):
+            raise ValueError(f"{name} is not a layer")
+        chain = tuple(stage_from_json(stage) for stage in p["stages"])
+        rank, lowering = tuple(p["rank"]), str(p.get("lowering", ""))
+        layers[name] = LayerPlan(spec, p["method"], rank, chain, _pair(p["macs"]), p["options"], lowering)
+    rises, achieved = ({k: v for k, v in values.get(key, {}).items() if v is not None} for key in ("rises", "achieved"))
+    memory_format = str(values.get("memory_format", ""))
+    return Plan(layers, dict(values["kept"]), values["metric"], memory_format, rises, achieved)

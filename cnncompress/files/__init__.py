@@ -1,0 +1,1 @@
+"""Files: published whole or not at all, and opened safely."""

@@ -1,0 +1,1 @@
+"""How long networks, layers and chains take on this machine."""

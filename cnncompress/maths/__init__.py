@@ -1,0 +1,1 @@
+"""Linear algebra and clustering on tensors."""

@@ -1,0 +1,1 @@
+"""The quadratic forms that errors are measured in."""

@@ -1,0 +1,1 @@
+"""What networks and methods may be called, found without importing torch."""

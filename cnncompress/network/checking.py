@@ -1,0 +1,98 @@
+"""What is checked of a network before it is compressed, and of a compressed one before it is written."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from cnncompress.errors import CompressError
+from cnncompress.network.meaning import SAID, meaning_of
+from cnncompress.network.run import inference, run, same_outputs
+
+RANDOM = (
+    "two forward passes on the same input differ: the network is random or counts its passes (F.dropout without "
+    "training=self.training does that), so its accuracy and every comparison with it are noisy"
+)
+TOGETHER = (
+    "the answer to an image depends on the other images of its batch (batch normalisation without running statistics "
+    "does that), so accuracies hold for this batch size and this order of the images alone"
+)
+ONE = "the network takes one image at a time"
+INFINITE = "its outputs on a random input are not finite (NaN or infinite)"
+
+
+def check_weights(model: nn.Module) -> None:
+    """CompressError, with its name, for the first weight that is not finite, or that no run can hold.
+
+    A run holds plain tensors: no packed weights of quantized layers, no sparse ones, no extra state.
+    """
+    for name, value in model.state_dict().items():
+        if not isinstance(value, Tensor) or value.is_quantized or value.layout is not torch.strided:
+            kind = "quantized or sparse tensor" if isinstance(value, Tensor) else type(value).__name__
+            raise CompressError(f"{name} is a {kind}, which a run cannot hold: give the network in floating point")
+    for name, parameter in model.named_parameters():
+        if parameter.is_floating_point() and not parameter.is_meta and not bool(torch.isfinite(parameter).all()):
+            raise CompressError(f"{name} holds NaN or infinite values: give a network with finite weights")
+
+
+def remarks_on(model: nn.Module, example: Tensor) -> list[str]:
+    """What a user should know of a network, from forward passes on `example` [n, c, h, w], of at least two images.
+
+    CompressError where it fails on a single image.
+    """
+    one, two = example[:1], example[:2]
+    with inference(model):
+        first, second = run(model, one.clone()), run(model, one.clone())
+        try:
+            both = run(model, two.clone())
+        except CompressError:
+            both = None
+    found = [INFINITE] if not _finite(first) else []
+    if not same_outputs(first, second):
+        return [*found, RANDOM]
+    found += _read_as(model, one)
+    if both is None:
+        return [*found, ONE]
+    return [*found, TOGETHER] if _depend(first, both) else found
+
+
+def _read_as(model: nn.Module, image: Tensor) -> list[str]:
+    """How the outputs are read, where that is not as the logits of classes."""
+    try:
+        kind = meaning_of(model, image).kind
+    except CompressError as error:  # nothing that could be read: said where it is needed
+        return [f"no accuracy is known: {error}"]
+    return [SAID[kind]] if kind in SAID else []
+
+
+def _depend(alone: Any, together: Any) -> bool:
+    """Whether the first answer of a batch is another than the answer to the image alone."""
+    ones, others = tree_leaves(alone), tree_leaves(together)
+    if len(ones) != len(others):
+        return False  # an answer of another structure, such as a list of detections
+    pairs = [
+        (a, b)
+        for a, b in zip(ones, others, strict=True)
+        if isinstance(a, Tensor) and isinstance(b, Tensor) and a.dim() and b.dim() and a.shape[1:] == b.shape[1:]
+    ]
+    return not all(same_outputs(a, b[:1]) for a, b in pairs if len(a) == 1 and len(b) == 2)
+
+
+def check_finished(model: nn.Module, small: nn.Module, example: Tensor) -> None:
+    """CompressError where a compressed network does not run on `example`, or its outputs alone are not finite."""
+    with inference(model):
+        expected = run(model, example.clone())
+    try:
+        with inference(small):
+            found = run(small, example.clone())
+    except CompressError as error:
+        raise CompressError(f"the compressed network does not run, nothing was written: {error}") from error
+    if _finite(expected) and not _finite(found):
+        raise CompressError("the compressed network's outputs are not finite (NaN or infinite); nothing was written")
+
+
+def _finite(output: Any) -> bool:
+    return all(bool(torch.isfinite(x).all()) for x in tree_leaves(output) if isinstance(x, Tensor) and not x.is_meta)

@@ -1,0 +1,53 @@
+"""What a network costs, layer by layer, as plain values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    pass
+from cnncompress.chains.spec import ConvSpec
+
+
+@dataclass(frozen=True)
+class LayerProfile:
+    """Cost of one layer on one image."""
+
+    layer: str
+    spec: ConvSpec
+    params: int
+    macs: int
+
+
+@dataclass(frozen=True)
+class OtherProfile:
+    """What a module computes on one image beside Conv2d and Linear layers, and why it stays as it is."""
+
+    name: str
+    kind: str
+    params: int
+    macs: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Cost of a network on one image.
+
+    `macs` are those of convolution and linear layers; `other_macs` what matrix products outside of them take
+    (attention), as `torch.utils.flop_counter` sees them. `others` are the modules that these are in, most MACs first.
+    """
+
+    params: int
+    macs: int
+    other_macs: int
+    size_bytes: int
+    layers: tuple[LayerProfile, ...] = field(repr=False)
+    input_shape: tuple[int, ...]
+    others: tuple[OtherProfile, ...] = field(default=(), repr=False)
+
+    @property
+    def total_macs(self) -> int:
+        """All multiply-accumulates that were counted."""
+        return self.macs + self.other_macs

@@ -1,0 +1,41 @@
+"""Where a compressed network comes from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from cnncompress.chains.plan import Plan
+from cnncompress.data.preprocessing import Preprocessing
+from cnncompress.network.copying import clone as clone
+from cnncompress.network.run import forward as forward
+from cnncompress.network.run import logits as logits
+
+
+@dataclass
+class Provenance:
+    """Where a compressed network comes from: enough to build it again and to report on it.
+
+    `source` is `models.ModelSource`; `plan` holds every swap so far, in order; `errors` the relative error of each
+    decomposed layer in the plan's metric; `rises` the predicted rise of the loss of the last decomposition by layer, in
+    nats per image, where the metric predicts it.
+    """
+
+    source: Any = None
+    preprocessing: Preprocessing | None = None
+    plan: Plan = field(default_factory=Plan)
+    errors: dict[str, float] = field(default_factory=dict)
+    rises: dict[str, float] = field(default_factory=dict)
+
+
+def provenance(model: nn.Module) -> Provenance | None:
+    """What `attach` stored with a network, or None."""
+    return getattr(model, "_cnncompress", None)
+
+
+def attach(model: nn.Module, value: Provenance) -> nn.Module:
+    """Store a provenance with a network (a plain attribute: deep copies carry it, state dicts do not)."""
+    model._cnncompress = value  # type: ignore[assignment]
+    return model

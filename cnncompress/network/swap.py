@@ -1,0 +1,76 @@
+"""The chain in a layer's place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from cnncompress.chains.lowering import lower_kernels
+from cnncompress.chains.modules import FactoredLayer, Permute
+from cnncompress.chains.plan import LayerPlan, Plan
+from cnncompress.chains.spec import ConvSpec
+from cnncompress.decompositions import get_method
+from cnncompress.errors import UnsupportedLayerError
+from cnncompress.network.copying import clone as clone
+from cnncompress.network.memory_format import is_channels_last, to_memory_format
+from cnncompress.network.run import forward as forward
+from cnncompress.network.run import logits as logits
+
+
+def build_chain(plan: LayerPlan, kernels: Sequence[Tensor] | None, original: nn.Conv2d | nn.Linear) -> FactoredLayer:
+    """The chain of `plan` with these kernels, in the original layer's dtype, device, memory format and mode.
+
+    The kernels are those of the plan's chain or, where it has a lowering, those that its method gives at its rank.
+    `kernels` None leaves the chain without values, on the meta device.
+    """
+    weight, bias = original.weight, original.bias
+    layer = FactoredLayer(plan.chain, plan.lowering, device="meta", dtype=weight.dtype)
+    if kernels is not None:
+        layer = layer.to_empty(device=weight.device)
+        with torch.no_grad():
+            for module, kernel in zip(layer, _lowered(plan, kernels), strict=True):
+                target = cast(Tensor, module.index if isinstance(module, Permute) else module.weight)
+                target.copy_(kernel.reshape(target.shape))
+            last = layer.weighted[-1].bias
+            if last is not None:
+                last.zero_()
+            if bias is not None:
+                layer.add_to_bias(bias)
+        if weight.dim() == 4 and is_channels_last(weight):
+            layer = layer.to(memory_format=torch.channels_last)
+    layer.requires_grad_(weight.requires_grad)
+    layer.stand_in_for(original)
+    return layer.train(original.training)
+
+
+def _lowered(plan: LayerPlan, kernels: Sequence[Tensor]) -> Sequence[Tensor]:
+    """The kernels in the shapes of the plan's chain."""
+    expected = [stage.weights if isinstance(stage, ConvSpec) else stage.channels for stage in plan.chain]
+    if not plan.lowering or [kernel.numel() for kernel in kernels] == expected:
+        return kernels
+    plain = get_method(plan.method, **plan.options).stages(plan.spec, plan.rank)
+    return lower_kernels(plain, kernels, plan.lowering)
+
+
+def swap(model: nn.Module, name: str, replacement: nn.Module) -> None:
+    """Put `replacement` wherever the module called `name` stands, under all its names. Changes `model`."""
+    old = model.get_submodule(name)
+    if old is model:
+        raise UnsupportedLayerError("the network is a single layer; wrap it in a Sequential")
+    for parent in list(model.modules()):
+        for child, module in list(parent._modules.items()):
+            if module is old:
+                setattr(parent, child, replacement)
+
+
+def apply_plan(model: nn.Module, plan: Plan, kernels: Mapping[str, Sequence[Tensor]] | None = None) -> nn.Module:
+    """Swap the chains of `plan` into `model`, in the plan's order; layers without kernels stay on the meta device."""
+    for name, layer_plan in plan.layers.items():
+        original = model.get_submodule(name)
+        if not isinstance(original, nn.Conv2d | nn.Linear):
+            raise UnsupportedLayerError(f"{name} is a {type(original).__name__}, not a Conv2d or Linear")
+        swap(model, name, build_chain(layer_plan, kernels[name] if kernels else None, original))
+    return to_memory_format(model, plan.memory_format)

@@ -1,0 +1,1 @@
+"""The choice of a chain for each layer within a budget, as a knapsack."""

@@ -1,0 +1,190 @@
+"""Networks as files for other runtimes, each run and compared with the network before it is in its place."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from io import BytesIO, StringIO
+from pathlib import Path
+from types import ModuleType
+
+import torch
+from torch import Tensor, nn
+
+from cnncompress.errors import CompressError
+from cnncompress.files.publish import check_file, replacing
+from cnncompress.network.copying import clone
+from cnncompress.network.run import forward, inference, logits, same_outputs
+
+ONNX_LIMIT = 2**31  # bytes of one protobuf file
+BATCH_IS_FREE = ({0: torch.export.Dim.DYNAMIC},)
+
+Runner = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """A file that was checked: the largest difference of its outputs from the network's, and what was allowed.
+
+    `relative_difference` is `max_abs_difference` over the largest output; it is at most `tolerance`.
+    """
+
+    path: Path
+    max_abs_difference: float
+    relative_difference: float
+    tolerance: float
+    bytes: int
+
+
+def export_onnx(
+    model: nn.Module,
+    example: Tensor,
+    path: str | Path,
+    tolerance: float | None = None,
+    force: bool = False,
+    opset: int | None = None,
+) -> ExportReport:
+    """Write a network as one ONNX file with a free batch size, checked in ONNX Runtime on the CPU.
+
+    `example` [N, ...] is a batch of inputs; another of random numbers and another size is compared too. `tolerance`
+    is relative to the largest output, by default 1e-4 (2e-2 in half precision). An existing file is replaced with
+    `force` only. `opset` is the version of the operator set, by default the exporter's. CompressError where a package
+    is missing, the exporter fails, or the outputs differ; then nothing is left behind.
+    """
+    runtime = _onnxruntime()
+    if example.dtype not in (torch.float32, torch.float16):
+        kind = str(example.dtype).removeprefix("torch.")
+        raise CompressError(
+            f"ONNX Runtime computes in float32 and float16 on a CPU, not in {kind}; export to pt2 instead"
+        )
+    size = sum(t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers()))
+    if size >= ONNX_LIMIT:
+        raise CompressError(f"{size / 1e9:.1f} GB of weights do not fit one ONNX file (2 GB); export to pt2 instead")
+
+    def write(net: nn.Module, inputs: Tensor, file: Path) -> Runner:
+        program = torch.onnx.export(
+            net,
+            (inputs,),
+            dynamo=True,
+            opset_version=opset,
+            dynamic_shapes=BATCH_IS_FREE,
+            input_names=["input"],
+            output_names=["logits"],
+            verbose=False,
+        )
+        if program is None:
+            raise CompressError("the ONNX exporter returned nothing")
+        program.save(file, external_data=False)
+        options = runtime.SessionOptions()
+        options.log_severity_level = 3  # errors only
+        session = runtime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+        return lambda x: torch.from_numpy(session.run(None, {session.get_inputs()[0].name: x.numpy()})[0])
+
+    return export_checked("ONNX", model, example, path, tolerance, force, write)
+
+
+def export_pt2(
+    model: nn.Module, example: Tensor, path: str | Path, tolerance: float | None = None, force: bool = False
+) -> ExportReport:
+    """Write a network by `torch.export` with a free batch size, checked by loading it again; else as `export_onnx`."""
+
+    def write(net: nn.Module, inputs: Tensor, file: Path) -> Runner:
+        buffer = BytesIO()  # torch's own writer to a file aborts the process when the disk is full
+        torch.export.save(torch.export.export(net, (inputs,), dynamic_shapes=BATCH_IS_FREE), buffer)
+        file.write_bytes(buffer.getbuffer())
+        loaded = torch.export.load(file).module()
+        return lambda x: logits(loaded(x))
+
+    return export_checked("torch.export", model, example, path, tolerance, force, write)
+
+
+def export_checked(
+    kind: str,
+    model: nn.Module,
+    example: Tensor,
+    path: str | Path,
+    tolerance: float | None,
+    force: bool,
+    write: Callable[[nn.Module, Tensor, Path], Runner],
+) -> ExportReport:
+    """Let `write` make a file of a network and say how to run it; keep it where its outputs are the network's.
+
+    The other arguments and the errors are those of `export_onnx`; `kind` is the format's name in messages.
+    """
+    target = check_file(path, force)
+    if tolerance is None:
+        tolerance = 1e-4 if torch.finfo(example.dtype).bits >= 32 else 2e-2
+    if any(t.device.type != "cpu" for t in (*model.parameters(), *model.buffers())):
+        model = clone(model).cpu()
+    example = example.detach().cpu()
+    with inference(model), replacing(target, force) as file:
+        traced = example if len(example) > 1 else torch.cat([example, example])  # a size of 1 would become a constant
+        batches = [example, _random_batch(example, len(traced) + 1)]
+        expected = [forward(model, x) for x in batches]
+        if not same_outputs(forward(model, batches[0]), expected[0]):
+            raise CompressError(
+                "two forward passes on the same input differ: the network is random or counts its passes (F.dropout "
+                "without training=self.training does that), and no export of it can be checked"
+            )
+        with _foreign(kind, "export"):
+            run = write(model, traced, file)
+        with _foreign(kind, "run the export of"):
+            found = [run(x) for x in batches]
+        absolute, relative = _compare(expected, found)
+        if not relative <= tolerance:
+            raise CompressError(
+                f"the {kind} file was not written to {path}: its outputs differ from the network's by {relative:.1e} "
+                f"of their scale, more than {tolerance:.1e}"
+            )
+        size = file.stat().st_size
+    return ExportReport(target, absolute, relative, tolerance, size)
+
+
+def _random_batch(example: Tensor, size: int) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(size, *example.shape[1:], generator=generator).to(example.dtype)
+
+
+def _compare(expected: list[Tensor], found: list[Tensor]) -> tuple[float, float]:
+    """The largest absolute difference, and the largest relative to its batch's largest output; NaN stays NaN."""
+    absolutes, relatives = [], []
+    for one, other in zip(expected, found, strict=True):
+        if one.shape != other.shape:
+            raise CompressError(f"the export gives outputs of {tuple(other.shape)}, the network {tuple(one.shape)}")
+        difference = (one.double() - other.double()).abs().max()
+        scale = one.double().abs().max().clamp_min(torch.finfo(torch.float32).tiny)
+        absolutes.append(difference)
+        relatives.append(difference / scale)
+    return float(torch.stack(absolutes).max()), float(torch.stack(relatives).max())
+
+
+@contextmanager
+def _foreign(kind: str, doing: str) -> Iterator[None]:
+    """Run an exporter or a runtime in silence; what it raises becomes one line."""
+    level = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    except (CompressError, OSError):
+        raise
+    except Exception as error:  # any of the many kinds that tracers, converters and runtimes raise
+        cause = error.__cause__ or error
+        reason = next((line.strip() for line in str(cause).splitlines() if line.strip()), "")
+        raise CompressError(f"{kind} cannot {doing} this network: {type(cause).__name__}: {reason}") from error
+    finally:
+        logging.disable(level)
+
+
+def _onnxruntime() -> ModuleType:
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise CompressError(f"{error.name} is not installed: pip install 'cnncompress[onnx]'") from error
+    return onnxruntime

@@ -1,0 +1,298 @@
+"""What the files of a run and the other JSON files may hold. A key that is stored is listed here, or it is refused."""
+
+# ruff: noqa: RUF012 - pydantic copies defaults
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr, model_validator
+
+from cnncompress.files.reading import Schema
+
+Text = Annotated[str, Field(max_length=10_000)]
+Name = Annotated[str, Field(min_length=1, max_length=1_000)]
+Whole = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+Channels = Annotated[int, Field(ge=1, le=2**24)]
+Extent = Annotated[int, Field(ge=1, le=2**16)]
+Pixels = Annotated[int, Field(ge=1, le=2**13)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Percent = Annotated[float, Field(ge=0, le=100)]
+Milliseconds = Annotated[float, Field(ge=0)]
+Costs = Annotated[list[Whole], Field(min_length=2, max_length=2)]
+Rank = Annotated[list[Count], Field(min_length=1, max_length=8)]
+Extents = Annotated[list[Extent], Field(min_length=2, max_length=2)]
+Paddings = Annotated[list[Annotated[int, Field(ge=0, le=2**16)]], Field(min_length=2, max_length=2)]
+Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+Scalar = StrictBool | StrictInt | StrictFloat | Annotated[StrictStr, Field(max_length=10_000)] | None
+Options = dict[Name, Scalar | list[Scalar]]
+Numbers = dict[Name, float | None]
+Channelwise = Annotated[list[float], Field(min_length=1, max_length=4096)]
+
+
+# --- plan.json ---
+
+
+class Convolution(Schema):
+    """A `spec.ConvSpec`."""
+
+    kind: Literal["conv2d", "linear"]
+    in_channels: Channels
+    out_channels: Channels
+    kernel_size: Extents
+    stride: Extents
+    padding: Paddings | Literal["same"]
+    dilation: Extents
+    groups: Channels
+    bias: bool
+    padding_mode: Literal["zeros", "reflect", "replicate", "circular"]
+
+    @model_validator(mode="after")
+    def _fits(self) -> Convolution:
+        if self.in_channels % self.groups or self.out_channels % self.groups:
+            raise ValueError(f"{self.in_channels} and {self.out_channels} channels are not in {self.groups} groups")
+        if self.kind == "linear" and (self.kernel_size != [1, 1] or self.groups > 1):
+            raise ValueError("a linear layer has no kernel size and no groups")
+        return self
+
+
+class Permutation(Schema):
+    """A `spec.Permutation`."""
+
+    kind: Literal["permutation"]
+    channels: Channels
+    linear: bool
+
+    @property
+    def in_channels(self) -> int:
+        """As a convolution has it."""
+        return self.channels
+
+    out_channels = in_channels
+
+
+Stage = Annotated[Convolution | Permutation, Field(discriminator="kind")]
+Stages = Annotated[list[Stage], Field(min_length=1, max_length=64)]
+
+
+class PlanEntry(Schema):
+    """One layer of a plan that a person may have written: what follows from method and rank may be left out."""
+
+    method: Name
+    rank: Count | Rank
+    options: Options = {}
+    layer: Convolution | None = None
+    macs: Costs = [0, 0]
+    stages: Stages | None = None
+    lowering: Text = ""
+
+    @model_validator(mode="after")
+    def _connected(self) -> PlanEntry:
+        if self.layer is None or self.stages is None:
+            return self
+        widths = [(stage.in_channels, stage.out_channels) for stage in self.stages]
+        inner = all(out == into for (_, out), (into, _) in pairwise(widths))
+        if not inner or (widths[0][0], widths[-1][1]) != (self.layer.in_channels, self.layer.out_channels):
+            raise ValueError("the channels of its stages do not follow on each other")
+        return self
+
+
+class StoredEntry(PlanEntry):
+    """One layer of a run's plan.json."""
+
+    rank: Rank
+    layer: Convolution
+    stages: Stages
+
+
+class PlanFile(Schema):
+    """A file for `--plan`."""
+
+    metric: Name = "frobenius"
+    memory_format: Literal["", "contiguous", "channels_last"] = ""
+    layers: dict[Name, PlanEntry]
+    kept: dict[Name, Text] = {}
+    achieved: Numbers = {}
+    rises: Numbers = {}
+    errors: Numbers = {}
+
+
+class StoredPlan(PlanFile):
+    """A run's plan.json."""
+
+    metric: Name
+    layers: dict[Name, StoredEntry]  # type: ignore[assignment]
+    kept: dict[Name, Text]
+
+
+# --- metrics.json ---
+
+
+class Latency(Schema):
+    """A `spec.Latency`."""
+
+    median: Milliseconds
+    p10: Milliseconds
+    p90: Milliseconds
+    batch: Count
+    threads: Count
+    device: Name
+    dtype: Name
+    memory_format: Name = "unknown memory format"
+    original: Milliseconds | None = None
+
+
+class Row(Schema):
+    """A `reporting.rows.Row`."""
+
+    name: Text
+    kind: Literal["original", "decomposed", "finetuned"]
+    params: Whole
+    macs: Whole
+    size_bytes: Whole
+    top1: Percent | None
+    top5: Percent | None
+    images: Whole | None
+    latency_ms: Latency | None
+    other_macs: Whole = 0
+    top1_error: Annotated[float, Field(ge=0)] | None = None
+    data: Text | None = None
+
+
+class LayerRow(Schema):
+    """A `reporting.rows.LayerRow`."""
+
+    layer: Name
+    method: Name
+    rank: Rank
+    params: Costs
+    macs: Costs
+    error: float | None
+    was: Text = ""
+    rise: float | None = None
+
+
+class Metrics(Schema):
+    """A run's metrics.json, and what `report --format json` prints."""
+
+    schema_: Literal[1] = Field(alias="schema")
+    rows: list[Row]
+    layers: list[LayerRow]
+    kept: dict[Name, Text] = {}
+    notes: list[Text] = []
+
+
+# --- run.json ---
+
+
+class Source(Schema):
+    """A `models.ModelSource`."""
+
+    kind: Literal["torchvision", "timm", "builtin", "factory", "program"]
+    name: Name
+    kwargs: Options
+
+
+class Arguments(Schema):
+    """What a network that a library builds can be built with: nothing here loads, downloads or calls anything."""
+
+    num_classes: Annotated[int, Field(ge=0, le=10**6)] | None = None
+    in_chans: Annotated[int, Field(ge=1, le=4096)] | None = None
+    image_size: Annotated[int, Field(ge=1, le=4096)] | None = None
+    img_size: Annotated[int, Field(ge=1, le=4096)] | Annotated[list[Pixels], Field(max_length=2)] | None = None
+    patch_size: Annotated[int, Field(ge=1, le=4096)] | None = None
+    output_stride: Annotated[int, Field(ge=1, le=64)] | None = None
+    groups: Annotated[int, Field(ge=1, le=4096)] | None = None
+    width_per_group: Annotated[int, Field(ge=1, le=4096)] | None = None
+    width_mult: Annotated[float, Field(gt=0, le=16)] | None = None
+    aux_logits: bool | None = None
+    transform_input: bool | None = None
+    zero_init_residual: bool | None = None
+    memory_efficient: bool | None = None
+    replace_stride_with_dilation: Annotated[list[bool], Field(max_length=8)] | None = None
+    global_pool: Annotated[str, Field(pattern="^[a-z]{0,16}$")] | None = None
+    dropout: Share | None = None
+    attention_dropout: Share | None = None
+    stochastic_depth_prob: Share | None = None
+    drop_rate: Share | None = None
+    drop_path_rate: Share | None = None
+
+
+class Preprocessing(Schema):
+    """A `spec.Preprocessing`."""
+
+    size: Annotated[list[Pixels], Field(min_length=2, max_length=2)]
+    resize: Pixels | None
+    mean: Channelwise
+    std: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1, max_length=4096)]
+    interpolation: Literal["nearest", "nearest-exact", "bilinear", "bicubic", "box", "hamming", "lanczos"]
+
+
+class Data(Schema):
+    """The images that a run was measured on."""
+
+    spec: Text
+    fingerprint: Text
+
+
+class Model(Schema):
+    """The network that a run was made of, as it was asked for, and the checksum of its tensors."""
+
+    name: Text
+    weights: Text
+    seed: Whole = 0
+    sha256: Digest | None = None
+
+
+class HeldOut(Schema):
+    """A data set of which a part is for evaluation only: the share and the seed by which it was split."""
+
+    fingerprint: Text
+    share: Annotated[float, Field(gt=0, lt=1)]
+    seed: Whole
+
+
+class Info(Schema):
+    """A run's run.json."""
+
+    format: Count
+    source: Source
+    preprocessing: Preprocessing | None = None
+    versions: dict[Name, Text] = {}
+    created: Text = ""
+    command: list[Text] = []
+    seed: int | None = None
+    name: Text = ""
+    model: Model | None = None
+    data: Data | None = None
+    held_out: list[HeldOut] = []
+    finetune: Options = {}
+    extra: Options = {}  # what else whoever wrote the run wants to say
+    sha256: dict[Name, Digest] = {}  # of the files beside it
+    code: dict[Name, Digest] = {}  # of the Python file that the network's factory is in
+
+
+# --- small ones ---
+
+
+class Evaluation(Schema):
+    """An `evaluation.Evaluation` beside the best weights of a training; its loss may be infinite."""
+
+    model_config = ConfigDict(allow_inf_nan=True)
+
+    top1: float
+    top5: float
+    loss: float
+    images: Whole
+
+
+class Tensors(Schema):
+    """The metadata of model.safetensors, once its values are read as JSON."""
+
+    aliases: dict[Name, Name] = {}
+    strides: dict[Name, Annotated[list[Whole], Field(max_length=16)]] = {}
+
+
+Counts = dict[Name, Annotated[list[Whole], Field(min_length=2, max_length=2)]]  # images and rows of each layer
+ClassIndex = dict[Name, Whole]  # the class index of each folder

@@ -1,0 +1,1 @@
+"""What is said on the terminal: words, escapes, progress, signals."""

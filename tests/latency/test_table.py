@@ -1,0 +1,195 @@
+"""The table of times: what is measured, what is kept, how it is put together."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from cnncompress.chains.spec import Call, ConvSpec, chain_macs, chain_params
+from cnncompress.decompositions import get_method
+from cnncompress.errors import UsageError
+from cnncompress.latency import table
+from cnncompress.latency.chains import Job
+from cnncompress.latency.setting import TimingSetting, cache_folder
+from cnncompress.latency.table import TOGETHER, LatencyTable, by_memory
+
+SPEC = ConvSpec(16, 16, (3, 3), padding=(1, 1))
+CALL = Call(0, SPEC, ((8, 8), (8, 8), (4, 4)))
+SPATIAL = get_method("spatial-svd")
+RANKS = [(4,), (8,), (16,)]
+
+
+class Machine:
+    """Takes a millisecond for 1000 multiply-accumulates, times its load; remembers what it was asked."""
+
+    def __init__(self):
+        self.next_load, self.asked = lambda: 1.0, []
+
+    def __call__(self, jobs, size, setting):
+        self.asked.append((tuple(jobs), size))
+        load = self.next_load()
+        return [load * chain_macs(job.chain, size) / 1000 for job in jobs]
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    found = Machine()
+    monkeypatch.setattr(table, "measure", found)
+    return found
+
+
+def test_the_time_of_a_layer_over_all_its_calls(machine, tmp_path):
+    found = LatencyTable(TimingSetting(), tmp_path).dense(CALL)
+    assert found == pytest.approx(16 * 16 * 9 * (64 + 64 + 16) / 1000)
+    assert [size for _, size in machine.asked] == [(8, 8), (4, 4)]
+
+
+def test_chains_beside_the_layer_and_from_the_disk(machine, tmp_path):
+    first = LatencyTable(TimingSetting(), tmp_path).chains(CALL, SPATIAL, RANKS, centred=True)
+    assert all(jobs[0] == Job((SPEC,)) for jobs, _ in machine.asked)
+    at = [rank * (48 + 48) * 144 / 1000 for rank in (8, 8, 16)]
+    assert [t.milliseconds for t in first] == pytest.approx(at)
+    asked = len(machine.asked)
+    again = LatencyTable(TimingSetting(), tmp_path)
+    assert again.chains(CALL, SPATIAL, RANKS, centred=True) == first
+    assert again.dense(CALL) == pytest.approx(16 * 16 * 9 * 144 / 1000)
+    assert len(machine.asked) == asked
+
+
+def test_without_a_cache_nothing_is_written(machine, tmp_path, monkeypatch):
+    monkeypatch.setenv("CNNCOMPRESS_CACHE", str(tmp_path))
+    found = LatencyTable(TimingSetting(), None)
+    assert found.dense(CALL) == found.dense(CALL)
+    assert len(machine.asked) == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        TimingSetting(batch=2),
+        TimingSetting(threads=7),
+        TimingSetting(dtype="bfloat16"),
+        TimingSetting(memory_format="channels_last"),
+    ],
+)
+def test_each_setting_has_its_own_times(machine, tmp_path, other):
+    LatencyTable(TimingSetting(threads=1), tmp_path).dense(CALL)
+    LatencyTable(TimingSetting(threads=1), tmp_path).dense(CALL)
+    assert len(machine.asked) == 2
+    LatencyTable(other, tmp_path).dense(CALL)
+    assert len(machine.asked) == 4
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.write_text("{"),
+        lambda path: path.write_text("[]"),
+        lambda path: path.write_bytes(b"\xff\xfe"),
+        lambda path: path.write_text("[" * 100_000),
+        lambda path: path.write_text(path.read_text().replace('"schema": 1', '"schema": 1, "schema": 1')),
+        lambda path: path.write_text(path.read_text().replace('"schema": 1', '"schema": 2')),
+        lambda path: path.write_text(path.read_text().replace('"size": [8, 8]', '"size": [9, 9]')),
+        lambda path: path.write_text(json.dumps(json.loads(path.read_text()) | {"times": {"x": "fast"}})),
+        lambda path: path.write_text(json.dumps(json.loads(path.read_text()) | {"times": {"x": float("nan")}})),
+        lambda path: path.write_text(json.dumps(json.loads(path.read_text()) | {"times": 3})),
+    ],
+)
+def test_a_damaged_file_is_measured_again(machine, tmp_path, damage):
+    call = Call(0, SPEC, ((8, 8),))
+    expected = LatencyTable(TimingSetting(), tmp_path).dense(call)
+    (path,) = tmp_path.rglob("*.json")
+    whole = path.read_text()
+    damage(path)
+    assert path.read_bytes() != whole.encode()
+    assert LatencyTable(TimingSetting(), tmp_path).dense(call) == expected
+    assert path.read_text() == whole
+    assert len(machine.asked) == 2
+
+
+def test_a_folder_that_cannot_be_written_is_no_error(machine, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    assert LatencyTable(TimingSetting(), tmp_path / "file").dense(CALL) > 0
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_on_a_busy_machine_it_tries_again_and_keeps_nothing(machine, tmp_path):
+    call = Call(0, SPEC, ((8, 8),))
+    layer, chain = 16 * 16 * 9 * 64 / 1000, 8 * 96 * 64 / 1000
+    loads = iter([1.0, 3.0, 2.0, 4.0, 1.1])
+    machine.next_load = lambda: next(loads)
+    assert LatencyTable(TimingSetting(), tmp_path).dense(call) == pytest.approx(layer)
+    busy = LatencyTable(TimingSetting(), tmp_path)
+    assert busy.chain(call, SPATIAL.stages(SPEC, (8,))) == pytest.approx(2 * chain)
+    assert busy.dense(call) == pytest.approx(layer)
+    assert busy.chain(call, SPATIAL.stages(SPEC, (8,))) == pytest.approx(2 * chain)  # without another measurement
+    quiet = LatencyTable(TimingSetting(), tmp_path)
+    assert quiet.chain(call, SPATIAL.stages(SPEC, (8,))) == pytest.approx(1.1 * chain)
+    assert quiet.dense(call) == pytest.approx(layer)
+    assert len(machine.asked) == 5
+
+
+def test_what_is_known_stays_as_it_is(machine, tmp_path):
+    """A layer that turns out to be faster beside another chain keeps its time in this process."""
+    call = Call(0, SPEC, ((8, 8),))
+    loads = iter([1.0, 0.5])
+    machine.next_load = lambda: next(loads)
+    found = LatencyTable(TimingSetting(), tmp_path)
+    before = found.dense(call)
+    found.chain(call, SPATIAL.stages(SPEC, (8,)))
+    assert found.dense(call) == before
+    assert LatencyTable(TimingSetting(), tmp_path).dense(call) == pytest.approx(0.5 * before)
+
+
+def test_times_within_the_network_scale_all_others(machine):
+    other = Call(1, ConvSpec(16, 8, (3, 3), padding=(1, 1)), ((8, 8),))
+    calls = {"a": CALL, "b": other, "never timed": CALL}
+    found = LatencyTable(TimingSetting(), None)
+    alone = found.dense(CALL), found.dense(other)
+    plain = found.chains(CALL, SPATIAL, RANKS, centred=False)
+    for _ in range(2):  # settling anew starts afresh
+        found.settle(calls, {"a": 1.5 * alone[0], "b": 1.5 * alone[1], "unknown": 7.0})
+        assert found.dense(other) == pytest.approx(1.5 * alone[1])
+        settled = found.chains(CALL, SPATIAL, RANKS, centred=False)
+        assert [t.milliseconds for t in settled] == pytest.approx([1.5 * t.milliseconds for t in plain])
+        assert found.chain(CALL, SPATIAL.stages(SPEC, (8,))) == pytest.approx(1.5 * 8 * 96 * 144 / 1000)
+    found.settle(calls, {"a": 2 * alone[0], "b": 0.0})
+    assert found.dense(CALL) == pytest.approx(alone[0] * 2 * alone[0] / sum(alone))
+    found.settle(calls, {})
+    assert found.dense(CALL) == alone[0]
+
+
+def test_large_chains_are_not_in_memory_together():
+    half = Job((ConvSpec(2**14, 2**12, linear=True),))
+    assert chain_params(half.chain) == TOGETHER // 2
+    more = Job((ConvSpec(2**14, 2**13, linear=True),))
+    assert by_memory([half, half, half]) == [[half, half], [half]]
+    assert by_memory([more, half]) == [[more], [half]]
+    assert by_memory([]) == [[]]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"batch": 0}, "batch size is 0"),
+        ({"threads": 0}, "number of threads is 0"),
+        ({"dtype": "float23"}, "did you mean 'float32'"),
+        ({"memory_format": "channel_last"}, "did you mean 'channels_last'"),
+    ],
+)
+def test_settings_that_make_no_sense(options, words):
+    with pytest.raises(UsageError, match=words):
+        TimingSetting(**options)
+
+
+def test_where_times_are_kept(monkeypatch, tmp_path):
+    monkeypatch.setenv("CNNCOMPRESS_CACHE", str(tmp_path / "own"))
+    assert cache_folder() == tmp_path / "own"
+    monkeypatch.delenv("CNNCOMPRESS_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache_folder() == tmp_path / "cnncompress"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cache_folder() == tmp_path / ".cache" / "cnncompress"
