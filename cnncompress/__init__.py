@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from cnncompress.chains.spec import ConvSpec
     from cnncompress.correction import decompose_in_order
     from cnncompress.data import load_data, make_loader
-    from cnncompress.data.preprocessing import Preprocessing
     from cnncompress.errors import CompressError, UsageError
     from cnncompress.finetuning import FinetuneResult, FinetuneSettings
     from cnncompress.fitting import decompose
     from cnncompress.models import load_model
     from cnncompress.network.evaluate import Evaluation, evaluate
+    from cnncompress.network.preprocessing import Preprocessing
     from cnncompress.network.profile import profile
     from cnncompress.planning import Choice, plan
     from cnncompress.reporting import Report, render
@@ -44,7 +44,7 @@ _HOME = {
     "FinetuneSettings": "finetuning",
     "LayerPlan": "chains.plan",
     "Plan": "chains.plan",
-    "Preprocessing": "data.preprocessing",
+    "Preprocessing": "network.preprocessing",
     "Report": "reporting",
     "UsageError": "errors",
     "collect_statistics": "statistics",

@@ -13,6 +13,7 @@ from cnncompress.chains.plan import Budget
 from cnncompress.config import DEFAULT_BUDGET, ModelSettings
 from cnncompress.correction import decompose_in_order
 from cnncompress.errors import UsageError, nearest
+from cnncompress.files.place import resolve
 from cnncompress.finetuning import FinetuneResult, FinetuneSettings
 from cnncompress.finetuning import finetune as train_in_place
 from cnncompress.network.divergence import batches, to_check
@@ -28,7 +29,6 @@ from cnncompress.programs.export import ExportReport, export_onnx, export_pt2
 from cnncompress.reporting import Report
 from cnncompress.runs import load
 from cnncompress.runs.lock import writing
-from cnncompress.runs.place import resolve
 from cnncompress.statistics import collect_statistics
 
 EXPORTERS = {"onnx": export_onnx, "pt2": export_pt2}

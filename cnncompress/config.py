@@ -16,7 +16,7 @@ from cnncompress.errors import UsageError, nearest
 from cnncompress.files import reading
 from cnncompress.files.reading import MalformedError, word
 from cnncompress.names.methods import catalogue
-from cnncompress.terminal.text import QUOTED, plain, quote
+from cnncompress.text import QUOTED, plain, quote
 
 DEFAULT_BUDGET = Budget(macs=0.5)
 BUDGET_HINT = "is not a budget such as macs=0.5, params=0.3 or latency=0.6"

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from functools import wraps
 from typing import Concatenate, ParamSpec, TypeVar
 
-from cnncompress.terminal.text import plain
+from cnncompress.text import plain
 
 P = ParamSpec("P")
 R = TypeVar("R")

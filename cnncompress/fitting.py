@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from cnncompress.chains.compose import extract_groups
 from cnncompress.chains.modules import FactoredLayer, spec_of
 from cnncompress.chains.plan import LayerPlan, Plan
-from cnncompress.data.preprocessing import Preprocessing
 from cnncompress.decompositions import get_method
 from cnncompress.errors import in_layer
 from cnncompress.maths.linalg import check_finite
@@ -20,6 +19,7 @@ from cnncompress.metrics.metrics import CENTRED, Metric, layer_metrics, relative
 from cnncompress.metrics.statistics import LayerStatistics
 from cnncompress.network.copying import clone
 from cnncompress.network.memory_format import to_memory_format
+from cnncompress.network.preprocessing import Preprocessing
 from cnncompress.network.provenance import Provenance, attach, provenance
 from cnncompress.network.swap import build_chain, swap
 from cnncompress.terminal.console import bar

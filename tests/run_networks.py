@@ -6,8 +6,8 @@ import torch
 
 from cnncompress.chains.plan import LayerPlan, Plan
 from cnncompress.chains.spec import ConvSpec, Permutation
-from cnncompress.data.preprocessing import Preprocessing
 from cnncompress.models import ModelSource
+from cnncompress.network.preprocessing import Preprocessing
 from cnncompress.network.provenance import Provenance, attach
 from cnncompress.network.swap import apply_plan
 from cnncompress.runs import rebuild

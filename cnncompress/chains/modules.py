@@ -12,9 +12,14 @@ from cnncompress.chains.compose import compose
 from cnncompress.chains.lowering import SPLIT, check_lowering, words
 from cnncompress.chains.spec import Chain, ConvSpec, Pair, Permutation, Stage, as_pair
 from cnncompress.errors import CompressError, UnsupportedLayerError
-from cnncompress.network.copying import plain_attributes
 
 NEW = ("aten::new_zeros", "aten::new_ones", "aten::new_empty", "aten::new_full")  # need no values
+OWN = frozenset({*vars(nn.Module()), "_forward_pre_hooks_with_kwargs"})  # what torch itself keeps in a module
+
+
+def plain_attributes(module: nn.Module) -> dict[str, Any]:
+    """The attributes of a module that are neither its modules, parameters and buffers nor torch's own."""
+    return {name: value for name, value in vars(module).items() if name not in OWN}
 
 
 class ValueReadError(CompressError):

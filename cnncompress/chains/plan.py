@@ -7,11 +7,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from cnncompress.errors import UsageError
-from cnncompress.terminal.words import layer_plan_in_words, plan_in_words
+from cnncompress.terminal.words import human
 
 if TYPE_CHECKING:
     pass
 from cnncompress.chains.spec import Chain, ConvSpec, Pair, Rank, chain_params
+
+LISTED = 12  # layers of a plan in its repr
 
 
 @dataclass(frozen=True, repr=False)
@@ -35,7 +37,7 @@ class LayerPlan:
         return self.spec.params, chain_params(self.chain)
 
     def __repr__(self) -> str:
-        return layer_plan_in_words(self)
+        return _layer_plan_in_words(self)
 
 
 @dataclass(repr=False)
@@ -57,7 +59,7 @@ class Plan:
     input_shape: tuple[int, ...] = field(default=(), compare=False)
 
     def __repr__(self) -> str:
-        return plan_in_words(self)
+        return _plan_in_words(self)
 
 
 @dataclass(frozen=True)
@@ -82,3 +84,24 @@ class Budget:
 
     def __str__(self) -> str:
         return ", ".join(f"{name}={share:g}" for name, share in self.shares.items())
+
+
+def _layer_plan_in_words(plan: LayerPlan) -> str:
+    """One line: the layer, the method with its rank, and params and MACs before and after."""
+    rank = "×".join(map(str, plan.rank))
+    costs = (f"{what} {human(a)} → {human(b)}" for what, (a, b) in (("params", plan.params), ("MACs", plan.macs)))
+    return f"<{plan.spec}: {plan.method} {rank}, {', '.join(costs)}>"
+
+
+def _plan_in_words(plan: Plan) -> str:
+    """A line on the whole plan, and one each for its first layers."""
+    shares = "".join(f", {share:.3g} of the {cost}" for cost, share in plan.achieved.items())
+    lines = [f"<Plan: {len(plan.layers)} layers replaced, {len(plan.kept)} kept, metric {plan.metric}{shares}"]
+    names = list(plan.layers)
+    width = max(map(len, names[:LISTED]), default=0)
+    for name in names[:LISTED]:
+        layer = plan.layers[name]
+        lines.append(f"  {name:{width}}  {layer.spec}: {layer.method} {'×'.join(map(str, layer.rank))}")
+    if len(names) > LISTED:
+        lines.append(f"  … {len(names) - LISTED} more in .layers")
+    return "\n".join(lines) + ">"

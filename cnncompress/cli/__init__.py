@@ -19,7 +19,7 @@ from cnncompress.cli.rescue import last_words
 from cnncompress.cli.streams import make_printable
 from cnncompress.errors import CompressError, UsageError, is_out_of_memory, nearest
 from cnncompress.terminal.stops import stop_signals
-from cnncompress.terminal.text import first_line, plain
+from cnncompress.text import first_line, plain
 
 COMMANDS = ("decompose", "finetune", "report", "evaluate", "profile", "inspect", "export", "methods")
 OTHER_NAMES = {

@@ -93,8 +93,8 @@ def command(config: Path | None, **flags: Any) -> None:
     outputs corrected, unless a rank, a budget or a plan is given. Without, every layer gets a quarter of its full rank.
     """
     from cnncompress.config import DecomposeSettings, merge
+    from cnncompress.files.place import check_output, default_place, is_run
     from cnncompress.names.methods import check_method
-    from cnncompress.runs.place import check_output, default_place, is_run
 
     settings = merge(DecomposeSettings, config, flags).resolved()
     for name in settings.method.split("+"):

@@ -74,7 +74,7 @@ def need_data(data: str | None, purpose: str) -> None:
 
 def begin_run(run: Path) -> None:
     """As `begin`, for a command that takes a run only."""
-    from cnncompress.runs.place import check_run
+    from cnncompress.files.place import check_run
 
     check_run(run)
     _say_loading()

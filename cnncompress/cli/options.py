@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from cnncompress.terminal.text import plain_lines
+from cnncompress.text import plain_lines
 
 F = Callable[..., Any]
 PATH = click.Path(path_type=Path)

@@ -11,7 +11,7 @@ from importlib import metadata
 
 from cnncompress import __version__
 from cnncompress.errors import is_out_of_memory, place
-from cnncompress.terminal.text import first_line
+from cnncompress.text import first_line
 
 LIBRARIES = ("torch", "torchvision", "timm", "numpy", "scipy", "pillow", "safetensors", "onnx", "onnxruntime")
 OUT_OF_MEMORY = "out of memory{where}; try a smaller --batch-size or --input-size, or fewer --calibration-images"

@@ -10,9 +10,9 @@ import numpy as np
 from cnncompress.data.builtin import BUILTIN, built_in
 from cnncompress.data.folders import image_folder
 from cnncompress.data.loading import Augmented, Images, Loader, evaluation_transform, make_loader
-from cnncompress.data.preprocessing import Preprocessing
 from cnncompress.data.sources import TORCHVISION, Data, torchvision_set
 from cnncompress.errors import DataError, UsageError, nearest
+from cnncompress.network.preprocessing import Preprocessing
 
 __all__ = ["Augmented", "Data", "Images", "Loader", "evaluation_transform", "load_data", "make_loader", "split"]
 

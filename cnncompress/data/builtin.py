@@ -6,9 +6,9 @@ from cnncompress.data.digits import DIGITS
 from cnncompress.data.drawn import Drawn
 from cnncompress.data.loading import Images
 from cnncompress.data.photodigits import PHOTODIGITS
-from cnncompress.data.preprocessing import Preprocessing
 from cnncompress.data.sources import Data, fingerprint
 from cnncompress.errors import UsageError
+from cnncompress.network.preprocessing import Preprocessing
 
 BUILTIN: dict[str, Drawn] = {"digits": DIGITS, "photodigits": PHOTODIGITS}
 TEST = "test"

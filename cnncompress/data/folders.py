@@ -12,13 +12,13 @@ from pathlib import Path
 from cnncompress.data.files import files_below, read_image, refuse_link
 from cnncompress.data.layout import drawn_on, find_layout, folders_in, images_in, is_image, is_junk
 from cnncompress.data.loading import Images
-from cnncompress.data.preprocessing import Preprocessing
 from cnncompress.data.sets import Data, fingerprint
 from cnncompress.errors import DataError
 from cnncompress.files.reading import MalformedError, read_json
-from cnncompress.runs.schemas import ClassIndex
+from cnncompress.files.schemas import ClassIndex
+from cnncompress.network.preprocessing import Preprocessing
 from cnncompress.terminal.console import LOG
-from cnncompress.terminal.text import plain
+from cnncompress.text import plain
 
 CLASS_INDEX = "class_index.json"
 UNKNOWN = -1  # the label of an image that has none

@@ -16,9 +16,9 @@ from torchvision.transforms import v2
 from tqdm import tqdm
 
 from cnncompress.data.modes import in_mode
-from cnncompress.data.preprocessing import Preprocessing
 from cnncompress.errors import DataError
-from cnncompress.terminal.text import first_line
+from cnncompress.network.preprocessing import Preprocessing
+from cnncompress.text import first_line
 
 # What Pillow's decoders raise on damaged files.
 UNREADABLE = (

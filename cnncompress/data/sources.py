@@ -11,10 +11,10 @@ from PIL import Image
 
 from cnncompress.data.folders import image_folder as image_folder
 from cnncompress.data.loading import Images
-from cnncompress.data.preprocessing import Preprocessing
 from cnncompress.data.sets import Data as Data
 from cnncompress.data.sets import fingerprint as fingerprint
 from cnncompress.errors import DataError
+from cnncompress.network.preprocessing import Preprocessing
 
 _SPLIT = ({"split": "train"}, {"split": "test"})
 _TRAIN = ({"train": True}, {"train": False})

@@ -18,7 +18,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from cnncompress.files.regular import kind_of, open_regular
-from cnncompress.terminal.text import first_line, plain, quote
+from cnncompress.text import first_line, plain, quote
 
 JSON_BYTES = 16 * 2**20
 YAML_BYTES = 256 * 2**10  # the parser takes seconds for more

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from cnncompress.errors import RunError
 from cnncompress.files.reading import check, check_regular, parse_json
-from cnncompress.runs.schemas import Tensors
-from cnncompress.terminal.text import first_line
+from cnncompress.files.schemas import Tensors
+from cnncompress.text import first_line
 
 
 def digest_of(state: Mapping[str, Any]) -> str:

@@ -15,12 +15,12 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
 from cnncompress.errors import RunError, UsageError
+from cnncompress.files import schemas
 from cnncompress.files.reading import check
 from cnncompress.files.regular import kind_of
 from cnncompress.network.evaluate import Evaluation
-from cnncompress.runs import schemas
 from cnncompress.terminal.console import LOG
-from cnncompress.terminal.text import plain
+from cnncompress.text import plain
 
 FORMAT = 1
 FREE = ("workers", "checkpoint_minutes")  # settings that do not change the result

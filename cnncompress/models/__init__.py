@@ -16,7 +16,6 @@ import torchvision
 from torch import nn
 
 from cnncompress.chains.spec import Pair, as_pair
-from cnncompress.data.preprocessing import Preprocessing
 from cnncompress.errors import CompressError, UsageError, nearest
 from cnncompress.models.builtin import BUILTIN
 from cnncompress.models.sources import (
@@ -34,6 +33,7 @@ from cnncompress.models.unwrapping import State
 from cnncompress.models.weights import find_weights, is_path, load_weights, read_weights
 from cnncompress.names.models import refuse_weights
 from cnncompress.network.inputs import input_channels
+from cnncompress.network.preprocessing import Preprocessing
 from cnncompress.network.provenance import Provenance, attach
 
 __all__ = ["LoadedModel", "ModelSource", "build_architecture", "list_models", "load_model", "load_weights"]

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from cnncompress.errors import CompressError, UsageError, nearest
 from cnncompress.models.wrappers import unwrap
-from cnncompress.terminal.text import first_line
+from cnncompress.text import first_line
 
 INSTALLED = tuple(str(Path(sysconfig.get_path(kind)).resolve()) for kind in ("stdlib", "purelib", "platlib"))
 _ASIDE: dict[Path, dict[str, ModuleType]] = {}  # neighbours of a file whose names are those of other modules

@@ -18,11 +18,11 @@ from torch import nn
 
 from cnncompress.errors import CompressError, RunError, UsageError, nearest
 from cnncompress.files.reading import MalformedError, check
+from cnncompress.files.schemas import Arguments
 from cnncompress.models.builtin import BUILTIN
 from cnncompress.models.factories import call_factory, describe
 from cnncompress.names.models import TIMM_PREFIX, unknown_model
-from cnncompress.runs.schemas import Arguments
-from cnncompress.terminal.text import quote
+from cnncompress.text import quote
 
 PROGRAM_ONLY = "it was opened as an exported program, which runs but has no layers to replace or train"
 LOCAL_NAME = re.compile(r"[A-Za-z0-9_.-]+")  # timm takes addresses and folders beside names: they hold : and /

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from cnncompress.errors import CompressError
-from cnncompress.terminal.text import plain, quote
+from cnncompress.text import plain, quote
 
 MOST_NAMES = 1000  # of classes and functions in one file
 _NOT_ALLOWED = re.compile(r"GLOBAL ([\w.<>]+) was not an allowed global")

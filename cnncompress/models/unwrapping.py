@@ -14,7 +14,7 @@ from torch import Tensor
 
 from cnncompress.errors import CompressError
 from cnncompress.models.unpickling import SAVE, StandIn
-from cnncompress.terminal.text import plain, quote
+from cnncompress.text import plain, quote
 
 State = dict[str, Tensor]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from cnncompress.errors import UsageError, nearest
 
-FOLDER = Path(__file__).with_name("decompositions")
+FOLDER = Path(__file__).parents[1] / "decompositions"
 
 
 @dataclass

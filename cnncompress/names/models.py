@@ -8,9 +8,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from cnncompress.errors import UsageError, nearest
-from cnncompress.runs.place import check_run, is_run
+from cnncompress.files.place import check_run, is_run
 
-NETWORKS = Path(__file__).with_name("models") / "builtin"
+NETWORKS = Path(__file__).parents[1] / "models" / "builtin"
 BUILTIN_NAMES = tuple(sorted(path.stem for path in NETWORKS.glob("*.safetensors")))  # each beside a file of its name
 TIMM_PREFIX = "timm:"
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")  # of files of weights

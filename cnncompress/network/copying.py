@@ -13,14 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from cnncompress.chains.modules import plain_attributes
 from cnncompress.errors import CompressError
-
-OWN = frozenset({*vars(nn.Module()), "_forward_pre_hooks_with_kwargs"})  # what torch itself keeps in a module
-
-
-def plain_attributes(module: nn.Module) -> dict[str, Any]:
-    """The attributes of a module that are neither its modules, parameters and buffers nor torch's own."""
-    return {name: value for name, value in vars(module).items() if name not in OWN}
 
 
 def clone(model: nn.Module, memo: Mapping[int, Any] | None = None) -> nn.Module:

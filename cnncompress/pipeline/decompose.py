@@ -14,6 +14,7 @@ from cnncompress.chains.plan import Budget, Plan
 from cnncompress.config import DecomposeSettings
 from cnncompress.data import Data
 from cnncompress.errors import CompressError, UnreachableError
+from cnncompress.files.place import default_place
 from cnncompress.files.tensorfile import digest_of
 from cnncompress.latency.clock import check_threads
 from cnncompress.models import DEFAULT, NONE
@@ -41,7 +42,6 @@ from cnncompress.pipeline.search import search
 from cnncompress.reporting import Report, layer_rows
 from cnncompress.runs import save_run
 from cnncompress.runs.lock import reserved
-from cnncompress.runs.place import default_place
 from cnncompress.terminal.console import Steps
 
 UNITS = {"macs": "MACs", "params": "parameters", "latency": "latency"}

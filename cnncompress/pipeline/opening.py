@@ -13,7 +13,6 @@ from cnncompress.chains.plan import Plan
 from cnncompress.chains.spec import Permutation
 from cnncompress.config import ModelSettings
 from cnncompress.data import Data, load_data, make_loader, split
-from cnncompress.data.preprocessing import Preprocessing
 from cnncompress.errors import CompressError, DataError, RunError, UsageError
 from cnncompress.models import LoadedModel, list_models, load_model
 from cnncompress.models.sources import PROGRAM_ONLY
@@ -23,13 +22,14 @@ from cnncompress.network.costs import Profile
 from cnncompress.network.device import resolve_device
 from cnncompress.network.evaluate import Evaluation, evaluate
 from cnncompress.network.inputs import input_dtype
+from cnncompress.network.preprocessing import Preprocessing
 from cnncompress.network.provenance import Provenance, attach, provenance
 from cnncompress.network.run import inference, logits, run
 from cnncompress.reporting import Report, Row
 from cnncompress.reporting.rows import Kind
 from cnncompress.runs import LoadedRun, is_run, load_run
 from cnncompress.terminal.console import LOG
-from cnncompress.terminal.text import plain
+from cnncompress.text import plain
 
 
 @dataclasses.dataclass

@@ -12,12 +12,12 @@ from cnncompress.config import TuneSettings
 from cnncompress.data import Data
 from cnncompress.data.sample import content_of
 from cnncompress.errors import RunError
+from cnncompress.files.place import is_run
 from cnncompress.files.regular import kind_of
 from cnncompress.finetuning import is_main_process
 from cnncompress.pipeline.opening import Opened
 from cnncompress.runs import copy_run
 from cnncompress.runs.lock import reserved
-from cnncompress.runs.place import is_run
 from cnncompress.runs.record import read_info
 from cnncompress.runs.snapshot import snapshot, version
 

@@ -14,10 +14,10 @@ from cnncompress.chains.spec import Call
 from cnncompress.decompositions import get_method
 from cnncompress.errors import CompressError, UsageError, nearest
 from cnncompress.files.reading import MalformedError, read_json
+from cnncompress.files.schemas import PlanFile
 from cnncompress.metrics.metrics import CENTRED, check_metric
 from cnncompress.planning.rules import Choice, plan_layer
-from cnncompress.runs.schemas import PlanFile
-from cnncompress.terminal.text import first_line
+from cnncompress.text import first_line
 
 
 def read_plan(

@@ -15,7 +15,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from cnncompress.files.reading import MalformedError, check, check_regular, parse_json
-from cnncompress.terminal.text import first_line
+from cnncompress.text import first_line
 
 MAJOR = 8  # version of the format; all of torch 2.11 and newer write it
 GRAPH = "models/model.json"

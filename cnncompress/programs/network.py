@@ -16,7 +16,7 @@ from cnncompress.files.reading import MalformedError
 from cnncompress.programs import archive
 from cnncompress.programs.archive import Argument, GraphModule, InputSpec, Node, Number, OptionalTensor, read_archive
 from cnncompress.programs.operators import find_operator
-from cnncompress.terminal.text import first_line, quote
+from cnncompress.text import first_line, quote
 
 BY_KEYWORD = 2
 # The numbers that the format has for torch's types.

@@ -11,7 +11,7 @@ from contextlib import suppress
 
 from tabulate import tabulate
 
-from cnncompress.terminal.text import markdown, plain
+from cnncompress.text import markdown, plain
 
 NARROWEST = 12  # columns of characters that a wrapped cell keeps
 

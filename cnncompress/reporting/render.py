@@ -17,8 +17,8 @@ from cnncompress.files.reading import finite
 from cnncompress.latency.timed import Latency
 from cnncompress.reporting.layout import fill, fitting, table
 from cnncompress.reporting.rows import Report, Row, original_milliseconds
-from cnncompress.terminal.text import csv_cell, escaped_json, markdown, plain
 from cnncompress.terminal.words import human
+from cnncompress.text import csv_cell, escaped_json, markdown, plain
 
 FORMATS = ("table", "markdown", "csv", "json")
 NONE = "–"

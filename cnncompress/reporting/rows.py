@@ -11,10 +11,10 @@ from cnncompress.chains.plan import Plan
 from cnncompress.chains.spec import Pair, Rank
 from cnncompress.errors import CompressError
 from cnncompress.files.reading import MalformedError, check
+from cnncompress.files.schemas import Metrics
 from cnncompress.latency.timed import Latency
 from cnncompress.network.costs import Profile
-from cnncompress.runs.schemas import Metrics
-from cnncompress.terminal.text import plain_values
+from cnncompress.text import plain_values
 
 SCHEMA = 1
 Kind = Literal["original", "decomposed", "finetuned"]

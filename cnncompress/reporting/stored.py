@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cnncompress.errors import CompressError, RunError
+from cnncompress.files.place import CORE, METRICS
 from cnncompress.reporting.rows import Report, merge
-from cnncompress.runs.place import CORE, METRICS
 from cnncompress.runs.record import read_info, read_metrics, read_plan
 from cnncompress.runs.snapshot import snapshot
 

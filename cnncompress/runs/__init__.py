@@ -2,8 +2,8 @@
 
 from typing import TYPE_CHECKING
 
+from cnncompress.files.place import check_output, is_run
 from cnncompress.lazy import lazily
-from cnncompress.runs.place import check_output, is_run
 
 if TYPE_CHECKING:
     from cnncompress.runs.read import LoadedRun, load, load_run

@@ -17,10 +17,10 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from cnncompress.errors import RunError
+from cnncompress.files.place import check_output, resolve
 from cnncompress.files.publish import beside, os_errors
-from cnncompress.runs.place import check_output, resolve
 from cnncompress.terminal.console import LOG
-from cnncompress.terminal.text import plain
+from cnncompress.text import plain
 
 NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP}
 

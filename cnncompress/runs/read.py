@@ -12,19 +12,19 @@ from torch import nn
 
 from cnncompress.chains.plan import Plan
 from cnncompress.chains.plan_json import plan_from_json
-from cnncompress.data.preprocessing import Preprocessing
 from cnncompress.errors import RunError
+from cnncompress.files.place import INFO, MODEL, PLAN, PROGRAM
 from cnncompress.files.reading import checksum
 from cnncompress.files.tensorfile import load_tensors
 from cnncompress.models import ModelSource
 from cnncompress.models.sources import code_of, foreign_code, is_gone
+from cnncompress.network.preprocessing import Preprocessing
 from cnncompress.network.provenance import Provenance, attach
 from cnncompress.programs import read_program
-from cnncompress.runs.place import INFO, MODEL, PLAN, PROGRAM
 from cnncompress.runs.rebuild import fill, skeleton
 from cnncompress.runs.record import check_sum, damage, read_info, read_metrics, read_plan
 from cnncompress.runs.snapshot import Snapshot, snapshot
-from cnncompress.terminal.text import first_line
+from cnncompress.text import first_line
 
 
 @dataclass

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from cnncompress.errors import RunError
+from cnncompress.files.place import FORMAT, INFO, METRICS, PLAN
 from cnncompress.files.reading import MalformedError, Schema, check, checksum, read_json
-from cnncompress.runs.place import FORMAT, INFO, METRICS, PLAN
-from cnncompress.runs.schemas import Info, Metrics, StoredPlan
+from cnncompress.files.schemas import Info, Metrics, StoredPlan
 from cnncompress.runs.snapshot import Snapshot
 
 

@@ -10,10 +10,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cnncompress.errors import RunError
+from cnncompress.files.place import FILES, resolve
 from cnncompress.files.publish import replacing
 from cnncompress.files.regular import kind_of
 from cnncompress.runs.lock import reserved
-from cnncompress.runs.place import FILES, resolve
 
 
 @contextmanager

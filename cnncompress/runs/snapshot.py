@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from cnncompress.errors import RunError
+from cnncompress.files.place import FILES, INFO, check_run, resolve
 from cnncompress.files.publish import being_replaced
 from cnncompress.files.regular import open_regular
-from cnncompress.runs.place import FILES, INFO, check_run, resolve
 
 PATIENCE_S = 10.0  # for a moment without a replacement; each takes about a millisecond
 _DESCRIPTORS = "/proc/self/fd" if os.path.isdir("/proc/self/fd") else ""

@@ -17,25 +17,25 @@ from torch import Tensor, nn
 
 import cnncompress
 from cnncompress.chains.plan_json import plan_to_json
-from cnncompress.data.preprocessing import Preprocessing
 from cnncompress.errors import CompressError, RunError, UsageError
+from cnncompress.files.place import FILES, FORMAT, INFO, METRICS, MODEL, PLAN, PROGRAM, check_output, others, resolve
 from cnncompress.files.reading import Schema, check, checksum, finite, parse_json
 from cnncompress.files.regular import NotRegularError, kind_of
+from cnncompress.files.schemas import Info, Metrics, StoredPlan
 from cnncompress.files.tensorfile import save_tensors
 from cnncompress.models import ModelSource
 from cnncompress.models.classes import class_source
 from cnncompress.models.sources import code_of, find_source, foreign_code
 from cnncompress.network.inputs import input_dtype
+from cnncompress.network.preprocessing import Preprocessing
 from cnncompress.network.provenance import Provenance, attach, provenance
 from cnncompress.programs import write_program
-from cnncompress.runs.place import FILES, FORMAT, INFO, METRICS, MODEL, PLAN, PROGRAM, check_output, others, resolve
 from cnncompress.runs.rebuild import check_rebuild, comes_back
 from cnncompress.runs.record import check_sum, read_info
 from cnncompress.runs.renewal import renewing
-from cnncompress.runs.schemas import Info, Metrics, StoredPlan
 from cnncompress.runs.snapshot import snapshot
 from cnncompress.terminal.console import LOG
-from cnncompress.terminal.text import first_line, plain
+from cnncompress.text import first_line, plain
 
 INCOMPLETE = (
     "the run does not hold the whole network: built again by {source} and given its weights, it answers otherwise; let "

@@ -18,10 +18,10 @@ from cnncompress.errors import RunError
 from cnncompress.files.publish import os_errors, replacing
 from cnncompress.files.reading import check, parse_json
 from cnncompress.files.regular import kind_of
+from cnncompress.files.schemas import Counts
 from cnncompress.files.tensorfile import digest_of
 from cnncompress.metrics.statistics import LayerStatistics
-from cnncompress.runs.schemas import Counts
-from cnncompress.terminal.text import first_line
+from cnncompress.text import first_line
 
 _TENSORS = tuple(f.name for f in fields(LayerStatistics) if f.name not in ("images", "rows"))
 

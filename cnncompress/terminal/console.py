@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from cnncompress.errors import during
-from cnncompress.terminal.text import plain_lines
+from cnncompress.text import plain_lines
 
 LOG = logging.getLogger("cnncompress")
 QUIET, NORMAL, VERBOSE = logging.WARNING, logging.INFO, logging.DEBUG

@@ -7,8 +7,8 @@ import onnxruntime
 import pytest
 import torch
 
-from cnncompress.data.preprocessing import Preprocessing
 from cnncompress.models import ModelSource, build_architecture
+from cnncompress.network.preprocessing import Preprocessing
 from cnncompress.network.provenance import Provenance, attach
 from cnncompress.reporting import Report, Row
 from cnncompress.runs import save_run

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from cnncompress.data import load_data
-from cnncompress.data.preprocessing import Preprocessing
 from cnncompress.errors import CompressError
+from cnncompress.network.preprocessing import Preprocessing
 
 PLAIN = Preprocessing(size=(8, 8), resize=None, mean=(0, 0, 0), std=(1, 1, 1))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from cnncompress.data import load_data
-from cnncompress.data.preprocessing import Preprocessing
+from cnncompress.network.preprocessing import Preprocessing
 from tests.data.helpers import PLAIN
 
 

@@ -11,8 +11,8 @@ from PIL import Image
 from cnncompress.data import load_data
 from cnncompress.data.files import formats
 from cnncompress.data.layout import part_of
-from cnncompress.data.preprocessing import Preprocessing
 from cnncompress.errors import DataError
+from cnncompress.network.preprocessing import Preprocessing
 from tests.data.helpers import PLAIN, labels, refused, tree, write
 
 ONE = {"cats": 1, "dogs": 2}

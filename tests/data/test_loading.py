@@ -13,8 +13,8 @@ from torch.utils.data import DataLoader
 from torchvision.transforms._presets import ImageClassification
 
 from cnncompress.data import Augmented, evaluation_transform, load_data, make_loader, split
-from cnncompress.data.preprocessing import Preprocessing
 from cnncompress.errors import DataError, UsageError
+from cnncompress.network.preprocessing import Preprocessing
 from tests.data.helpers import PLAIN, labels, refused, tree
 
 # --- unreadable images ---

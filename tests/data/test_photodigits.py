@@ -8,8 +8,8 @@ import pytest
 from cnncompress.data import load_data, photodigits
 from cnncompress.data.digits import digit_splits
 from cnncompress.data.photodigits import COLUMNS, DRAWINGS, draw_photodigit
-from cnncompress.data.preprocessing import Preprocessing
 from cnncompress.errors import UsageError
+from cnncompress.network.preprocessing import Preprocessing
 
 PREPROCESSING = Preprocessing((64, 64), None, (0, 0, 0), (1, 1, 1))
 

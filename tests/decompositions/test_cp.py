@@ -91,7 +91,7 @@ def test_refuses_what_has_no_spatial_extent():
 CHILD = """
 import resource, torch
 from cnncompress.decompositions import get_method
-from cnncompress.spec import ConvSpec
+from cnncompress.chains.spec import ConvSpec
 torch.set_num_threads(2)
 spec, method = ConvSpec(512, 512, (3, 3)), get_method("cp", iterations=1)
 weight = torch.randn(512, 512, 3, 3, generator=torch.Generator().manual_seed(0))

@@ -131,8 +131,8 @@ def test_a_full_disk(tmp_path, factory):
 LOOP = """
 import sys, torch
 torch.set_num_threads(1)
-from cnncompress import publish
-from cnncompress.factored import provenance
+from cnncompress.files import publish
+from cnncompress.network.provenance import provenance
 from cnncompress.runs import load_run, save_run
 from tests.run_networks import EMPTY
 if sys.argv[3] == "rename":

@@ -8,7 +8,7 @@ import pytest
 
 from cnncompress.chains.plan_json import plan_to_json
 from cnncompress.files.reading import MalformedError, check, parse_json, read_json, read_yaml
-from cnncompress.runs.schemas import ClassIndex, Info, Metrics, PlanFile, StoredPlan
+from cnncompress.files.schemas import ClassIndex, Info, Metrics, PlanFile, StoredPlan
 from tests.run_networks import EMPTY, ROW, plan
 
 

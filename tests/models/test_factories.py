@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from cnncompress.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from cnncompress.errors import CompressError, RunError, UsageError
 from cnncompress.models import ModelSource, build_architecture, load_model
+from cnncompress.network.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from tests.models.helpers import one_line
 
 FACTORY = """

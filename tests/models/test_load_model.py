@@ -10,10 +10,10 @@ import torch
 import torchvision
 from safetensors.torch import save_file
 
-from cnncompress.data.preprocessing import IMAGENET_MEAN
 from cnncompress.errors import CompressError, UsageError
 from cnncompress.models import ModelSource, build_architecture, list_models, load_model, load_weights
 from cnncompress.models.builtin import BUILTIN
+from cnncompress.network.preprocessing import IMAGENET_MEAN
 from tests.models.helpers import one_line
 
 # --- torchvision ---

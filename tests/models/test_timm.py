@@ -12,9 +12,9 @@ import torchvision
 from safetensors.torch import save_file
 from torch import nn
 
-from cnncompress.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from cnncompress.errors import CompressError, UsageError
 from cnncompress.models import ModelSource, build_architecture, load_model, load_weights
+from cnncompress.network.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from tests.models.helpers import one_line
 
 

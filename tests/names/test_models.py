@@ -76,7 +76,7 @@ def test_where_torchvision_cannot_be_seen_nothing_is_refused(monkeypatch):
 def test_checking_imports_no_torch():
     code = """
 import sys
-from cnncompress.names import check_name
+from cnncompress.names.models import check_name
 check_name("resnet50")
 assert not {"torch", "torchvision"} & set(sys.modules)
 """

@@ -12,8 +12,8 @@ from PIL import Image
 from cnncompress.cli import main
 from cnncompress.config import DecomposeSettings
 from cnncompress.data import load_data
-from cnncompress.data.preprocessing import Preprocessing
 from cnncompress.errors import UsageError
+from cnncompress.network.preprocessing import Preprocessing
 from cnncompress.network.provenance import provenance
 from cnncompress.pipeline import calibration, run_decompose
 from cnncompress.runs import load_run

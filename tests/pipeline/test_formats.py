@@ -9,12 +9,12 @@ from torch import nn
 
 from cnncompress.chains.plan import Budget
 from cnncompress.config import DecomposeSettings, ModelSettings
-from cnncompress.data.preprocessing import Preprocessing
 from cnncompress.errors import CompressError, UsageError
 from cnncompress.latency.setting import TimingSetting
 from cnncompress.latency.table import LatencyTable
 from cnncompress.latency.timed import Latency
 from cnncompress.network.memory_format import memory_format_of, to_memory_format
+from cnncompress.network.preprocessing import Preprocessing
 from cnncompress.network.profile import profile
 from cnncompress.network.provenance import Provenance, attach
 from cnncompress.pipeline import compressor, run_decompose

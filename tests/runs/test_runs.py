@@ -13,14 +13,14 @@ from cnncompress.chains.modules import SplitConv2d, spec_of
 from cnncompress.chains.plan import LayerPlan, Plan
 from cnncompress.chains.plan_json import plan_to_json
 from cnncompress.chains.spec import ConvSpec
-from cnncompress.data.preprocessing import Preprocessing
 from cnncompress.errors import RunError, UsageError
+from cnncompress.files.place import FILES
 from cnncompress.files.tensorfile import load_tensors
 from cnncompress.models import ModelSource, load_model
 from cnncompress.network.memory_format import memory_format_of
+from cnncompress.network.preprocessing import Preprocessing
 from cnncompress.network.provenance import Provenance, attach, provenance
 from cnncompress.runs import copy_run, load, load_run, rebuild, save, save_run, update_run
-from cnncompress.runs.place import FILES
 from tests.run_networks import EMPTY, FACTORY, ROW, env, network, plan, randomise
 
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from cnncompress.errors import RunError
+from cnncompress.files.place import CORE
 from cnncompress.runs import copy_run, load_run, record, save_run, snapshot
-from cnncompress.runs.place import CORE
 from tests.run_networks import EMPTY, FACTORY, network
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import nn
 
-from cnncompress.data.preprocessing import Preprocessing
+from cnncompress.network.preprocessing import Preprocessing
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from cnncompress.data.preprocessing import Preprocessing
 from cnncompress.models.builtin.base import BuiltIn, convolutions, register
+from cnncompress.network.preprocessing import Preprocessing
 
 
 class PhotodigitsVGG(nn.Module):

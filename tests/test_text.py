@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from cnncompress.terminal.text import csv_cell, escaped_json, first_line, markdown, plain, plain_lines, quote
+from cnncompress.text import csv_cell, escaped_json, first_line, markdown, plain, plain_lines, quote
 
 
 @pytest.mark.parametrize(
