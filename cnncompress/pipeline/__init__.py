@@ -3,7 +3,7 @@
 from cnncompress.pipeline.decompose import Decomposed, run_decompose
 from cnncompress.pipeline.finetune import Tuned, run_finetune
 from cnncompress.pipeline.measure import run_evaluate, run_export, run_inspect, run_profile, run_report
-from cnncompress.pipeline.opening import Opened, open_model
+from cnncompress.pipeline.opened import Opened, open_model
 
 __all__ = [
     "Decomposed",

@@ -15,7 +15,7 @@ from cnncompress.data import Data, make_loader, split
 from cnncompress.errors import UsageError
 from cnncompress.metrics.statistics import LayerStatistics
 from cnncompress.network.device import resolve_device
-from cnncompress.pipeline.opening import Opened
+from cnncompress.pipeline.opened import Opened
 from cnncompress.statistics import collect_statistics, load_statistics, save_statistics, statistics_key
 
 STATISTICS = "statistics.safetensors"

@@ -33,7 +33,8 @@ from cnncompress.network.memory_format import memory_format_of
 from cnncompress.network.standing_in import examine
 from cnncompress.pipeline.calibration import Calibration, calibrate, calibration_set, most_images
 from cnncompress.pipeline.formats import beside, converted, fastest, in_formats, in_words
-from cnncompress.pipeline.opening import Opened, count_outputs, evaluate_on
+from cnncompress.pipeline.images import evaluate_on
+from cnncompress.pipeline.opened import Opened, count_outputs
 from cnncompress.pipeline.original import original_of
 from cnncompress.planning import (
     Choice,

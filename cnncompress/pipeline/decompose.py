@@ -26,18 +26,10 @@ from cnncompress.network.profile import profile
 from cnncompress.network.provenance import Provenance, attach, provenance
 from cnncompress.pipeline.calibration import apart, cache_file
 from cnncompress.pipeline.compressor import Compressor
-from cnncompress.pipeline.opening import (
-    Opened,
-    count_outputs,
-    held_out,
-    make_row,
-    need_layers,
-    open_data,
-    open_model,
-    planned_row,
-    recorded,
-)
+from cnncompress.pipeline.images import held_out, open_data
+from cnncompress.pipeline.opened import Opened, count_outputs, need_layers, open_model
 from cnncompress.pipeline.original import original_row
+from cnncompress.pipeline.rows import make_row, planned_row, recorded
 from cnncompress.pipeline.search import search
 from cnncompress.reporting import Report, layer_rows
 from cnncompress.runs import save_run

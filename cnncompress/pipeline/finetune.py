@@ -14,17 +14,10 @@ from cnncompress.errors import DataError, UsageError
 from cnncompress.finetuning import Checkpoints, FinetuneResult, FinetuneSettings, finetune, is_main_process
 from cnncompress.network.device import resolve_device
 from cnncompress.network.profile import profile
-from cnncompress.pipeline.opening import (
-    Opened,
-    evaluate_on,
-    held_out,
-    make_row,
-    need_layers,
-    open_data,
-    open_run,
-    recorded,
-)
+from cnncompress.pipeline.images import evaluate_on, held_out, open_data
+from cnncompress.pipeline.opened import Opened, need_layers, open_run
 from cnncompress.pipeline.original import measured_again, with_accuracy
+from cnncompress.pipeline.rows import make_row, recorded
 from cnncompress.pipeline.training import TrainingPlace, origin_of, training_in
 from cnncompress.reporting import Report
 from cnncompress.runs import update_run

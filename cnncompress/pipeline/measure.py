@@ -24,7 +24,8 @@ from cnncompress.network.memory_format import to_memory_format
 from cnncompress.network.profile import profile
 from cnncompress.network.standing_in import examine
 from cnncompress.pipeline.formats import beside, fastest, in_formats
-from cnncompress.pipeline.opening import Opened, evaluate_on, need_layers, open_data, open_model, open_run
+from cnncompress.pipeline.images import evaluate_on, open_data
+from cnncompress.pipeline.opened import Opened, need_layers, open_model, open_run
 from cnncompress.pipeline.original import NOT_AT_HAND, original_network, original_of, with_accuracy
 from cnncompress.planning import choose_method, describe_methods
 from cnncompress.programs.export import ExportReport, export_onnx, export_pt2

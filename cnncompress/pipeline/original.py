@@ -17,7 +17,8 @@ from cnncompress.network.costs import Profile
 from cnncompress.network.evaluate import Evaluation
 from cnncompress.network.profile import profile
 from cnncompress.network.provenance import Provenance, provenance
-from cnncompress.pipeline.opening import Opened, make_row, recorded
+from cnncompress.pipeline.opened import Opened
+from cnncompress.pipeline.rows import make_row, recorded
 from cnncompress.reporting import Row
 from cnncompress.runs import LoadedRun
 

@@ -15,7 +15,7 @@ from cnncompress.errors import RunError
 from cnncompress.files.place import is_run
 from cnncompress.files.regular import kind_of
 from cnncompress.finetuning import is_main_process
-from cnncompress.pipeline.opening import Opened
+from cnncompress.pipeline.opened import Opened
 from cnncompress.runs import copy_run
 from cnncompress.runs.lock import reserved
 from cnncompress.runs.record import read_info

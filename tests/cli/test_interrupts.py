@@ -42,7 +42,7 @@ def interrupted(processes, tmp_path):
 @pytest.mark.parametrize(
     ("place", "count", "args"),
     [
-        ("cnncompress.pipeline.opening:load_model", 1, DECOMPOSE),
+        ("cnncompress.pipeline.opened:load_model", 1, DECOMPOSE),
         ("cnncompress.network.evaluate:check_labels", 2, DECOMPOSE),
         ("cnncompress.decompositions.spatial_svd:SpatialSVD.group_factorize", 3, DECOMPOSE),
         ("cnncompress.runs.write:save_tensors", 1, DECOMPOSE),

@@ -21,7 +21,7 @@ from cnncompress.pipeline import compressor, run_decompose
 from cnncompress.pipeline.compressor import Compressor
 from cnncompress.pipeline.formats import beside, converted, fastest, in_formats, in_words
 from cnncompress.pipeline.measure import Timing, measure_latency
-from cnncompress.pipeline.opening import Opened, open_run
+from cnncompress.pipeline.opened import Opened, open_run
 from cnncompress.terminal.console import Steps
 from tests.pipeline.networks import write_factory
 

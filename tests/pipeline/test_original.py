@@ -19,7 +19,7 @@ from cnncompress.network.evaluate import Evaluation
 from cnncompress.network.profile import size_bytes
 from cnncompress.pipeline import compressor, open_model, run_decompose, run_evaluate, run_report
 from cnncompress.pipeline.finetune import ERRORS, add_tuned, run_finetune
-from cnncompress.pipeline.opening import open_run
+from cnncompress.pipeline.opened import open_run
 from cnncompress.pipeline.original import NOT_AT_HAND, original_network, original_of
 from cnncompress.reporting import Report, Row
 from tests.pipeline.networks import write_factory, write_images

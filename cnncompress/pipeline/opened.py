@@ -1,32 +1,22 @@
-"""From names to networks and images: what every command starts with."""
+"""From a name or a run to a network: what every command starts with."""
 
 from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from cnncompress.chains.plan import Plan
-from cnncompress.chains.spec import Permutation
 from cnncompress.config import ModelSettings
-from cnncompress.data import Data, load_data, make_loader, split
-from cnncompress.errors import CompressError, DataError, RunError, UsageError
+from cnncompress.errors import CompressError, RunError, UsageError
 from cnncompress.models import LoadedModel, list_models, load_model
 from cnncompress.models.sources import PROGRAM_ONLY
 from cnncompress.names.models import SUFFIXES
-from cnncompress.network.copying import clone
-from cnncompress.network.costs import Profile
-from cnncompress.network.device import resolve_device
-from cnncompress.network.evaluate import Evaluation, evaluate
 from cnncompress.network.inputs import input_dtype
 from cnncompress.network.preprocessing import Preprocessing
 from cnncompress.network.provenance import Provenance, attach, provenance
 from cnncompress.network.run import inference, logits, run
-from cnncompress.reporting import Report, Row
-from cnncompress.reporting.rows import Kind
 from cnncompress.runs import LoadedRun, is_run, load_run
 from cnncompress.terminal.console import LOG
 from cnncompress.text import plain
@@ -128,44 +118,6 @@ def need_layers(opened: Opened, doing: str) -> None:
         raise RunError(f"cannot {doing} {opened.weights}: {PROGRAM_ONLY}{remedy}")
 
 
-def recorded(opened: Opened) -> Report:
-    """What was measured when the run was written, empty for a network by name; RunError where it is damaged."""
-    run = opened.run
-    if run is None:
-        return Report()
-    try:
-        return Report.from_json(run.metrics)
-    except CompressError as error:
-        raise RunError(f"{opened.weights} is damaged: metrics.json: {error}") from error
-
-
-def open_data(settings: ModelSettings, opened: Opened, labels_for: str = "") -> Data | None:
-    """The images of `settings.data`, checked against the network's number of outputs; None without data.
-
-    A set that a run was calibrated or trained on a part of is split as it was then, so that no other is evaluated.
-    DataError for images without labels where they are needed: `labels_for` says what for.
-    """
-    if settings.data is None:
-        return None
-    data = load_data(settings.data, opened.preprocessing, count_outputs(opened))
-    if labels_for and not data.labelled:
-        raise DataError(f"{data.name}: {labels_for} needs labels, which images in folders {data.name}/CLASS/ have")
-    for known in held_out(opened):
-        if known["fingerprint"] == data.fingerprint:
-            data = split(data, known["share"], known["seed"])
-            LOG.info("%s: the %d images that this run has not seen count", data.name, len(data.val))
-    return data
-
-
-def held_out(opened: Opened, data: Data | None = None) -> list[dict[str, Any]]:
-    """How data sets were split that a run saw a part of, as run.json has it, and how `data` is."""
-    known = list(opened.run.info.get("held_out", [])) if opened.run else []
-    if data is not None and data.parted is not None:
-        new = dict(zip(("fingerprint", "share", "seed"), (data.fingerprint, *data.parted), strict=True))
-        known += [new] if new not in known else []
-    return known
-
-
 def count_outputs(opened: Opened) -> int | None:
     """The number of classes a network tells apart, from one forward pass; None where it does something else."""
     with inference(opened.model):
@@ -176,31 +128,3 @@ def count_outputs(opened: Opened) -> int | None:
         return None
     answers = answers if answers.shape[:1] == (1,) else answers[None]
     return answers.shape[1] if answers.dim() == 2 and answers.shape[1] > 1 else None
-
-
-def evaluate_on(model: nn.Module, data: Data | None, settings: ModelSettings) -> Evaluation | None:
-    """Accuracy on the evaluation images of `data`; None without data or labels."""
-    if data is None or not data.labelled:
-        return None
-    device = resolve_device(settings.device)
-    loader = make_loader(data.val, settings.batch_size, workers=settings.workers)
-    on_device = model if device.type == "cpu" else clone(model).to(device)
-    return evaluate(on_device, loader, device)
-
-
-def make_row(name: str, kind: Kind, cost: Profile, result: Evaluation | None, data: Data | None) -> Row:
-    """One line of the network table."""
-    if result is None:
-        return Row.of(name, kind, cost)
-    measured = {"top1": result.top1, "top5": result.top5, "images": result.images}
-    return Row.of(name, kind, cost, **measured, data=data.fingerprint if data else None)
-
-
-def planned_row(name: str, plan: Plan, cost: Profile, bytes_each: int) -> Row:
-    """The line of a network that costs `cost` now, after `plan`; its numbers take `bytes_each` bytes."""
-    params = sum(after - before for before, after in (p.params for p in plan.layers.values()))
-    indices = sum(8 * s.channels for p in plan.layers.values() for s in p.chain if isinstance(s, Permutation))
-    macs = sum(after - before for before, after in (p.macs for p in plan.layers.values()))
-    size = cost.size_bytes + bytes_each * params + indices
-    planned = dataclasses.replace(cost, params=cost.params + params, macs=cost.macs + macs, size_bytes=size)
-    return make_row(name, "decomposed", planned, None, None)

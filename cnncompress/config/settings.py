@@ -1,0 +1,170 @@
+"""One class of settings a command; unknown keys are refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr
+
+from cnncompress.chains.plan import Budget
+from cnncompress.config.parsing import (
+    parse_arguments,
+    parse_budget,
+    parse_deviations,
+    parse_floats,
+    parse_rank,
+    parse_size,
+)
+from cnncompress.errors import UsageError
+from cnncompress.names.methods import catalogue
+
+DEFAULT_BUDGET = Budget(macs=0.5)
+
+RankField = Annotated[Any, BeforeValidator(parse_rank)]
+SizeField = Annotated[tuple[int, int], BeforeValidator(parse_size)]
+BudgetField = Annotated[Budget, BeforeValidator(parse_budget)]
+FloatsField = Annotated[tuple[float, ...], BeforeValidator(parse_floats)]
+DeviationsField = Annotated[tuple[float, ...], BeforeValidator(parse_deviations)]
+ArgumentsField = Annotated[dict[str, Any], BeforeValidator(parse_arguments)]
+Name = Annotated[str, Field(min_length=1)]
+Count = Annotated[int, Field(ge=1)]
+
+MOST_WORKERS = 256  # processes that read images; the system gives out far more before it fails
+
+
+class Settings(BaseModel):
+    """Base of all sections: no unknown keys."""
+
+    # fields may begin with "model_", which pydantic before 2.10 wants for itself
+    model_config = ConfigDict(extra="forbid", strict=False, allow_inf_nan=False, protected_namespaces=())
+
+
+S = TypeVar("S", bound=Settings)
+
+
+class LayerRule(Settings):
+    """What the layers of one pattern become; what is not given comes from the top level."""
+
+    method: str | None = None
+    rank: RankField | None = None
+
+
+class ModelSettings(Settings):
+    """Which network, and how its input is prepared."""
+
+    model: Name | None = None
+    weights: Name = "DEFAULT"
+    num_classes: Count | None = None
+    model_arg: ArgumentsField = {}
+    input_size: SizeField | None = None
+    mean: FloatsField | None = None
+    std: DeviationsField | None = None
+    data: Name | None = None
+    batch_size: Count = 64
+    workers: Annotated[int, Field(ge=0, le=MOST_WORKERS)] = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    trust_code: bool = False
+
+
+class TuneSettings(ModelSettings):
+    """Everything `cnncompress finetune` can be told; `model` is the run."""
+
+    schedule: str = "all"
+    epochs: int = 1
+    lr: float | None = None
+    optimizer: str = "sgd"
+    momentum: float = 0.9
+    weight_decay: float | None = None
+    precision: str = "auto"
+    checkpoint_minutes: float = 10
+    out: Path | None = None
+    force: bool = False
+    resume: bool = False
+
+
+class DecomposeSettings(ModelSettings):
+    """Everything `cnncompress decompose` can be told; `resolved` fills in what depends on the rest."""
+
+    method: str = "auto"
+    rank: RankField = 0.25
+    budget: BudgetField | None = None
+    max_drop: Annotated[float, Field(ge=0)] | None = None
+    plan: Path | None = None
+    multiple: Count | None = None
+    metric: str | None = None
+    refine: Annotated[int, Field(ge=0)] | None = None
+    correct: Literal["auto", "none", "bias", "refit"] = "auto"
+    reconstruct: Annotated[int, Field(ge=0)] = 0
+    latency_batch: Count = 1
+    threads: Count | None = None
+    memory_format: Literal["contiguous", "channels_last"] | None = None
+    calibration_images: Count = 1000
+    keep_statistics: bool = False
+    layers: list[str] = []
+    skip: list[str] = []
+    per_layer: dict[str, LayerRule] = {}
+    out: Path | None = None
+    force: bool = False
+    dry_run: bool = False
+    finetune: TuneSettings = TuneSettings()
+    _assumes_budget: bool = PrivateAttr(False)
+
+    @property
+    def assumes_budget(self) -> bool:
+        """True where the budget is the default one, which nobody asked for."""
+        return self._assumes_budget
+
+    @property
+    def searching(self) -> bool:
+        """True where a budget, not a rank, decides."""
+        return self.budget is not None or self.max_drop is not None
+
+    @property
+    def uses_images(self) -> bool:
+        """True where calibration images are looked at, which are then not evaluated on."""
+        own = self.resolved()
+        return own.metric != "frobenius" or own.correct != "none" or own.reconstruct > 0
+
+    def _says_how_much(self) -> bool:
+        """Whether a rank, a budget or a plan is given, also in the options of a method or for some layers."""
+        ways = (self.budget, self.max_drop, self.plan)
+        if any(way is not None for way in ways) or "rank" in self.model_fields_set or self.per_layer:
+            return True
+        name, _, options = self.method.partition(":")
+        method = catalogue().get(name)
+        given = {option.partition("=")[0] for option in options.split(",")}
+        return method is not None and bool(given & set(method.rank_names))
+
+    def resolved(self) -> DecomposeSettings:
+        """With a metric and a correction; UsageError for settings that exclude each other.
+
+        With images and nothing that says how much is to be kept, the budget is `DEFAULT_BUDGET`. With a budget (or a
+        plan) and images, the metric is kronecker and chains are refitted in order; otherwise the metric is frobenius
+        and nothing is corrected.
+        """
+        if self.data is not None and not self._says_how_much():
+            assumed = self.model_copy(update={"budget": DEFAULT_BUDGET})
+            assumed._assumes_budget = True
+            return assumed.resolved()
+        ways = {"--budget": self.budget, "--max-drop": self.max_drop, "--plan": self.plan}
+        given = [flag for flag, value in ways.items() if value is not None]
+        if "rank" in self.model_fields_set:
+            given.append("--rank")
+        if len(given) > 1:
+            raise UsageError(f"{' and '.join(given)} exclude each other; give one of them")
+        if self.max_drop is not None and self.dry_run:
+            raise UsageError("--max-drop makes and measures networks to find its plan; leave out --dry-run")
+        if self.multiple is not None and not self.searching:
+            raise UsageError("--multiple is for budgets; give --budget or --max-drop with it")
+        if self.data is None:
+            for flag, needs in (("--max-drop", self.max_drop is not None), ("--reconstruct", self.reconstruct > 0)):
+                if needs:
+                    raise UsageError(f"{flag} needs images; give --data FOLDER, cifar10:ROOT or digits")
+            if self.correct in ("bias", "refit"):
+                raise UsageError(f"--correct {self.correct} needs images; give --data FOLDER, cifar10:ROOT or digits")
+        guided = (self.searching or self.plan is not None) and self.data is not None
+        metric = self.metric or ("kronecker" if guided else "frobenius")
+        correct = self.correct if self.correct != "auto" else "refit" if guided else "none"
+        return self.model_copy(update={"metric": metric, "correct": correct})

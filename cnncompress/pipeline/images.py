@@ -1,0 +1,53 @@
+"""From the name of a data set to images that fit a network, and the accuracy on them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from cnncompress.config import ModelSettings
+from cnncompress.data import Data, load_data, make_loader, split
+from cnncompress.errors import DataError
+from cnncompress.network.copying import clone
+from cnncompress.network.device import resolve_device
+from cnncompress.network.evaluate import Evaluation, evaluate
+from cnncompress.pipeline.opened import Opened, count_outputs
+from cnncompress.terminal.console import LOG
+
+
+def open_data(settings: ModelSettings, opened: Opened, labels_for: str = "") -> Data | None:
+    """The images of `settings.data`, checked against the network's number of outputs; None without data.
+
+    A set that a run was calibrated or trained on a part of is split as it was then, so that no other is evaluated.
+    DataError for images without labels where they are needed: `labels_for` says what for.
+    """
+    if settings.data is None:
+        return None
+    data = load_data(settings.data, opened.preprocessing, count_outputs(opened))
+    if labels_for and not data.labelled:
+        raise DataError(f"{data.name}: {labels_for} needs labels, which images in folders {data.name}/CLASS/ have")
+    for known in held_out(opened):
+        if known["fingerprint"] == data.fingerprint:
+            data = split(data, known["share"], known["seed"])
+            LOG.info("%s: the %d images that this run has not seen count", data.name, len(data.val))
+    return data
+
+
+def held_out(opened: Opened, data: Data | None = None) -> list[dict[str, Any]]:
+    """How data sets were split that a run saw a part of, as run.json has it, and how `data` is."""
+    known = list(opened.run.info.get("held_out", [])) if opened.run else []
+    if data is not None and data.parted is not None:
+        new = dict(zip(("fingerprint", "share", "seed"), (data.fingerprint, *data.parted), strict=True))
+        known += [new] if new not in known else []
+    return known
+
+
+def evaluate_on(model: nn.Module, data: Data | None, settings: ModelSettings) -> Evaluation | None:
+    """Accuracy on the evaluation images of `data`; None without data or labels."""
+    if data is None or not data.labelled:
+        return None
+    device = resolve_device(settings.device)
+    loader = make_loader(data.val, settings.batch_size, workers=settings.workers)
+    on_device = model if device.type == "cpu" else clone(model).to(device)
+    return evaluate(on_device, loader, device)
