@@ -24,7 +24,7 @@ from cnncompress.models.factories import call_factory, describe
 from cnncompress.names.models import TIMM_PREFIX, unknown_model
 from cnncompress.text import quote
 
-PROGRAM_ONLY = "it was opened as an exported program, which runs but has no layers to replace or train"
+PROGRAM_ONLY = "it was opened as an exported program, which runs and trains but has no layers to replace"
 LOCAL_NAME = re.compile(r"[A-Za-z0-9_.-]+")  # timm takes addresses and folders beside names: they hold : and /
 AUXILIARY = {"googlenet": ("aux1", "aux2"), "inception_v3": ("AuxLogits",)}
 

@@ -15,14 +15,15 @@ from cnncompress.finetuning import Checkpoints, FinetuneResult, FinetuneSettings
 from cnncompress.network.device import resolve_device
 from cnncompress.network.profile import profile
 from cnncompress.pipeline.images import evaluate_on, held_out, open_data
-from cnncompress.pipeline.opened import Opened, need_layers, open_run
+from cnncompress.pipeline.opened import Opened, is_program, open_run, with_code
 from cnncompress.pipeline.original import measured_again, with_accuracy
-from cnncompress.pipeline.rows import make_row, recorded
+from cnncompress.pipeline.rows import recorded
 from cnncompress.pipeline.training import TrainingPlace, origin_of, training_in
-from cnncompress.reporting import Report
+from cnncompress.reporting import Report, Row
 from cnncompress.runs import update_run
-from cnncompress.terminal.console import Steps
+from cnncompress.terminal.console import LOG, Steps
 from cnncompress.terminal.words import counted
+from cnncompress.text import plain
 
 VALIDATION_SHARE = 0.2
 ERRORS = "relative errors of layers are those of their fit, before fine-tuning"
@@ -57,8 +58,10 @@ def _train_in(
     steps, run, target = Steps(["load", "train", "save"]), place.run, place.target
     steps.announce("load", f"load {run}")
     opened = open_run(run, settings)
-    need_layers(opened, "train")
     report = recorded(opened)
+    if is_program(opened):
+        check_schedule(opened, training.schedule)
+        LOG.warning(program_note(opened))
     data = open_training_data(settings, opened)
     if data.train is None:
         raise DataError(f"{settings.data} holds no training images")
@@ -78,6 +81,8 @@ def _train_in(
         return None
     steps.announce("save", f"save in {target}")
     add_tuned(report, opened, result, data)
+    if is_program(opened) and result.best_epoch and (told := program_note(opened)) not in report.notes:
+        report.notes.append(told)
     again = partial(evaluate_on, data=data, settings=settings)
     report.rows[:1] = [measured_again(report.rows[0], opened, data, again)]
     info = {
@@ -87,6 +92,25 @@ def _train_in(
     place.ready()
     report.notes += update_run(target, opened.model, report.to_json(), info)
     return Tuned(report, target, summary(result))
+
+
+def check_schedule(opened: Opened, schedule: str) -> None:
+    """UsageError for a schedule that asks which layers are decomposed, which a program does not tell."""
+    if schedule != "all":
+        other = with_code(opened)
+        remedy = f"give --schedule all, or {other.removeprefix('give ')}" if other else "give --schedule all"
+        raise UsageError(
+            f"--schedule {schedule} needs layers, which the stored program of {opened.weights} lacks; {remedy}"
+        )
+
+
+def program_note(opened: Opened) -> str:
+    """What is other in the training of a program, in a line."""
+    other = f"; to train the network itself, {with_code(opened)}" if with_code(opened) else ""
+    return plain(
+        "fine-tuning trains the stored program: the statistics of batch normalisation stay as they are, and dropout is "
+        f"off{other}"
+    )
 
 
 def open_training_data(settings: TuneSettings, opened: Opened) -> Data:
@@ -100,10 +124,11 @@ def open_training_data(settings: TuneSettings, opened: Opened) -> Data:
 def add_tuned(report: Report, opened: Opened, result: FinetuneResult, data: Data) -> None:
     """Add the fine-tuned network to a run's rows; the network that it was before takes its accuracy before training.
 
-    A network that gained nothing has no row beside that one: it takes its place, and a note says so.
+    A network that gained nothing has no row beside that one: it takes its place, and a note says so. Training changes
+    no cost.
     """
-    cost, rows, start, best = profile(opened.model, opened.example()), report.rows, result.start, result.best
-    last = rows[-1] if rows else make_row(opened.name, "decomposed", cost, None, None)
+    rows, start, best = report.rows, result.start, result.best
+    last = rows[-1] if rows else Row.of(opened.name, "decomposed", profile(opened.model, opened.example()))
     again, same = last.kind == "finetuned", (best.top1, best.top5) == (start.top1, start.top5)
     if same:
         what = f"loss {start.loss:.4f} → {best.loss:.4f}" if result.best_epoch else result.note
@@ -113,9 +138,10 @@ def add_tuned(report: Report, opened: Opened, result: FinetuneResult, data: Data
         report.rows = [*rows[:-1], with_accuracy(last, start, data)]
         return
     report.notes += [ERRORS] if ERRORS not in report.notes else []
-    tuned = make_row(last.name if again else f"{last.name}, fine-tuned", "finetuned", cost, best, data)
+    name = last.name if again else f"{last.name}, fine-tuned"
+    tuned = with_accuracy(dataclasses.replace(last, name=name, kind="finetuned"), best, data)
     before = [] if again or same else [with_accuracy(last, start, data)]
-    report.rows = [*rows[:-1], *before, dataclasses.replace(tuned, latency=last.latency)]
+    report.rows = [*rows[:-1], *before, tuned]
 
 
 def summary(result: FinetuneResult) -> str:

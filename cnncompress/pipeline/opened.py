@@ -109,13 +109,23 @@ def open_run(path: Path, settings: ModelSettings) -> Opened:
     return opened
 
 
+def is_program(opened: Opened) -> bool:
+    """True where a run was opened as a program, of which there are no layers."""
+    source = opened.provenance.source
+    return source is not None and source.kind == "program"
+
+
+def with_code(opened: Opened) -> str:
+    """How to have the network of a run that was opened as a program; empty where there is nothing but the program."""
+    built = opened.run is not None and opened.run.info["source"]["kind"] == "factory"
+    return f"give --trust-code where {opened.provenance.source.name} is at hand" if built else ""
+
+
 def need_layers(opened: Opened, doing: str) -> None:
     """RunError where a run was opened as a program, of which there are no layers."""
-    source = opened.provenance.source
-    if source is not None and source.kind == "program":
-        built = opened.run is not None and opened.run.info["source"]["kind"] == "factory"
-        remedy = f"; give --trust-code where {source.name} is at hand" if built else ""
-        raise RunError(f"cannot {doing} {opened.weights}: {PROGRAM_ONLY}{remedy}")
+    if is_program(opened):
+        remedy = with_code(opened)
+        raise RunError(f"cannot {doing} {opened.weights}: {PROGRAM_ONLY}{f'; {remedy}' if remedy else ''}")
 
 
 def count_outputs(opened: Opened) -> int | None:

@@ -15,7 +15,7 @@ from cnncompress.errors import RunError
 from cnncompress.files.place import is_run
 from cnncompress.files.regular import kind_of
 from cnncompress.finetuning import is_main_process
-from cnncompress.pipeline.opened import Opened
+from cnncompress.pipeline.opened import Opened, is_program
 from cnncompress.runs import copy_run
 from cnncompress.runs.lock import reserved
 from cnncompress.runs.record import read_info
@@ -104,6 +104,7 @@ def origin_of(opened: Opened, data: Data) -> dict[str, Any]:
     """What a training is of, as words and numbers: it resumes only where all of them are the same."""
     prepared = opened.preprocessing
     return {
+        "what is trained": "the stored program" if is_program(opened) else "the network",
         "the data's fingerprint": data.fingerprint,
         "the training images' content": content_of(data.train) if data.train else "",
         "the evaluation images' content": content_of(data.val),

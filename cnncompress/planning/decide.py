@@ -97,7 +97,7 @@ def _warn_unless_built_by_name(model: nn.Module) -> None:
     if (known is None or known.source is None) and class_source(model) is None:
         warnings.warn(
             f"{type(model).__name__} cannot be built again by the name of its class: cnncompress.save will keep it as "
-            "an exported program, which runs but is neither trained nor decomposed again; load it with "
+            "an exported program, which runs and trains but is not decomposed again; load it with "
             "cnncompress.load_model, or save it with source='path/file.py:factory', to keep the architecture",
             stacklevel=3,
         )

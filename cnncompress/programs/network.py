@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from cnncompress.errors import CompressError
 from cnncompress.files.reading import MalformedError
+from cnncompress.network.inputs import input_dtype
 from cnncompress.programs import archive
 from cnncompress.programs.archive import Argument, GraphModule, InputSpec, Node, Number, OptionalTensor, read_archive
 from cnncompress.programs.operators import find_operator
@@ -41,6 +42,15 @@ class Ref:
 HERE = Ref("")  # the device that the network is on
 
 
+@dataclass(frozen=True)
+class Here:
+    """What a network runs in now: a device, and in the place of its stored floating-point type `was` the type `now`."""
+
+    device: torch.device
+    was: torch.dtype
+    now: torch.dtype
+
+
 class Program(nn.Module):
     """Runs the nodes of a graph one after the other; parameters and buffers have the names that they were saved by.
 
@@ -55,6 +65,7 @@ class Program(nn.Module):
         self._steps: list[Step] = []
         self._done: list[list[str]] = []
         self._input = self._result = ""
+        self._type = torch.float32
         given: list[str] = []
         for spec in graph.signature.input_specs:
             if spec.user_input is not None:
@@ -67,14 +78,16 @@ class Program(nn.Module):
         self._input, self._result = given[0], _tensor_name(outputs[0].user_output.arg)
         self._steps += _steps(graph.graph.nodes)
         self._check_names()
+        self._type = input_dtype(self)
         self._done += self._last_uses()
 
     def forward(self, x: Tensor) -> Tensor:
         """The logits of a batch of images."""
         values: dict[str, Any] = {name: getattr(owner, key) for name, owner, key in self._stored}
         values[self._input] = x
+        here = Here(x.device, self._type, input_dtype(self))
         for step, done in zip(self._steps, self._done, strict=True):
-            step.run(values, x.device)
+            step.run(values, here)
             for name in done:
                 del values[name]
         result = values[self._result]
@@ -119,10 +132,10 @@ class Step:
         self.needs = [ref.name for ref in _refs([*self.args, *self.kwargs.values()])]
         self.makes = [ref.name for ref in _refs(self.results)]
 
-    def run(self, values: dict[str, Any], device: torch.device) -> None:
+    def run(self, values: dict[str, Any], here: Here) -> None:
         """Call the operator and put what it gives among the values."""
-        args = _fill(self.args, values, device)
-        found = self.function(*args, **{name: _fill(x, values, device) for name, x in self.kwargs.items()})
+        args = _fill(self.args, values, here)
+        found = self.function(*args, **{name: _fill(x, values, here) for name, x in self.kwargs.items()})
         given = [found] if len(self.results) == 1 else list(found) if self.results else []
         for names, result in zip(self.results, given, strict=True):
             several = isinstance(names, list)
@@ -184,13 +197,13 @@ def _refs(values: Any) -> Iterator[Ref]:
         yield values
 
 
-def _fill(value: Any, values: Mapping[str, Any], device: torch.device) -> Any:
+def _fill(value: Any, values: Mapping[str, Any], here: Here) -> Any:
     """A parsed argument with the values of the graph in it."""
     if isinstance(value, list):
-        return [_fill(x, values, device) for x in value]
+        return [_fill(x, values, here) for x in value]
     if isinstance(value, Ref):
-        return device if value is HERE else values[value.name]
-    return value
+        return here.device if value is HERE else values[value.name]
+    return here.now if value is here.was else value
 
 
 def _tensor_name(argument: Argument) -> str:

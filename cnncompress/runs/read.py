@@ -46,8 +46,8 @@ def load_run(path: str | Path, trust_code: bool = False) -> LoadedRun:
     """Read a run: no data and no decomposition are needed.
 
     A network of a Python file or module is built with `trust_code` only, as that runs its code. Without it, or where
-    the code is not here, the network is the program that was stored with the run, if there is one: it can be run but
-    neither decomposed nor trained. RunError in one line where there is none, and where the run is missing, damaged, of
+    the code is not here, the network is the program that was stored with the run, if there is one: it can be run and
+    trained but not decomposed. RunError in one line where there is none, and where the run is missing, damaged, of
     a newer version, or cannot be built.
     """
     while True:

@@ -22,7 +22,7 @@ from cnncompress.files.place import FILES, FORMAT, INFO, METRICS, MODEL, PLAN, P
 from cnncompress.files.reading import Schema, check, checksum, finite, parse_json
 from cnncompress.files.regular import NotRegularError, kind_of
 from cnncompress.files.schemas import Info, Metrics, StoredPlan
-from cnncompress.files.tensorfile import save_tensors
+from cnncompress.files.tensorfile import load_tensors, save_tensors
 from cnncompress.models import ModelSource
 from cnncompress.models.classes import class_source
 from cnncompress.models.sources import code_of, find_source, foreign_code
@@ -31,9 +31,9 @@ from cnncompress.network.preprocessing import Preprocessing
 from cnncompress.network.provenance import Provenance, attach, provenance
 from cnncompress.programs import write_program
 from cnncompress.runs.rebuild import check_rebuild, comes_back
-from cnncompress.runs.record import check_sum, read_info
+from cnncompress.runs.record import check_sum, damage, read_info
 from cnncompress.runs.renewal import renewing
-from cnncompress.runs.snapshot import snapshot
+from cnncompress.runs.snapshot import Snapshot, snapshot
 from cnncompress.terminal.console import LOG
 from cnncompress.text import first_line, plain
 
@@ -88,16 +88,22 @@ def update_run(
 ) -> list[str]:
     """Replace parts of a run in one step: the network, metrics.json, keys of run.json.
 
-    Everything else stays (hard-linked); a program of the old network goes. Returns and raises as `save_run` does.
+    Everything else stays (hard-linked); a program of the old network goes. Where `model` is the run's own program, its
+    tensors become those of the network too. Returns and raises as `save_run` does.
     """
     notes: list[str] = []
-    if model is not None:
-        check_rebuild(model, _known(model))
+    known = None if model is None else _known(model)
+    if model is not None and known is not None and known.source.kind != "program":
+        check_rebuild(model, known)
     with renewing(path, force=True) as folder, snapshot(path) as files:
         old = read_info(files)
-        if model is not None:
-            notes = _write_model(folder, model, _known(model))
-            old = {**old, **_source_info(folder, _known(model))}
+        if model is not None and known is not None:
+            if known.source.kind == "program":
+                _write_program(folder, files, model, known)
+                old = {**old, **_held_info(folder, known)}
+            else:
+                notes = _write_model(folder, model, known)
+                old = {**old, **_source_info(folder, known)}
         if metrics is not None:
             _write_json(folder / METRICS, metrics, Metrics)
         _write_json(folder / INFO, {**old, **_told(info, old), "format": FORMAT}, Info)
@@ -126,7 +132,7 @@ def save(model: nn.Module, path: str | Path, force: bool = False, source: ModelS
 
     `source` tells how to build the architecture of one that `load_model` did not load: a model name such as
     `path/file.py:factory`, or a ModelSource. By default it is the class of the network, where that can be built by its
-    name; else the network is kept as an exported program, which runs but is neither trained nor decomposed again.
+    name; else the network is kept as an exported program, which runs and trains but is not decomposed again.
     Raises as `save_run` does, and CompressError where neither can be had.
     """
     if source is not None:
@@ -183,16 +189,20 @@ def _told(info: Mapping[str, Any] | None, old: Mapping[str, Any] | None = None) 
 
 def _source_info(folder: Path, known: Provenance) -> dict[str, Any]:
     """What run.json says of the network in `folder`: how it is built, and the checksums of all that goes into it."""
-    preprocessing = dataclasses.asdict(known.preprocessing) if known.preprocessing else None
-    written = [folder / name for name in (MODEL, PROGRAM) if (folder / name).is_file()]
     code = code_of(known.source)
     return {
         "format": FORMAT,
         "source": dataclasses.asdict(known.source),
-        "preprocessing": preprocessing,
-        "sha256": {path.name: checksum(path) for path in written},
+        **_held_info(folder, known),
         "code": {str(code): checksum(code)} if code is not None else {},
     }
+
+
+def _held_info(folder: Path, known: Provenance) -> dict[str, Any]:
+    """What run.json says of the tensors in `folder`."""
+    preprocessing = dataclasses.asdict(known.preprocessing) if known.preprocessing else None
+    written = [folder / name for name in (MODEL, PROGRAM) if (folder / name).is_file()]
+    return {"preprocessing": preprocessing, "sha256": {path.name: checksum(path) for path in written}}
 
 
 def _write_json(path: Path, values: Mapping[str, Any], schema: type[Schema]) -> None:
@@ -232,6 +242,20 @@ def _write_model(folder: Path, model: nn.Module, known: Provenance) -> list[str]
     except CompressError as error:
         notes.append(f"the run needs {code}: the network cannot be stored as a program ({error})")
     return notes
+
+
+def _write_program(folder: Path, files: Snapshot, program: nn.Module, known: Provenance) -> None:
+    """Write the program of the run in `files`, and its tensors for the network, by the names that they have there.
+
+    RunError where they do not fit: tensors that only the network has stay as they are.
+    """
+    with damage(files.path, MODEL):
+        tensors = load_tensors(files.file(MODEL), f"{files.path / MODEL}")
+    own = program.state_dict(keep_vars=True)
+    if other := next((name for name, t in tensors.items() if own.get(name, t).shape != t.shape), None):
+        raise RunError(f"{files.path} is damaged: {other} is of another shape in {PROGRAM} than in {MODEL}")
+    save_tensors(folder / MODEL, {name: own.get(name, tensor) for name, tensor in tensors.items()})
+    write_program(program, _example(program, _prepared(known)), folder / PROGRAM)
 
 
 def _prepared(known: Provenance) -> Preprocessing:

@@ -83,6 +83,31 @@ def test_chains_and_the_memory_format_go_along(tmp_path):
     assert memory_format_of(program) == "channels_last"
 
 
+def test_types_follow_the_program(tmp_path):
+    """A network in half precision that computes a part in float32 is one in float32 where its program is."""
+
+    class Careful(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two = nn.Linear(4, 4), nn.Linear(4, 3)
+
+        def forward(self, x):
+            x = self.one(x.flatten(1)[:, :4])
+            return self.two(x.float().softmax(-1).to(torch.bfloat16)) + torch.ones(3, dtype=torch.bfloat16)
+
+    torch.manual_seed(0)
+    net = Careful().bfloat16().eval()
+    write_program(net, torch.randn(2, 3, 8, 8).bfloat16(), tmp_path / "network.pt2")
+    program = read_program(tmp_path / "network.pt2")
+    x = torch.randn(5, 3, 8, 8).bfloat16()
+    with torch.no_grad():
+        found, single = program(x), program.float()(x.float())
+        assert found.dtype == torch.bfloat16
+        assert torch.equal(found, net(x))
+    assert single.dtype == torch.float32
+    assert torch.allclose(single, found.float(), atol=0.05)
+
+
 def test_it_is_a_program_of_torch_export_too(odd, file):
     x = torch.randn(3, 3, 8, 8)
     with torch.no_grad():
