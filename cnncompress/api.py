@@ -16,6 +16,7 @@ from cnncompress.errors import UsageError, nearest
 from cnncompress.files.place import resolve
 from cnncompress.finetuning import FinetuneResult, FinetuneSettings
 from cnncompress.finetuning import finetune as train_in_place
+from cnncompress.names.metrics import GUIDED
 from cnncompress.network.divergence import batches, to_check
 from cnncompress.network.inputs import input_dtype, read_batch
 from cnncompress.network.layers import layers_of
@@ -60,14 +61,14 @@ def compress(
     images, _ = read_batch(images, input_dtype(model), labels=False)
     if not len(images):
         raise UsageError("there are no images to calibrate on: give some fifty or more")
-    statistics = collect_statistics(model, batches(images), "kronecker", seed=seed)
+    statistics = collect_statistics(model, batches(images), GUIDED, seed=seed)
     checked = to_check(images, profile(model, images[:1]).total_macs)
     planned = plan(
         model,
         images[:1],
         method=method,
         budget=budget,
-        metric="kronecker",
+        metric=GUIDED,
         statistics=statistics,
         layers=layers,
         skip=skip,

@@ -15,7 +15,7 @@ from cnncompress.chains.plan import LayerPlan, Plan
 from cnncompress.decompositions import get_method
 from cnncompress.errors import in_layer
 from cnncompress.maths.linalg import check_finite
-from cnncompress.metrics.metrics import CENTRED, Metric, layer_metrics, relative_error, squared_error
+from cnncompress.metrics import Metric, get_metric, layer_metrics, relative_error, squared_error
 from cnncompress.metrics.statistics import LayerStatistics
 from cnncompress.network.copying import clone
 from cnncompress.network.memory_format import to_memory_format
@@ -120,9 +120,10 @@ def fit_layer(
     chain = build_chain(layer_plan, kernels, module)
     dense = extract_groups(chain.to_dense(), spec.groups).to(weight.device)
     result = Fitted(chain, relative_error(metrics, weight, dense), kernels=kernels)
-    if metric in CENTRED:
+    kind = get_metric(metric)
+    if kind.centred:
         chain.add_to_bias(mean_error(metrics, weight.double() - dense.double()))
-    if metric == "kronecker":
+    if kind.nats:
         result.rise = squared_error(metrics, weight.double() - dense.double()) / 2
     return result
 

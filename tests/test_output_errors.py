@@ -11,7 +11,7 @@ from cnncompress.chains.compose import extract_groups
 from cnncompress.chains.modules import spec_of
 from cnncompress.chains.spec import Call, ConvSpec
 from cnncompress.fitting import fit_layer
-from cnncompress.metrics.metrics import CENTRED, layer_metrics, squared_error
+from cnncompress.metrics import get_metric, layer_metrics, squared_error
 from cnncompress.planning import Choice, plan_layer
 from cnncompress.statistics import collect_statistics
 from tests.decompositions.helpers import made_up_statistics, randn, randomize, relative
@@ -149,7 +149,7 @@ def test_constant_images_through_real_statistics(metric, value):
     layer = randomize(nn.Conv2d(3, 6, 3))
     x = torch.full((4, 3, 6, 6), value)
     found = collect_statistics(Layer(layer), [(x, torch.zeros(4).long())], metric, progress=False)["layer"]
-    centred = metric in CENTRED
+    centred = get_metric(metric).centred
     decision = plan_layer(Call(0, spec_of(layer), ((6, 6),)), Choice("channel-svd", 3), force=True, centred=centred)
     fitted = fit_layer("layer", layer, decision, metric, found)
     assert all(torch.isfinite(p).all() for p in fitted.chain.parameters())

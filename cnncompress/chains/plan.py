@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from cnncompress.errors import UsageError
-from cnncompress.terminal.words import human
-
-if TYPE_CHECKING:
-    pass
 from cnncompress.chains.spec import Chain, ConvSpec, Pair, Rank, chain_params
+from cnncompress.errors import UsageError
+from cnncompress.names.metrics import DEFAULT
+from cnncompress.terminal.words import human
 
 LISTED = 12  # layers of a plan in its repr
 
@@ -46,13 +44,13 @@ class Plan:
 
     `memory_format` is the order in memory that the whole network is put in: `contiguous`, `channels_last`, or "" for
     the one it is in. For a budget, `rises` predicts for each layer how much of the accuracy it costs (nats an image
-    under the metric kronecker), and `achieved` is the share of the network that is left, by the name of the cost.
+    under a metric in nats), and `achieved` is the share of the network that is left, by the name of the cost.
     `input_shape` [c, h, w] is that of the image it was made with, where that is known.
     """
 
     layers: dict[str, LayerPlan] = field(default_factory=dict)
     kept: dict[str, str] = field(default_factory=dict)
-    metric: str = "frobenius"
+    metric: str = DEFAULT
     memory_format: str = ""
     rises: dict[str, float] = field(default_factory=dict)
     achieved: dict[str, float] = field(default_factory=dict)

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from cnncompress.cli import frame, options
+from cnncompress.names import metrics
 from cnncompress.terminal import console
 
 
@@ -48,8 +49,8 @@ from cnncompress.terminal import console
 @click.option(
     "--metric",
     metavar="NAME",
-    help="How errors are measured: frobenius, data-covariance, kronecker, mahalanobis "
-    "[default: kronecker with a budget and images, else frobenius].",
+    help=f"How errors are measured: {', '.join(metrics.catalogue())} "
+    f"[default: {metrics.GUIDED} with a budget and images, else {metrics.DEFAULT}].",
 )
 @click.option(
     "--refine",
@@ -99,6 +100,7 @@ def command(config: Path | None, **flags: Any) -> None:
     settings = merge(DecomposeSettings, config, flags).resolved()
     for name in settings.method.split("+"):
         check_method(name.partition(":")[0])
+    metrics.entry(settings.metric)
     frame.begin(settings.model)
     if not settings.dry_run and (settings.out is not None or not is_run(settings.model)):
         check_output(settings.out or default_place(settings.model.rpartition(":")[2]), settings.force)

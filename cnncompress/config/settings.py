@@ -17,6 +17,7 @@ from cnncompress.config.parsing import (
     parse_size,
 )
 from cnncompress.errors import UsageError
+from cnncompress.names import metrics
 from cnncompress.names.methods import catalogue
 
 DEFAULT_BUDGET = Budget(macs=0.5)
@@ -125,7 +126,7 @@ class DecomposeSettings(ModelSettings):
     def uses_images(self) -> bool:
         """True where calibration images are looked at, which are then not evaluated on."""
         own = self.resolved()
-        return own.metric != "frobenius" or own.correct != "none" or own.reconstruct > 0
+        return bool(metrics.entry(own.metric or metrics.DEFAULT).needs) or own.correct != "none" or own.reconstruct > 0
 
     def _says_how_much(self) -> bool:
         """Whether a rank, a budget or a plan is given, also in the options of a method or for some layers."""
@@ -141,8 +142,8 @@ class DecomposeSettings(ModelSettings):
         """With a metric and a correction; UsageError for settings that exclude each other.
 
         With images and nothing that says how much is to be kept, the budget is `DEFAULT_BUDGET`. With a budget (or a
-        plan) and images, the metric is kronecker and chains are refitted in order; otherwise the metric is frobenius
-        and nothing is corrected.
+        plan) and images, the metric is `GUIDED` and chains are refitted in order; otherwise the metric is `DEFAULT` and
+        nothing is corrected.
         """
         if self.data is not None and not self._says_how_much():
             assumed = self.model_copy(update={"budget": DEFAULT_BUDGET})
@@ -165,6 +166,6 @@ class DecomposeSettings(ModelSettings):
             if self.correct in ("bias", "refit"):
                 raise UsageError(f"--correct {self.correct} needs images; give --data FOLDER, cifar10:ROOT or digits")
         guided = (self.searching or self.plan is not None) and self.data is not None
-        metric = self.metric or ("kronecker" if guided else "frobenius")
+        metric = self.metric or (metrics.GUIDED if guided else metrics.DEFAULT)
         correct = self.correct if self.correct != "auto" else "refit" if guided else "none"
         return self.model_copy(update={"metric": metric, "correct": correct})

@@ -26,7 +26,7 @@ from cnncompress.correction.after import After, after_of
 from cnncompress.correction.graph import Values, input_of, trace_graph, walk
 from cnncompress.correction.target import Samples, outputs_at
 from cnncompress.fitting import Fitted, finished, fit_layer
-from cnncompress.metrics.statistics import LayerStatistics
+from cnncompress.metrics import LayerStatistics, best_with
 from cnncompress.network.copying import clone
 from cnncompress.network.inputs import float_types, in_single, input_dtype, read_batch, with_types
 from cnncompress.network.layers import layers_of, refuse_in_network
@@ -82,7 +82,7 @@ class _Order:
         samples = Samples.of(gather_patches(x, spec, index), self.images)
         weight = module.weight.detach().reshape(spec.weight_shape)  # type: ignore[operator,union-attr]
         real = dataclasses.replace(samples.statistics, gradient=None if statistics is None else statistics.gradient)
-        metric = "data-covariance" if real.gradient is None else "kronecker"
+        metric = best_with({"moment"} if real.gradient is None else {"moment", "gradient"}, self.plan.metric)
         kernels = None
         for aim in _aims(after, y, spec, index, self.rounds if inputs <= NARROW else 1):
             target = samples.target(weight, spec, aim.outputs)

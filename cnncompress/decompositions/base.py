@@ -16,7 +16,7 @@ from cnncompress.decompositions.refine import refine as improve
 from cnncompress.decompositions.whitening import whiten
 from cnncompress.errors import UnsupportedLayerError, UsageError, nearest
 from cnncompress.maths.linalg import singular_values
-from cnncompress.metrics.metrics import FROBENIUS, Metric
+from cnncompress.metrics import FROBENIUS, Metric
 
 REGISTRY: dict[str, type[Decomposition]] = {}
 
@@ -188,7 +188,7 @@ class Decomposition(ABC):
         method finds by a search of its own: the best one wins.
         """
         metric = self.fitted_in(metric)
-        chain, plain = self.group_stages(spec, rank), metric is FROBENIUS
+        chain, plain = self.group_stages(spec, rank), metric.plain
         weight = weight if self.whitens else weight.double()
         if start is not None and not self.sliced:
             return improve(chain, start, weight, metric, sweeps)

@@ -15,7 +15,7 @@ from cnncompress.decompositions.base import Decomposition, register
 from cnncompress.decompositions.cp import balanced, exact_factors
 from cnncompress.errors import UsageError
 from cnncompress.maths.clustering import balanced_kmeans, check_search, nearest_divisor
-from cnncompress.metrics.metrics import Metric
+from cnncompress.metrics import Metric
 
 # Greedy rank-one fits: alternating steps at most, and the relative gain below which a fit ends.
 MAX_STEPS = 10

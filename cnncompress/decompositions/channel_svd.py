@@ -10,7 +10,7 @@ from torch import Tensor
 from cnncompress.chains.spec import Chain, ConvSpec, Rank
 from cnncompress.decompositions.base import Decomposition, register
 from cnncompress.maths.linalg import KRYLOV_MIN_SIDE, leading_eigenvectors, rank_one_scaling, truncated_svd
-from cnncompress.metrics.metrics import Metric
+from cnncompress.metrics import Metric
 
 
 class MatrixSVD(Decomposition):

@@ -15,7 +15,7 @@ from cnncompress.decompositions.refine import error_of, refine
 from cnncompress.decompositions.whitening import whiten
 from cnncompress.errors import UsageError
 from cnncompress.maths.linalg import gram, leading_eigenvectors
-from cnncompress.metrics.metrics import Metric
+from cnncompress.metrics import Metric
 
 Factors = tuple[Tensor, Tensor, Tensor]
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from cnncompress.maths.clustering import TOLERANCE, assign
-from cnncompress.metrics.metrics import Metric
+from cnncompress.metrics import Metric
 
 PROBE = 2  # steps of every start, before the best one goes on
 MAX_STEPS = 15

@@ -13,7 +13,7 @@ from cnncompress.decompositions.base import Decomposition, register
 from cnncompress.decompositions.lines import MORE, find_lines, form_of
 from cnncompress.errors import UsageError
 from cnncompress.maths.clustering import balanced_kmeans, check_search, divisors
-from cnncompress.metrics.metrics import Metric
+from cnncompress.metrics import Metric
 
 
 @register

@@ -14,7 +14,7 @@ from torch import Tensor
 from cnncompress.chains.compose import compose
 from cnncompress.chains.spec import Chain, ConvSpec, Permutation
 from cnncompress.maths.linalg import psd_root, solve_psd
-from cnncompress.metrics.metrics import Metric
+from cnncompress.metrics import Metric
 
 STEPS = 12  # conjugate gradient steps for one stage in one sweep
 ROWWISE = 128  # a last stage that takes in more channels is not solved filter by filter

@@ -13,7 +13,7 @@ from cnncompress.decompositions.base import Decomposition, register
 from cnncompress.decompositions.channel_svd import balance
 from cnncompress.errors import UsageError
 from cnncompress.maths.linalg import psd_root, rank_one_scaling, truncated_svd
-from cnncompress.metrics.metrics import Metric
+from cnncompress.metrics import Metric
 
 DIRECTIONS = ("vertical", "horizontal")
 

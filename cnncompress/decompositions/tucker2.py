@@ -14,7 +14,7 @@ from cnncompress.chains.spec import Chain, ConvSpec, Rank
 from cnncompress.decompositions.base import Decomposition, refuse_matrix, register
 from cnncompress.errors import UsageError, nearest
 from cnncompress.maths.linalg import gram, leading_eigenvectors
-from cnncompress.metrics.metrics import Metric
+from cnncompress.metrics import Metric
 
 ALGORITHMS = ("hosvd", "hooi")
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cnncompress.chains.spec import Chain, ConvSpec, Permutation
 from cnncompress.maths.linalg import psd_root, rank_one_scaling
-from cnncompress.metrics.metrics import Metric
+from cnncompress.metrics import Metric
 
 Undo = Callable[[list[Tensor]], list[Tensor]]
 

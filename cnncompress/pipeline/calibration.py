@@ -13,7 +13,8 @@ from cnncompress.chains.spec import Call
 from cnncompress.config import DecomposeSettings
 from cnncompress.data import Data, make_loader, split
 from cnncompress.errors import UsageError
-from cnncompress.metrics.statistics import LayerStatistics
+from cnncompress.metrics import LayerStatistics, Metric, get_metric
+from cnncompress.names.metrics import DEFAULT
 from cnncompress.network.device import resolve_device
 from cnncompress.pipeline.opened import Opened
 from cnncompress.statistics import collect_statistics, load_statistics, save_statistics, statistics_key
@@ -32,6 +33,11 @@ class Calibration:
     notes: list[str] = dataclasses.field(default_factory=list)
 
 
+def metric_of(settings: DecomposeSettings) -> type[Metric]:
+    """The metric of the settings; UsageError for one that is not registered."""
+    return get_metric(settings.metric or DEFAULT)
+
+
 def apart(data: Data | None, settings: DecomposeSettings) -> Data | None:
     """The data with images to calibrate on (`train`) that are never evaluated on; as they are where none are needed."""
     if data is None or not settings.uses_images:
@@ -47,7 +53,8 @@ def calibration_set(
     UsageError where there are none.
     """
     if data is None or data.train is None:
-        what = f"metric {settings.metric}" if settings.metric != "frobenius" else f"--correct {settings.correct}"
+        metric = metric_of(settings)
+        what = f"metric {metric.name}" if metric.needs else f"--correct {settings.correct}"
         raise UsageError(f"{what} needs calibration images; give --data FOLDER, cifar10:ROOT or digits")
     count = min(settings.calibration_images, len(data.train), limit or len(data.train))
     return data, data.train, np.unique(np.linspace(0, len(data.train) - 1, count).astype(int)).tolist()
@@ -75,7 +82,8 @@ def calibrate(
 
     UsageError where there are no images to calibrate on.
     """
-    if settings.metric == "frobenius":
+    metric = metric_of(settings)
+    if not metric.needs:
         return Calibration()
     data, images, indices = calibration_set(settings, data)
     layers = list(layers)
@@ -86,7 +94,7 @@ def calibrate(
         found = collect_statistics(
             opened.model,
             make_loader(images, settings.batch_size, workers=settings.workers, indices=indices),
-            settings.metric or "frobenius",
+            metric.name,
             layers=layers,
             seed=settings.seed,
             device=resolve_device(settings.device),

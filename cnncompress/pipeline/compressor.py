@@ -22,7 +22,6 @@ from cnncompress.latency.network import latency
 from cnncompress.latency.setting import TimingSetting
 from cnncompress.latency.table import LatencyTable
 from cnncompress.latency.timed import Latency
-from cnncompress.metrics.metrics import CENTRED, check_metric
 from cnncompress.network.checking import check_weights, remarks_on
 from cnncompress.network.costs import Profile
 from cnncompress.network.device import resolve_device
@@ -31,7 +30,7 @@ from cnncompress.network.evaluate import Evaluation
 from cnncompress.network.inputs import input_dtype, read_batch
 from cnncompress.network.memory_format import memory_format_of
 from cnncompress.network.standing_in import examine
-from cnncompress.pipeline.calibration import Calibration, calibrate, calibration_set, most_images
+from cnncompress.pipeline.calibration import Calibration, calibrate, calibration_set, metric_of, most_images
 from cnncompress.pipeline.formats import beside, converted, fastest, in_formats, in_words
 from cnncompress.pipeline.images import evaluate_on
 from cnncompress.pipeline.opened import Opened, count_outputs
@@ -62,7 +61,7 @@ class Compressor:
         self.cost = cost
         self.told = Calibration()
         self.notes: list[str] = []
-        check_metric(settings.metric or "frobenius")
+        self.metric = metric_of(settings)
         check_weights(opened.model)
         self._check_format(settings.memory_format or "")
         default = Choice(seeded(settings.method, settings.seed), settings.rank)
@@ -107,8 +106,8 @@ class Compressor:
                     metric = None if self.data is None else settings.metric
                     found = read_plan(settings.plan, self.calls, self.reasons, self.corrected, metric)
                 else:
-                    centred = settings.metric in CENTRED or self.corrected
-                    found = plan_by_rank(self.choices, self.calls, settings.metric or "frobenius", False, centred)
+                    centred = self.metric.centred or self.corrected
+                    found = plan_by_rank(self.choices, self.calls, self.metric.name, False, centred)
         found.memory_format = found.memory_format or self.memory_format
         self._check_format(found.memory_format)
         return with_reasons(found, self.reasons, self.calls)
@@ -193,7 +192,7 @@ class Compressor:
     @property
     def predicts_nats(self) -> bool:
         """True where the errors of a plan are nats."""
-        return self.settings.metric == "kronecker" or self.corrected
+        return self.metric.nats or self.corrected
 
     def _calibrate(self, layers: Mapping[str, object]) -> None:
         with self.phases("calibrate", f"collect the statistics of {counted(len(layers), 'layer')}"):
@@ -210,7 +209,7 @@ class Compressor:
                 opened.example(),
                 self.choices,
                 self.calls,
-                metric=settings.metric or "frobenius",
+                metric=self.metric.name,
                 statistics=self.told.statistics,
                 multiple=settings.multiple or (8 if resolve_device(settings.device).type == "cuda" else None),
                 answers=self.answers if self.corrected else None,

@@ -24,7 +24,7 @@ from cnncompress.network.device import resolve_device
 from cnncompress.network.evaluate import Evaluation, paired_error
 from cnncompress.network.profile import profile
 from cnncompress.network.provenance import Provenance, attach, provenance
-from cnncompress.pipeline.calibration import apart, cache_file
+from cnncompress.pipeline.calibration import apart, cache_file, metric_of
 from cnncompress.pipeline.compressor import Compressor
 from cnncompress.pipeline.images import held_out, open_data
 from cnncompress.pipeline.opened import Opened, count_outputs, need_layers, open_model
@@ -60,7 +60,7 @@ def default_out(settings: DecomposeSettings, opened_name: str) -> Path:
 
 def expected_steps(settings: DecomposeSettings) -> list[str]:
     """The parts of the work that are announced, in order."""
-    images, guided = settings.data is not None, settings.metric != "frobenius"
+    images, guided = settings.data is not None, bool(metric_of(settings).needs)
     planning = ["calibrate"] * guided + ["candidates"]
     by_latency = settings.budget is not None and settings.budget.latency is not None
     if settings.max_drop is not None:
@@ -88,7 +88,8 @@ def labels_for(settings: DecomposeSettings) -> str:
     """What labels are needed for, in words; empty where images alone will do."""
     if settings.max_drop is not None:
         return "--max-drop"
-    return "the metric mahalanobis" if settings.metric == "mahalanobis" else ""
+    metric = metric_of(settings)
+    return f"the metric {metric.name}" if metric.labelled() else ""
 
 
 def _decompose(settings: DecomposeSettings, command: list[str], held: ExitStack) -> Decomposed:
@@ -180,7 +181,7 @@ def hint(settings: DecomposeSettings) -> str:
         )
     if settings.assumes_budget:
         return f"planned for {settings.budget}, as nothing was asked for; --budget, --max-drop or --rank say how much"
-    if settings.correct == "none" and settings.metric == "frobenius":
+    if settings.correct == "none" and not metric_of(settings).needs:
         return "fitted to the weights alone, the images only measured it; --correct refit makes use of them too"
     return ""
 
@@ -276,7 +277,8 @@ def describe(opened: Opened, settings: DecomposeSettings) -> str:
     words = [name, settings.method]
     if settings.per_layer or not fixed:
         words.append("per layer" if settings.per_layer else f"rank {shown}")
-    return " ".join(words if settings.metric == "frobenius" else [*words, str(settings.metric)])
+    metric = metric_of(settings)
+    return " ".join([*words, metric.name] if metric.needs else words)
 
 
 def run_info(settings: DecomposeSettings, opened: Opened, data: Data | None, command: list[str]) -> dict[str, Any]:

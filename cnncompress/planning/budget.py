@@ -16,8 +16,9 @@ from cnncompress.errors import UnreachableError, UsageError
 from cnncompress.fitting import fit_layer
 from cnncompress.latency.table import LatencyTable
 from cnncompress.maths.linalg import check_finite
-from cnncompress.metrics.metrics import CENTRED, layer_metrics
+from cnncompress.metrics import get_metric, layer_metrics
 from cnncompress.metrics.statistics import LayerStatistics
+from cnncompress.names.metrics import DEFAULT
 from cnncompress.network.copying import clone
 from cnncompress.network.divergence import Answers
 from cnncompress.network.profile import profile
@@ -64,7 +65,7 @@ class Planner:
         choices: Mapping[str, Choice],
         calls: Mapping[str, Call],
         *,
-        metric: str = "frobenius",
+        metric: str = DEFAULT,
         statistics: Mapping[str, LayerStatistics] | None = None,
         multiple: int | None = None,
         answers: Answers | None = None,
@@ -86,7 +87,7 @@ class Planner:
         self.references = dict(self.totals)
         if reference_ms is not None:
             self.references["latency"] = reference_ms
-        centred = metric in CENTRED or answers is not None
+        centred = get_metric(metric).centred or answers is not None
         for name in self._bar(choices, "candidates"):
             module, call = model.get_submodule(name), calls[name]
             weight = module.weight.detach().cpu().reshape(call.spec.weight_shape)  # type: ignore[operator,union-attr]
@@ -223,7 +224,7 @@ class Planner:
         telling = {n: kl for n, kl in measured.items() if max(kl, errors[n]) > NOTHING}
         ratios = {n: max(kl, NOTHING) / max(errors[n], NOTHING) for n, kl in telling.items()}
         usual = float(np.median(list(ratios.values()))) if ratios else 1.0
-        trust = TRUST if self.metric == "kronecker" else 1.0
+        trust = TRUST if get_metric(self.metric).nats else 1.0
         changed = False
         for layer in self.layers:
             off = ratios.get(layer.name, usual) / usual

@@ -15,7 +15,7 @@ from cnncompress.chains.spec import Call, ConvSpec, Rank
 from cnncompress.decompositions import Decomposition
 from cnncompress.errors import in_layer
 from cnncompress.latency.table import LatencyTable
-from cnncompress.metrics.metrics import Metric, squared_error
+from cnncompress.metrics import Metric, squared_error
 from cnncompress.planning.rules import Choice, RankRequest, choose_method, rank_for
 
 AUTO = ("spatial-svd", "spatial-svd:first=horizontal", "channel-svd", "cp", "svd")  # whose errors are soon known
@@ -28,7 +28,7 @@ STEPS = 24  # ranks of a geometric grid
 class Family:
     """One method for one layer: the ranks that make it cheaper, and the error at each.
 
-    Errors are in nats under the metric kronecker, otherwise squared and relative to the layer.
+    Errors are in nats where the metric's are, otherwise squared and relative to the layer.
     """
 
     method: Decomposition
@@ -124,8 +124,7 @@ def make_layer(
     """
     spec, families = call.spec, []
     refused, dear = [], []
-    in_nats = metrics[0].name == "kronecker"
-    scale = 0.5 if in_nats else 1 / (squared_error(metrics, weight.double()) or 1.0)
+    scale = 0.5 if metrics[0].nats else 1 / (squared_error(metrics, weight.double()) or 1.0)
     for text in methods:
         method, fixed = choose_method(text, spec)
         reason = method.refuse(spec)

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from cnncompress.chains.plan import Budget, LayerPlan, Plan
 from cnncompress.chains.spec import Call, ConvSpec
 from cnncompress.latency.table import LatencyTable
-from cnncompress.metrics.metrics import CENTRED, check_metric
+from cnncompress.metrics import get_metric
 from cnncompress.metrics.statistics import LayerStatistics
 from cnncompress.models.classes import class_source
+from cnncompress.names.metrics import DEFAULT
 from cnncompress.network.costs import Profile
 from cnncompress.network.divergence import Answers
 from cnncompress.network.layers import layers_of, refuse_in_network
@@ -39,7 +40,7 @@ def plan(
     method: str = "auto",
     rank: RankRequest = 0.25,
     budget: Budget | None = None,
-    metric: str = "frobenius",
+    metric: str = DEFAULT,
     statistics: Mapping[str, LayerStatistics] | None = None,
     layers: Sequence[str] = (),
     skip: Sequence[str] = (),
@@ -66,7 +67,7 @@ def plan(
 
     Raises UsageError for requests that make no sense, and for a budget that no plan meets.
     """
-    check_metric(metric)
+    get_metric(metric)
     _warn_unless_built_by_name(model)
     calls = examine(model, example_input)
     choices, reasons = choices_of(model, calls, Choice(method, rank), per_layer or {}, layers, skip)
@@ -152,9 +153,9 @@ def plan_by_rank(
     choices: Mapping[str, Choice], calls: Mapping[str, Call], metric: str, force: bool, corrected: bool
 ) -> Plan:
     """Every layer at the rank asked for; chains whose outputs are to be `corrected` have a bias."""
-    result = Plan(metric=metric)
+    result, centred = Plan(metric=metric), corrected or get_metric(metric).centred
     for name, choice in choices.items():
-        decision = plan_layer(calls[name], choice, force, corrected or metric in CENTRED)
+        decision = plan_layer(calls[name], choice, force, centred)
         if isinstance(decision, LayerPlan):
             result.layers[name] = decision
         else:

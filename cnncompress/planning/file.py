@@ -15,7 +15,8 @@ from cnncompress.decompositions import get_method
 from cnncompress.errors import CompressError, UsageError, nearest
 from cnncompress.files.reading import MalformedError, read_json
 from cnncompress.files.schemas import PlanFile
-from cnncompress.metrics.metrics import CENTRED, check_metric
+from cnncompress.metrics import get_metric
+from cnncompress.names.metrics import DEFAULT
 from cnncompress.planning.rules import Choice, plan_layer
 from cnncompress.text import first_line
 
@@ -35,8 +36,8 @@ def read_plan(
     except MalformedError as error:
         raise UsageError(f"{path} is not a plan, as a run's plan.json is: it {error}") from None
     layers, kept = values["layers"], values.get("kept", {})
-    metric = metric or values.get("metric", "frobenius")
-    check_metric(metric)
+    metric = metric or values.get("metric", DEFAULT)
+    centred = corrected or get_metric(metric).centred
     plan = Plan(metric=metric, memory_format=values.get("memory_format", ""))
     for name, entry in layers.items():
         if name not in calls:
@@ -44,7 +45,7 @@ def read_plan(
         if name in reasons:
             raise UsageError(f"{path}: {name} cannot change: {reasons[name]}")
         try:
-            plan.layers[name] = _layer(calls[name], entry, corrected or metric in CENTRED)
+            plan.layers[name] = _layer(calls[name], entry, centred)
         except CompressError as error:
             raise UsageError(f"{path}: {name}: {error}") from None
         except (ValueError, TypeError, KeyError, AttributeError) as error:

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cnncompress.errors import CompressError, DataError, UsageError, nearest
-from cnncompress.metrics.statistics import LayerStatistics
+from cnncompress.metrics import LayerStatistics
+from cnncompress.names.metrics import OF_INPUTS
 from cnncompress.network.device import resolve_device
 from cnncompress.network.evaluate import check_labels
 from cnncompress.network.inputs import in_single, input_dtype, read_batch
@@ -21,14 +22,9 @@ from cnncompress.network.patches import image_seeds
 from cnncompress.network.run import forward, inference, run
 from cnncompress.statistics.layers import LayerSums
 from cnncompress.statistics.moments import everyone, processes
+from cnncompress.statistics.wanted import Wanted, instead_of
 from cnncompress.terminal.console import bar
 
-NEEDS: dict[str, set[str]] = {
-    "frobenius": set(),
-    "data-covariance": {"moment"},
-    "kronecker": {"moment", "gradient"},
-    "mahalanobis": {"sensitivity"},
-}
 # Positions an image. Measured by top-1 after channel-svd under data covariance, without any fine-tuning (ResNet-20 on
 # CIFAR-10, 1000 images, half the MACs; SqueezeNet 1.0 on ImageNet, 31 images, two thirds): 8 positions give 61.3 to
 # 62.4 and 44.5 to 46.1 %, 32 give 63.2 to 63.5 and 50.7 to 53.6 % (two seeds), 128 give 62.6 and 53.6 %. More takes two
@@ -42,7 +38,7 @@ PIXELS = 2**19  # images go through the network in parts of so many pixels, what
 def collect_statistics(
     model: nn.Module,
     loader: Iterable[Any],
-    metric: str | Iterable[str] = "data-covariance",
+    metric: str | Iterable[str] = OF_INPUTS,
     *,
     layers: Iterable[str] | None = None,
     positions: int | None = POSITIONS,
@@ -53,10 +49,10 @@ def collect_statistics(
 ) -> dict[str, LayerStatistics]:
     """What the metrics named by `metric` need to know about each Conv2d and Linear that the network calls.
 
-    `loader` gives batches of images as `inputs.read_batch` takes them; labels are used by `mahalanobis` only. The
-    network, or a copy in float32 of one in half precision, runs in eval mode on `device`, where the network stays, and
-    is otherwise left as it was. `layers` are names as in `factored.layers_of`, by default all; those that cannot be
-    swapped or are never called are left out.
+    `loader` gives batches of images as `inputs.read_batch` takes them; only some metrics use labels. The network, or a
+    copy in float32 of one in half precision, runs in eval mode on `device`, where the network stays, and is otherwise
+    left as it was. `layers` are names as in `network.layers.layers_of`, by default all; those that cannot be swapped or
+    are never called are left out.
 
     `positions` patches are looked at in each image and call of a layer (None: all); which ones depends on `seed` and
     the image's pixels alone. `images` limits the number of images. With torch.distributed set up, each process gives
@@ -65,18 +61,19 @@ def collect_statistics(
     Raises UsageError for unknown names, numbers below 1 and missing labels, DataError where there are no images or a
     label is not a class, CompressError for activations that are not finite and networks that cannot be run.
     """
-    needs = _needs(metric)
+    wanted = Wanted.by(metric)
     chosen = _select(model, layers)
     for what, number in (("positions", positions), ("images", images)):
         if number is not None and number < 1:
             raise UsageError(f"the number of calibration {what} must be at least 1, not {number}")
     device = resolve_device(device)
-    if not needs or not chosen:
+    if not wanted.needs or not chosen:
         return {}
     model.to(device)
     if (precise := in_single(model)) is not model:
         model, chosen = precise, _select(precise, chosen)
-    collector = _Collector(model, {n: LayerSums(n, m, needs) for n, m in chosen.items()}, needs, positions, seed)
+    sums = {n: LayerSums(n, m, wanted.needs) for n, m in chosen.items()}
+    collector = _Collector(model, sums, wanted, positions, seed)
     error = None
     try:
         collector.run(loader, _share(images), progress)
@@ -93,16 +90,18 @@ def collect_statistics(
     called = set().union(*(r[3] for r in reports))
     wrong = min(WRONG_CLASSES, classes - 1)
     found = {name: sums.result(total, wrong) for name, sums in collector.sums.items() if name in called}
-    if "gradient" in needs:
-        _finish_gradients(found, collector.meaning, [r[4] for r in reports])
+    if "gradient" in wanted:
+        _finish_gradients(found, collector.meaning, [r[4] for r in reports], wanted.asker("gradient"))
     return found
 
 
-def _finish_gradients(found: dict[str, LayerStatistics], meaning: Meaning, sums: list[list[float]]) -> None:
+def _finish_gradients(
+    found: dict[str, LayerStatistics], meaning: Meaning, sums: list[list[float]], metric: str
+) -> None:
     """Have the gradients be those of answers in units of their spread, where they are numbers.
 
     `sums` has the number of the answers, their sum and their sum of squares for each process. CompressError where all
-    gradients are zero.
+    gradients are zero: `metric` needs them.
     """
     count, total, squares = (sum(values) for values in zip(*sums, strict=True))
     variance = squares / count - (total / count) ** 2 if count else 0.0
@@ -112,17 +111,9 @@ def _finish_gradients(found: dict[str, LayerStatistics], meaning: Meaning, sums:
         gradient.mul_(scale)
     if gradients and not any(bool(gradient.any()) for gradient in gradients):
         raise CompressError(
-            "the metric kronecker says nothing about this network: the gradients of its answers are all zero; "
-            "give --metric data-covariance"
+            f"the metric {metric} says nothing about this network: the gradients of its answers are all zero; "
+            f"give --metric {instead_of('gradient')}"
         )
-
-
-def _needs(metric: str | Iterable[str]) -> set[str]:
-    names = [metric] if isinstance(metric, str) else list(metric)
-    for name in names:
-        if name not in NEEDS:
-            raise UsageError(f"unknown metric '{name}' (known: {', '.join(NEEDS)}){nearest(name, NEEDS)}")
-    return set().union(*(NEEDS[name] for name in names))
 
 
 def _select(model: nn.Module, names: Iterable[str] | None) -> dict[str, nn.Conv2d | nn.Linear]:
@@ -143,9 +134,9 @@ class _Collector:
     """Watches the layers of a network and fills their sums."""
 
     def __init__(
-        self, model: nn.Module, sums: dict[str, LayerSums], needs: set[str], positions: int | None, seed: int
+        self, model: nn.Module, sums: dict[str, LayerSums], wanted: Wanted, positions: int | None, seed: int
     ) -> None:
-        self.model, self.sums, self.needs, self.positions, self.seed = model, sums, needs, positions, seed
+        self.model, self.sums, self.wanted, self.positions, self.seed = model, sums, wanted, positions, seed
         self.seeds: list[int] = []  # of the images whose layer inputs are wanted
         self.calls: dict[str, int] = {}
         self.images = self.classes = 0
@@ -159,12 +150,13 @@ class _Collector:
             if limit == 0:
                 return
             for batch in loader:
-                images, labels = read_batch(batch, input_dtype(self.model), labels="sensitivity" in self.needs)
-                if labels is None and "sensitivity" in self.needs:
-                    raise UsageError("the metric mahalanobis needs labelled images; give them, or take kronecker")
+                images, labels = read_batch(batch, input_dtype(self.model), labels="sensitivity" in self.wanted)
+                if labels is None and "sensitivity" in self.wanted:
+                    metric, other = self.wanted.asker("sensitivity"), instead_of("sensitivity")
+                    raise UsageError(f"the metric {metric} needs labelled images; give them, or take {other}")
                 images = images[: None if limit is None else limit - self.images]
                 if len(images):
-                    if not self.images and "gradient" in self.needs:
+                    if not self.images and "gradient" in self.wanted:
                         self.meaning = meaning_of(self.model, images[:1].to(self.device))
                     part = max(1, PIXELS // max(1, images[0, 0].numel()))
                     for start in range(0, len(images), part):
@@ -177,21 +169,21 @@ class _Collector:
     def _add(self, images: Tensor, labels: Tensor | None) -> None:
         seeds = image_seeds(images, self.seed)
         images = images.detach().to(self.device)
-        if "moment" in self.needs:
+        if "moment" in self.wanted:
             self.seeds, self.calls = seeds, {}
-            if "gradient" in self.needs:
+            if "gradient" in self.wanted:
                 self._backward(images, seeds)
             else:
                 run(self.model, images)
             self.seeds = []
-        if labels is not None and "sensitivity" in self.needs:
+        if labels is not None and "sensitivity" in self.wanted:
             for i in range(len(images)):
                 self._add_sensitivity(images[i : i + 1], labels[i : i + 1])
         self.images += len(images)
 
     def _scores(self, images: Tensor) -> Tensor:
         scores = forward(self.model, images)
-        if "sensitivity" in self.needs and scores.dim() != 2:
+        if "sensitivity" in self.wanted and scores.dim() != 2:
             raise CompressError(f"the network returns logits of shape {tuple(scores.shape)}, not [images, classes]")
         if scores.isnan().any():
             raise CompressError("the network's outputs are not finite; check the images and the weights")
@@ -220,7 +212,8 @@ class _Collector:
                 scores = self._scores(image)[0]
                 check_labels(label, self.classes)
                 if self.classes < 2:
-                    raise CompressError("the metric mahalanobis needs a network of two classes or more")
+                    metric = self.wanted.asker("sensitivity")
+                    raise CompressError(f"the metric {metric} needs a network of two classes or more")
                 wrong = scores.detach().clone()
                 wrong[label] = -torch.inf
                 for target in wrong.topk(min(WRONG_CLASSES, self.classes - 1)).indices:
@@ -261,24 +254,24 @@ class _Collector:
                 return None
             call = self.calls[sums.name] = self.calls.get(sums.name, -1) + 1
             sums.add_inputs(x, self.seeds, call, self.positions)
-            return _watch(sums, output) if "gradient" in self.needs else None
+            return self._watch(sums, output) if "gradient" in self.wanted else None
 
         return hook
 
-
-def _watch(sums: LayerSums, output: Tensor) -> Tensor:
-    """Have the gradient at the output of a layer taken in."""
-    if not torch.is_grad_enabled():
-        raise CompressError(
-            f"the network runs layer {sums.name} without gradients, which the metric kronecker needs: "
-            "take the metric data-covariance, or no torch.no_grad in its forward pass"
-        )
-    if not output.requires_grad:  # its input does not depend on the image
-        output.requires_grad_()
-    if output.is_leaf or output._is_view():  # a later in-place operation would fail, or lose the gradient
-        output = output.clone()
-    output.register_hook(sums.add_gradient)
-    return output
+    def _watch(self, sums: LayerSums, output: Tensor) -> Tensor:
+        """Have the gradient at the output of a layer taken in."""
+        if not torch.is_grad_enabled():
+            raise CompressError(
+                f"the network runs layer {sums.name} without gradients, which the metric "
+                f"{self.wanted.asker('gradient')} needs: take the metric {instead_of('gradient')}, or no torch.no_grad "
+                "in its forward pass"
+            )
+        if not output.requires_grad:  # its input does not depend on the image
+            output.requires_grad_()
+        if output.is_leaf or output._is_view():  # a later in-place operation would fail, or lose the gradient
+            output = output.clone()
+        output.register_hook(sums.add_gradient)
+        return output
 
 
 @contextmanager

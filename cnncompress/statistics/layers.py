@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Collection
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +21,7 @@ BLOCK = 2048  # patches gathered at once
 class LayerSums:
     """What one layer has met so far, in this process. `needs`: some of moment, gradient, sensitivity."""
 
-    def __init__(self, name: str, module: nn.Conv2d | nn.Linear, needs: set[str]) -> None:
+    def __init__(self, name: str, module: nn.Conv2d | nn.Linear, needs: Collection[str]) -> None:
         self.name, self.module, self.spec = name, module, spec_of(module)
         self.key = zlib.crc32(name.encode())
         self.called = False

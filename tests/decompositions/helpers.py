@@ -10,7 +10,7 @@ from cnncompress.chains.modules import FactoredLayer, spec_of
 from cnncompress.chains.plan import LayerPlan, Plan
 from cnncompress.chains.spec import Call, ConvSpec
 from cnncompress.decompositions import get_method
-from cnncompress.metrics.metrics import METRICS
+from cnncompress.metrics import REGISTRY
 from cnncompress.metrics.statistics import LayerStatistics
 from cnncompress.network.copying import clone
 from cnncompress.network.layers import layers_of
@@ -18,7 +18,7 @@ from cnncompress.network.swap import apply_plan, build_chain
 from cnncompress.planning import Choice, plan, plan_layer
 
 SIZE = (12, 13)
-METRIC_NAMES = list(METRICS)
+METRIC_NAMES = list(REGISTRY)
 
 
 def generator(seed: int = 0) -> torch.Generator:

@@ -15,7 +15,7 @@ from cnncompress.chains.spec import ConvSpec
 from cnncompress.decompositions import cp, get_method
 from cnncompress.decompositions.cp import CP, balanced, exact_factors, fit_factors
 from cnncompress.errors import UsageError
-from cnncompress.metrics.metrics import layer_metrics, squared_error
+from cnncompress.metrics import layer_metrics, squared_error
 from tests.decompositions.helpers import made_up_statistics, randn, relative
 from tests.orders import never_rises
 

@@ -10,7 +10,7 @@ from cnncompress.chains.compose import compose, extract_groups
 from cnncompress.chains.spec import ConvSpec
 from cnncompress.decompositions import REGISTRY, get_method
 from cnncompress.errors import UsageError
-from cnncompress.metrics.metrics import FROBENIUS, Metric, Moment, layer_metrics, squared_error
+from cnncompress.metrics import FROBENIUS, Metric, Moment, layer_metrics, squared_error
 from cnncompress.metrics.statistics import LayerStatistics
 from cnncompress.planning import choose_method
 from tests.decompositions.helpers import METRIC_NAMES, made_up_statistics, randn, relative
@@ -115,7 +115,7 @@ def test_inputs_without_variance(variant, with_gamma):
         F, n = spec.out_channels, spec.weights // spec.out_channels
         weight, ranks = randn(*spec.weight_shape), ranks_of(method, spec)
         sigma, gamma = singular(n, 3, seed=1), singular(F, F, seed=2) if with_gamma else None
-        metrics = [Metric("made up", Moment(sigma), gamma, mean=randn(n))]
+        metrics = [Metric(Moment(sigma), gamma, mean=randn(n))]
         matrix = weight.flatten(1)
         outputs = matrix @ sigma @ matrix.mT
         total = float((outputs if gamma is None else gamma @ outputs).trace())

@@ -9,7 +9,7 @@ import torch
 
 from cnncompress.chains.spec import ConvSpec
 from cnncompress.decompositions.lines import Quadratic, Weighted, descend, find_lines, form_of, unit
-from cnncompress.metrics.metrics import FROBENIUS, Metric, Moment, layer_metrics
+from cnncompress.metrics import FROBENIUS, Metric, Moment, layer_metrics
 from tests.decompositions.helpers import made_up_statistics, randn
 from tests.orders import never_rises
 

@@ -11,7 +11,7 @@ from cnncompress.chains.spec import ConvSpec, Permutation, chain_macs, chain_par
 from cnncompress.decompositions import get_method
 from cnncompress.decompositions.refine import error_of, refine
 from cnncompress.errors import UsageError
-from cnncompress.metrics.metrics import layer_metrics
+from cnncompress.metrics import layer_metrics
 from tests.decompositions.helpers import (
     METRIC_NAMES,
     decide,

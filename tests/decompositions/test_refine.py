@@ -11,7 +11,7 @@ from cnncompress.chains.spec import ConvSpec, Permutation
 from cnncompress.decompositions import get_method
 from cnncompress.decompositions import refine as refine_module
 from cnncompress.decompositions.refine import error_of, improve_stage, products, refine, refit_last
-from cnncompress.metrics.metrics import METRICS, Metric, layer_metrics
+from cnncompress.metrics import REGISTRY, Metric, layer_metrics
 from tests.decompositions.helpers import generator, made_up_statistics, randn
 from tests.orders import never_rises
 
@@ -66,7 +66,7 @@ def least_error(chain, kernels, i: int, weight, metric) -> float:
     return float(np.sum((design @ solution - target) ** 2))
 
 
-@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("metric", REGISTRY)
 @pytest.mark.parametrize("name", CHAINS)
 def test_the_last_stage_is_the_least_squares_solution(monkeypatch, name, metric):
     monkeypatch.setattr(refine_module, "STEPS", 300)  # for groups that the second moment of the gradients ties together
@@ -78,7 +78,7 @@ def test_the_last_stage_is_the_least_squares_solution(monkeypatch, name, metric)
     assert error_of(chain, found, weight, form) == pytest.approx(best, rel=1e-7)
 
 
-@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("metric", REGISTRY)
 @pytest.mark.parametrize("name", CHAINS)
 def test_every_stage_goes_down_to_its_optimum(monkeypatch, name, metric):
     chain, kernels, weight, form = setting(name, metric)
@@ -91,7 +91,7 @@ def test_every_stage_goes_down_to_its_optimum(monkeypatch, name, metric):
         assert errors[-1] == pytest.approx(least_error(chain, kernels, i, weight, form), rel=1e-7)
 
 
-@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("metric", REGISTRY)
 @pytest.mark.parametrize("name", CHAINS)
 def test_sweeps_never_raise_the_error_and_no_sweep_changes_nothing(name, metric):
     chain, kernels, weight, form = setting(name, metric)

@@ -9,8 +9,8 @@ from cnncompress.chains.compose import compose
 from cnncompress.chains.spec import ConvSpec, Permutation
 from cnncompress.decompositions import REGISTRY, get_method
 from cnncompress.decompositions.whitening import whiten
-from cnncompress.metrics.metrics import METRICS, Metric, Moment, layer_metrics
-from tests.decompositions.helpers import generator, made_up_statistics, randn, relative
+from cnncompress.metrics import Metric, Moment, layer_metrics
+from tests.decompositions.helpers import METRIC_NAMES, generator, made_up_statistics, randn, relative
 
 SPEC = ConvSpec(6, 8, (3, 3))
 # every kind of chain: dense, depthwise and grouped stages, with and without permutations at either end
@@ -43,7 +43,7 @@ def random_kernels(chain):
     ]
 
 
-@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("metric", METRIC_NAMES)
 @pytest.mark.parametrize("name", CHAINS)
 def test_undo_is_the_inverse_of_the_scaling_for_any_kernels(name, metric):
     chain = chain_of(name)
@@ -56,7 +56,7 @@ def test_undo_is_the_inverse_of_the_scaling_for_any_kernels(name, metric):
     assert (metric == "frobenius") == (relative(compose(chain, undone), compose(chain, kernels)) < 1e-6)
 
 
-@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("metric", METRIC_NAMES)
 @pytest.mark.parametrize("method", [m for m in sorted(REGISTRY) if REGISTRY[m].exact and not REGISTRY[m].whitens])
 @pytest.mark.parametrize("options", [{}, {"G": 3, "H": 2}])
 def test_an_exact_fit_of_the_scaled_weight_is_the_weight(method, options, metric):

@@ -13,12 +13,12 @@ from cnncompress.chains.spec import Call, ConvSpec
 from cnncompress.decompositions import get_method
 from cnncompress.errors import CompressError, UsageError
 from cnncompress.fitting import fit_layer
-from cnncompress.metrics.metrics import (
-    CENTRED,
+from cnncompress.metrics import (
     FROBENIUS,
-    METRICS,
+    REGISTRY,
     Metric,
     Moment,
+    get_metric,
     layer_metrics,
     relative_error,
     squared_error,
@@ -72,9 +72,9 @@ def test_halfway_to_the_frobenius_norm():
     gamma = randn(4, 4, seed=2)
     gamma = gamma @ gamma.mT
     for moment in (dense, sampled):
-        plain = Metric("x", moment, gamma).squared_error(delta)
+        plain = Metric(moment, gamma).squared_error(delta)
         expected = plain + float(level * (gamma * (delta @ delta.mT)).sum())
-        assert Metric("x", moment, gamma).halfway().squared_error(delta) == pytest.approx(expected)
+        assert Metric(moment, gamma).halfway().squared_error(delta) == pytest.approx(expected)
     assert FROBENIUS.halfway() is FROBENIUS
     silent = Moment(torch.zeros(12, 12)).halfway()
     torch.testing.assert_close(silent.dense, torch.eye(12, dtype=torch.float64))
@@ -163,7 +163,7 @@ def test_mahalanobis_form_and_scaling():
     torch.testing.assert_close(metric.apply(delta.flatten(1)), (alpha.square() * delta).flatten(1))
 
 
-@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("name", REGISTRY)
 def test_apply_is_half_the_gradient_and_groups_add_up(name):
     spec = ConvSpec(4, 6, (3, 2), groups=2)
     metrics = layer_metrics(name, spec, made_up_statistics(spec))
@@ -191,7 +191,7 @@ def test_relative_error_where_something_vanishes():
 # --- requests that cannot be met ---
 
 
-@pytest.mark.parametrize("name", [m for m in METRICS if m != "frobenius"])
+@pytest.mark.parametrize("name", [m for m in REGISTRY if m != "frobenius"])
 def test_a_metric_without_what_it_needs_is_one_line(name):
     with pytest.raises(UsageError, match=f"metric {name} needs calibration images"):
         layer_metrics(name, CONV, None)
@@ -208,13 +208,13 @@ def test_unknown_metric():
         layer_metrics("cronecker", CONV, None)
 
 
-@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("name", REGISTRY)
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_weights_that_are_not_finite_are_one_line(name, bad):
     layer = randomize(nn.Conv2d(3, 7, 2))
     with torch.no_grad():
         layer.weight[2, 1, 0, 0] = bad
-    centred = name in CENTRED
+    centred = get_metric(name).centred
     decision = plan_layer(Call(0, spec_of(layer), ((5, 5),)), Choice("channel-svd", 2), force=True, centred=centred)
     with pytest.raises(CompressError, match="layer: the weight holds NaN") as caught:
         fit_layer("layer", layer, decision, name, made_up_statistics(CONV))

@@ -8,7 +8,7 @@ import torch
 from cnncompress.chains.compose import compose, extract_groups
 from cnncompress.chains.spec import Call, ConvSpec
 from cnncompress.decompositions import get_method
-from cnncompress.metrics.metrics import METRICS, layer_metrics, squared_error
+from cnncompress.metrics import REGISTRY, layer_metrics, squared_error
 from cnncompress.planning.candidates import AUTO, STEPS, Family, make_layer, ranks_of, spread, usual_multiple
 from tests.decompositions.helpers import made_up_statistics, randn
 
@@ -75,7 +75,7 @@ def test_a_centred_metric_gives_every_chain_a_bias():
     assert centred[1].plan.spec == spec
 
 
-@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("metric", REGISTRY)
 @pytest.mark.parametrize("groups", [1, 2])
 def test_errors_are_relative_or_in_nats(metric, groups):
     spec = SPEC.replace(groups=groups)

@@ -1,0 +1,124 @@
+"""What a metric is: the quadratic form in which the error of an approximation is measured.
+
+A metric belongs to one group of a layer. An error Δ is seen as a matrix [F, n] with n = C·kh·kw inputs a position, in
+the order of `weight.flatten(1)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from cnncompress.chains.spec import ConvSpec
+from cnncompress.maths.linalg import psd_root
+from cnncompress.metrics.moment import Moment, square_sum
+from cnncompress.metrics.statistics import LayerStatistics
+
+Statistic = Literal["moment", "gradient", "sensitivity"]  # fields of `LayerStatistics`
+LABELLED: tuple[Statistic, ...] = ("sensitivity",)  # what only labelled images tell
+
+REGISTRY: dict[str, type[Metric]] = {}
+
+
+def register(cls: type[Metric]) -> type[Metric]:
+    """Class decorator: make a metric known by its name."""
+    REGISTRY[cls.name] = cls
+    return cls
+
+
+@dataclass(frozen=True)
+class Metric:
+    """The squared length of an error: ‖Δ‖²_F, tr(Γ Δ Σ Δᵀ) or Σ_p (α_p Δ_p)², by what is there.
+
+    `sigma` is Σ [n, n], `gamma` Γ [F, F], `alpha` [F, n]. `mean` [n] is the mean input: what an error does to the mean
+    output, Δ · mean, is taken back by the bias and does not count.
+
+    A subclass says what it `needs` from images and makes the metrics of a layer's groups from that (`of`). It is
+    `centred` where it gives them the mean input. It is in `nats` where half of the form estimates the rise of the loss
+    in nats an image.
+    """
+
+    name: ClassVar[str] = ""
+    source: ClassVar[str] = ""
+    needs: ClassVar[tuple[Statistic, ...]] = ()
+    centred: ClassVar[bool] = False
+    nats: ClassVar[bool] = False
+
+    sigma: Moment | None = None
+    gamma: Tensor | None = None
+    alpha: Tensor | None = None
+    mean: Tensor | None = None
+
+    # --- to be written by a metric ---
+
+    @classmethod
+    def of(cls, spec: ConvSpec, statistics: LayerStatistics) -> list[Metric]:
+        """The metric of each group of a layer; CompressError where the statistics lack what it needs."""
+        raise NotImplementedError(f"the metric {cls.name} does not say what it is for a layer")
+
+    # --- the same for all ---
+
+    @classmethod
+    def labelled(cls) -> bool:
+        """True where it needs the labels of the images."""
+        return any(statistic in LABELLED for statistic in cls.needs)
+
+    @property
+    def plain(self) -> bool:
+        """True for the Frobenius norm."""
+        return self.sigma is None and self.gamma is None and self.alpha is None
+
+    @cached_property
+    def left_root(self) -> Tensor | None:
+        """Lower triangular L [F, F] with L·Lᵀ = Γ, or None without Γ."""
+        return None if self.gamma is None else psd_root(self.gamma.double())
+
+    def halfway(self) -> Metric:
+        """The sum of the metric and, at equal scale, the one with a Frobenius norm in the place of Σ."""
+        return self if self.sigma is None else replace(self, sigma=self.sigma.halfway())
+
+    def reordered(self, index: Tensor) -> Metric:
+        """The metric of a layer whose inputs come in the order `index` [n]."""
+        sigma = None if self.sigma is None else self.sigma.reordered(index)
+        alpha, mean = (None if t is None else t[..., index] for t in (self.alpha, self.mean))
+        return replace(self, sigma=sigma, alpha=alpha, mean=mean)
+
+    def apply(self, delta: Tensor) -> Tensor:
+        """Half the gradient of the form at Δ [F, n]."""
+        if self.alpha is not None:
+            return self.alpha.square().to(delta.dtype) * delta
+        out = delta if self.sigma is None else self.sigma.times(delta)
+        return out if self.gamma is None else self.gamma.to(out.dtype) @ out
+
+    def gram(self, first: Tensor, second: Tensor | None = None) -> Tensor:
+        """`first · Σ · secondᵀ` for rows [m, n], in float64."""
+        if self.sigma is not None:
+            return self.sigma.gram(first, second)
+        return (first @ (first if second is None else second).mT).double()
+
+    def squared_error(self, delta: Tensor) -> float:
+        """The form at an error [F, ...]."""
+        delta = delta.flatten(1)
+        if self.alpha is not None:
+            delta = self.alpha.to(delta.dtype) * delta
+        if self.sigma is None or self.alpha is not None:
+            return float(square_sum(delta))
+        value = self.sigma.energy(delta) if self.gamma is None else (self.gamma.double() * self.sigma.gram(delta)).sum()
+        return float(value.clamp_min(0))
+
+
+def squared_error(metrics: Sequence[Metric], delta: Tensor) -> float:
+    """The form at a layer's error [F, C/g, kh, kw], summed over its groups."""
+    return sum(m.squared_error(part) for m, part in zip(metrics, delta.chunk(len(metrics)), strict=True))
+
+
+def relative_error(metrics: Sequence[Metric], weight: Tensor, approximation: Tensor) -> float:
+    """√(form(W − W̃) / form(W)) of a layer; 0 where both vanish."""
+    weight, approximation = (t.to(torch.promote_types(t.dtype, torch.float32)) for t in (weight, approximation))
+    total, error = squared_error(metrics, weight), squared_error(metrics, weight - approximation)
+    return (error / total) ** 0.5 if total > 0 else 0.0 if error == 0 else float("inf")

@@ -1,0 +1,36 @@
+"""The registered metrics as their files describe them, read without importing torch; which ones are the defaults."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cnncompress.errors import UsageError, nearest
+from cnncompress.names.classes import registered
+
+DEFAULT = "frobenius"
+GUIDED = "kronecker"  # with a budget or a plan, and images
+OF_INPUTS = "data-covariance"  # that statistics are collected for where no metric is named
+
+
+@dataclass
+class Entry:
+    """What a metric is called, the statistics of images that it needs, its form in words, its source."""
+
+    name: str = ""
+    source: str = ""
+    needs: tuple[str, ...] = ()
+    form: str = ""
+
+
+def catalogue() -> dict[str, Entry]:
+    """Every metric by its name."""
+    found = registered("metrics", ("name", "source", "needs"))
+    return {name: Entry(**one.values, form=one.line) for name, one in found.items()}
+
+
+def entry(name: str) -> Entry:
+    """A metric by its name; UsageError for one that is not registered."""
+    known = catalogue()
+    if name not in known:
+        raise UsageError(f"unknown metric '{name}' (known: {', '.join(known)}){nearest(name, known)}")
+    return known[name]
