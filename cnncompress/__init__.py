@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from cnncompress.correction import decompose_in_order
     from cnncompress.data import load_data, make_loader
     from cnncompress.errors import CompressError, UsageError
-    from cnncompress.finetuning import FinetuneResult, FinetuneSettings
+    from cnncompress.finetuning import FinetuneResult, FinetuneSettings, distillation_loss
     from cnncompress.fitting import decompose
     from cnncompress.models import load_model
     from cnncompress.network.evaluate import Evaluation, evaluate
@@ -51,6 +51,7 @@ _HOME = {
     "compress": "api",
     "decompose": "fitting",
     "decompose_in_order": "correction",
+    "distillation_loss": "finetuning",
     "evaluate": "network.evaluate",
     "export": "api",
     "finetune": "api",
@@ -83,6 +84,7 @@ __all__ = [
     "compress",
     "decompose",
     "decompose_in_order",
+    "distillation_loss",
     "evaluate",
     "export",
     "finetune",

@@ -89,12 +89,14 @@ def finetune(
     *,
     device: str = "auto",
     resume: bool = False,
+    teacher: nn.Module | None = None,
 ) -> FinetuneResult:
     """Train `model` in place; afterwards it holds the weights of the best epoch by top-1 on `val`.
 
     The weights before training count too, so it is never worse than before. Items of both sets are (image [3, H, W],
     class index). `settings` default to one epoch of SGD with a cosine. `checkpoints` is a folder that training can
-    `resume` from, and that one process at a time trains in; without one nothing is left on the disk.
+    `resume` from, and that one process at a time trains in; without one nothing is left on the disk. `teacher` is the
+    network whose answers `model` learns from, its original, for settings with `distill="logits"`.
 
     Raises UsageError for settings that do not fit, DataError for labels, RunError for files, CompressError where the
     loss is no longer finite.
@@ -102,11 +104,13 @@ def finetune(
     settings = settings or FinetuneSettings()
     if checkpoints is not None:
         with writing(resolve(checkpoints)):
-            return train_in_place(model, train, val, settings, Path(checkpoints), device=device, resume=resume)
+            return train_in_place(
+                model, train, val, settings, Path(checkpoints), device=device, resume=resume, teacher=teacher
+            )
     if resume:
         raise UsageError("resume needs the folder of the checkpoints: finetune(..., checkpoints=FOLDER, resume=True)")
     with tempfile.TemporaryDirectory() as folder:
-        return train_in_place(model, train, val, settings, Path(folder, "checkpoints"), device=device)
+        return train_in_place(model, train, val, settings, Path(folder, "checkpoints"), device=device, teacher=teacher)
 
 
 def report(

@@ -15,6 +15,7 @@ from cnncompress.cli import frame, options
     "finetune",
     "finetune runs/resnet50 --data imagenet/ --epochs 2",
     "finetune runs/resnet50 --data imagenet/ --epochs 2 --resume",
+    "finetune runs/resnet50 --data imagenet/ --epochs 2 --distill logits",
 )
 @click.argument("run", type=options.PATH)
 @options.data_option
@@ -31,6 +32,20 @@ from cnncompress.cli import frame, options
     "--optimizer", type=click.Choice(["sgd", "adamw"]), help="SGD has a momentum of 0.9, see --config [default: sgd]."
 )
 @click.option("--weight-decay", type=float, metavar="X", help="[default: 0.0001 for sgd, 0.01 for adamw]")
+@click.option(
+    "--distill",
+    type=click.Choice(["none", "logits"]),
+    help="Learn from the answers of the run's original to the same images too [default: none].",
+)
+@click.option(
+    "--temperature", type=float, metavar="T", help="Of --distill: softens both networks' answers [default: 4]."
+)
+@click.option(
+    "--teacher-share",
+    type=float,
+    metavar="A",
+    help="Of --distill: the share of the loss that the original's answers have, the labels the rest [default: 0.9].",
+)
 @click.option(
     "--precision",
     type=click.Choice(["auto", "fp32", "bf16", "fp16"]),

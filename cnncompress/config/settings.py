@@ -80,6 +80,9 @@ class TuneSettings(ModelSettings):
     weight_decay: float | None = None
     precision: str = "auto"
     checkpoint_minutes: float = 10
+    distill: str = "none"
+    temperature: float | None = None
+    teacher_share: float | None = None
     out: Path | None = None
     force: bool = False
     resume: bool = False

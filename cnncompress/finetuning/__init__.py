@@ -11,17 +11,27 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from cnncompress.data import make_loader
+from cnncompress.errors import UsageError
 from cnncompress.finetuning.checkpoints import Checkpoints
+from cnncompress.finetuning.distillation import distillation_loss, teaching
 from cnncompress.finetuning.schedules import freeze_others, trainable_modules
 from cnncompress.finetuning.settings import FinetuneResult, FinetuneSettings
-from cnncompress.finetuning.trainer import Trainer
+from cnncompress.finetuning.trainer import Learner, Trainer
 from cnncompress.network.device import resolve_device
 from cnncompress.network.evaluate import evaluate
 from cnncompress.network.inputs import float_types, input_dtype, read_batch, with_types
 from cnncompress.network.run import forward, inference
 from cnncompress.terminal.console import LOG, is_main_process
 
-__all__ = ["Checkpoints", "FinetuneResult", "FinetuneSettings", "finetune", "is_main_process", "trainable_modules"]
+__all__ = [
+    "Checkpoints",
+    "FinetuneResult",
+    "FinetuneSettings",
+    "distillation_loss",
+    "finetune",
+    "is_main_process",
+    "trainable_modules",
+]
 
 
 def finetune(
@@ -34,6 +44,7 @@ def finetune(
     device: str = "auto",
     resume: bool = False,
     example: Tensor | None = None,
+    teacher: nn.Module | None = None,
 ) -> FinetuneResult:
     """Train `model` in place; afterwards it holds the weights of the best epoch by top-1 on `val`, then by loss.
 
@@ -43,12 +54,19 @@ def finetune(
     folder, or as they say. With `resume`, training goes on from the last checkpoint and gives, on a CPU, what it would
     have given without the interruption. Under torchrun every process calls this. `example` [n, c, H, W] shows the order
     of execution (default: an image of `val`). A network in half precision is trained in float32 and rounded at the end.
+    `teacher`, for settings that distil, is a network of the same images and classes, which stays as it is.
 
     Raises UsageError for settings that do not fit, DataError for labels, RunError for files, CompressError where the
     loss is no longer finite. KeyboardInterrupt passes on, after the checkpoint is written.
     """
     chosen = resolve_device(device)
     settings = settings.resolved(chosen)
+    if (teacher is None) != (settings.distill == "none"):
+        raise UsageError(
+            "distillation needs a teacher: give finetune(..., teacher=NETWORK), the network that this one was made of"
+            if teacher is None
+            else 'a teacher is for distillation: give FinetuneSettings(distill="logits") with it'
+        )
     if example is None:
         example = read_batch(next(iter(make_loader(val, 1))), labels=False)[0]
     origin = next((p.device for p in model.parameters()), chosen)
@@ -67,8 +85,11 @@ def finetune(
         with inference(model):
             classes = forward(model, example[:1]).shape[-1]
         kept = Checkpoints(checkpoints) if isinstance(checkpoints, Path) else checkpoints
-        trainer = Trainer(model, train, val, settings, kept, names, classes, chosen)
-        result = trainer.run(resume)
+        with teaching(teacher, model, chosen) as taught:
+            if taught is not None:
+                taught.check(example[:1].to(chosen), classes)
+            learner = Learner(model, names, classes, taught)
+            result = Trainer(learner, train, val, settings, kept, chosen).run(resume)
     finally:
         with_types(model.to(origin), types, usual)
         for parameter, requires_grad in flags:

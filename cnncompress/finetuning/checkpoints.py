@@ -24,6 +24,7 @@ from cnncompress.text import plain
 
 FORMAT = 1
 FREE = ("workers", "checkpoint_minutes")  # settings that do not change the result
+LATER = {"distill": "none"}  # settings that earlier versions lack, with the value that stands for them
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object], keep: Path | None = None) -> None:
@@ -127,7 +128,7 @@ class Checkpoints:
 
     def _check_same(self, path: Path, state: Mapping[str, Any], now: Mapping[str, Any]) -> None:
         """UsageError that names the first value in which the training of `state` was another."""
-        then = {**state["settings"], "training images": state["images"], **state.get("origin", {})}
+        then = {**LATER, **state["settings"], "training images": state["images"], **state.get("origin", {})}
         for key, value in now.items():
             if key not in FREE and then.get(key) != value:
                 raise UsageError(

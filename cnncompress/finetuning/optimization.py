@@ -12,21 +12,29 @@ from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cnncompress.finetuning.distillation import distillation_loss
 from cnncompress.finetuning.settings import FinetuneSettings
 from cnncompress.network.evaluate import Evaluation
 from cnncompress.network.run import forward
 
 
 class Objective(nn.Module):
-    """The summed cross entropy of a network's logits; what accelerate wraps, so that the network stays as it is."""
+    """The summed loss of a network's logits; what accelerate wraps, so that the network stays as it is.
 
-    def __init__(self, network: nn.Module) -> None:
+    It is the cross entropy and, with a teacher, the distillation loss, as resolved settings weigh them.
+    """
+
+    def __init__(self, network: nn.Module, settings: FinetuneSettings) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.temperature, self.share = network, settings.temperature, settings.teacher_share
 
-    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
-        """The loss, summed over images [n, 3, H, W] and labels [n]."""
-        return F.cross_entropy(forward(self.network, images).float(), labels, reduction="sum")
+    def forward(self, images: Tensor, labels: Tensor, expected: Tensor | None = None) -> Tensor:
+        """The loss, summed over images [n, 3, H, W], labels [n] and the teacher's logits [n, classes]."""
+        found = forward(self.network, images).float()
+        loss = F.cross_entropy(found, labels, reduction="sum")
+        if expected is None or self.temperature is None or self.share is None:
+            return loss
+        return (1 - self.share) * loss + self.share * distillation_loss(found, expected, self.temperature)
 
 
 def mixed_seed(*parts: int) -> int:

@@ -6,6 +6,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -17,6 +18,7 @@ from cnncompress.data import make_loader
 from cnncompress.data.loading import collate
 from cnncompress.errors import CompressError, DataError, RunError, UsageError
 from cnncompress.finetuning.checkpoints import Checkpoints
+from cnncompress.finetuning.distillation import Teacher
 from cnncompress.finetuning.interrupts import Interrupts
 from cnncompress.finetuning.optimization import Objective, better, cosine, make_accelerator, make_optimizer, mixed_seed
 from cnncompress.finetuning.schedules import training_modes
@@ -24,6 +26,19 @@ from cnncompress.finetuning.settings import FinetuneResult, FinetuneSettings
 from cnncompress.network.evaluate import Evaluation, check_labels, summarise, tally
 from cnncompress.network.inputs import input_dtype, read_batch
 from cnncompress.terminal.console import LOG, bar
+
+
+@dataclass(frozen=True)
+class Learner:
+    """What is trained: a network, the names of its modules that train, and the number of its classes.
+
+    With a `teacher` it learns from that network's answers too.
+    """
+
+    network: nn.Module
+    names: list[str]
+    classes: int
+    teacher: Teacher | None = None
 
 
 class Trainer:
@@ -34,18 +49,16 @@ class Trainer:
 
     def __init__(
         self,
-        model: nn.Module,
+        learner: Learner,
         train: Dataset,
         val: Any,
         settings: FinetuneSettings,
         checkpoints: Checkpoints,
-        names: list[str],
-        classes: int,
         device: torch.device,
     ) -> None:
-        self.model, self.train, self.val, self.classes = model, train, val, classes
-        self.settings, self.checkpoints = settings, checkpoints
-        self.set_modes = training_modes(model, names)
+        self.model, self.classes, self.teacher = learner.network, learner.classes, learner.teacher
+        self.train, self.val, self.settings, self.checkpoints = train, val, settings, checkpoints
+        self.set_modes = training_modes(self.model, learner.names)
         self.accelerator = make_accelerator(device, settings.precision)
         self.device, self.main = self.accelerator.device, self.accelerator.is_main_process
         self.rank, self.processes = self.accelerator.process_index, self.accelerator.num_processes
@@ -53,7 +66,7 @@ class Trainer:
         self.batch = min(settings.batch_size, self.images)
         self.steps = self.images // max(1, self.batch)  # an incomplete last batch is left out
         self._check_sizes()
-        self.optimizer: Any = make_optimizer(model.to(self.device), settings)
+        self.optimizer: Any = make_optimizer(self.model.to(self.device), settings)
         self.interrupts = Interrupts(shared=self.processes > 1)
         self.epoch, self.step, self.loss_sum, self.seconds = 1, 0, 0.0, 0.0
         self.history: list[dict[str, Any]] = []
@@ -77,7 +90,7 @@ class Trainer:
             self._restore(state)
             if self.main:
                 self.checkpoints.tidy()
-        self.objective, self.optimizer = self.accelerator.prepare(Objective(self.model), self.optimizer)
+        self.objective, self.optimizer = self.accelerator.prepare(Objective(self.model, self.settings), self.optimizer)
         if state is not None and self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         with self.interrupts:
@@ -102,7 +115,8 @@ class Trainer:
         return result
 
     def _comparable(self) -> dict[str, Any]:
-        return {**dataclasses.asdict(self.settings), "processes": self.processes}
+        taught = {"the teacher's weights": self.teacher.digest} if self.teacher else {}
+        return {**dataclasses.asdict(self.settings), "processes": self.processes, **taught}
 
     def _restore(self, state: dict[str, Any]) -> None:
         try:
@@ -207,7 +221,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         try:
-            loss = self.objective(images, labels)
+            loss = self.objective(images, labels, self._expected(images))
             # Gradients are averaged over the processes; this makes them those of the mean over the whole batch.
             self.accelerator.backward(loss * (self.processes / self.batch))
             self.optimizer.step()
@@ -225,6 +239,13 @@ class Trainer:
                 f"{self.checkpoints.best}"
             )
         return lr, total, self.interrupts.shared and stop > 0
+
+    def _expected(self, images: Tensor) -> Tensor | None:
+        """The teacher's logits of a batch; None without a teacher."""
+        if self.teacher is None:
+            return None
+        with self.accelerator.autocast():
+            return self.teacher.answers(images)
 
     def _finish_epoch(self) -> None:
         began = time.monotonic()

@@ -8,15 +8,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from cnncompress.config import TuneSettings, merge
 from cnncompress.data import Augmented, Data, split
-from cnncompress.errors import DataError, UsageError
+from cnncompress.errors import DataError, RunError, UsageError
 from cnncompress.finetuning import Checkpoints, FinetuneResult, FinetuneSettings, finetune, is_main_process
 from cnncompress.network.device import resolve_device
+from cnncompress.network.memory_format import memory_format_of, to_memory_format
 from cnncompress.network.profile import profile
 from cnncompress.pipeline.images import evaluate_on, held_out, open_data
 from cnncompress.pipeline.opened import Opened, is_program, open_run, with_code
-from cnncompress.pipeline.original import measured_again, with_accuracy
+from cnncompress.pipeline.original import measured_again, original_network, with_accuracy
 from cnncompress.pipeline.rows import recorded
 from cnncompress.pipeline.training import TrainingPlace, origin_of, training_in
 from cnncompress.reporting import Report, Row
@@ -66,6 +69,7 @@ def _train_in(
     if data.train is None:
         raise DataError(f"{settings.data} holds no training images")
     train = Augmented(data.train, opened.preprocessing, flip=data.flip, seed=settings.seed)
+    teacher = find_teacher(opened, training.distill)
     steps.announce("train", f"train {counted(training.epochs, 'epoch')} on {settings.data}")
     result = finetune(
         opened.model,
@@ -76,6 +80,7 @@ def _train_in(
         device=settings.device,
         resume=settings.resume,
         example=opened.example(),
+        teacher=teacher,
     )
     if not is_main_process():
         return None
@@ -111,6 +116,20 @@ def program_note(opened: Opened) -> str:
         "fine-tuning trains the stored program: the statistics of batch normalisation stay as they are, and dropout is "
         f"off{other}"
     )
+
+
+def find_teacher(opened: Opened, distill: str) -> nn.Module | None:
+    """The original of a run, in the run's memory format, where there is distillation; RunError where it is gone."""
+    if distill == "none":
+        return None
+    original = original_network(opened)
+    if original is None:
+        other = with_code(opened) if is_program(opened) else ""
+        raise RunError(
+            f"the original of {opened.weights} is not at hand to learn from: its code or weights are gone, changed or "
+            f"were never recorded; {f'{other}, or ' if other else ''}leave out --distill"
+        )
+    return to_memory_format(original, memory_format_of(opened.model))
 
 
 def open_training_data(settings: TuneSettings, opened: Opened) -> Data:

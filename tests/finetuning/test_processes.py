@@ -16,7 +16,10 @@ def train_shared(out, batch_size=8):
     torch.set_num_threads(1)
     torch.manual_seed(3)
     model = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(), chain(6, 3, 4), Auxiliary())
-    result = finetune(model, Toy(), Toy(25, seed=1), settings(batch_size=batch_size), out / "checkpoints", device="cpu")
+    teacher = nn.Sequential(nn.Flatten(), nn.Linear(192, 3))
+    chosen = settings(batch_size=batch_size, distill="logits", teacher_share=0.5)
+    place = out / "checkpoints"
+    result = finetune(model, Toy(), Toy(25, seed=1), chosen, place, device="cpu", teacher=teacher)
     return {"history": result.history, "model": model.state_dict()}
 
 
