@@ -10,24 +10,46 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from pathlib import Path
 
 import cnncompress as cc
 from cnncompress.config import ModelSettings
-from cnncompress.pipeline import run_evaluate
+from cnncompress.network.evaluate import Evaluation, paired_error
+from cnncompress.pipeline.opening import evaluate_on, open_data, open_run
+from cnncompress.pipeline.original import original_network, with_accuracy
 from cnncompress.reporting import Report, Row
 
-
-def compare(decomposed: str, finetuned: str, data: str) -> Report:
-    """The rows of the original, the decomposed and the fine-tuned network on the images of `data`, with latency."""
-    report = cc.report(finetuned, data=data, latency=True)
-    _, before = run_evaluate(ModelSettings(model=decomposed, data=data))
-    measured = {"top1": before.top1, "top5": before.top5, "images": before.images}
-    report.rows[1] = dataclasses.replace(report.rows[1], **measured)
-    return report
+NOISE = 2  # standard errors that chance alone exceeds once in twenty times
 
 
-def words(original: Row, decomposed: Row, tuned: Row) -> list[str]:
-    """What the rows of the three networks say, a sentence each."""
+def compare(decomposed: str, finetuned: str, data: str) -> tuple[Report, float]:
+    """The rows of the original, the decomposed and the fine-tuned network on the images of `data`, with latency.
+
+    The number is the standard error of what fine-tuning changed, in points of top-1.
+    """
+    settings = ModelSettings(model=finetuned, data=data)
+    before, tuned = open_run(Path(decomposed), settings), open_run(Path(finetuned), settings)
+    images = open_data(settings, tuned, "accuracy")
+    results = [evaluate_on(model, images, settings) for model in (original_network(tuned), before.model, tuned.model)]
+    report = cc.report(finetuned, latency=True)
+    rows = [report.rows[0], report.rows[1], report.rows[-1]]  # where fine-tuning gained nothing, the last two are one
+    for i, (row, result) in enumerate(zip(rows, results, strict=True)):
+        error = error_between(results[0], result) if i else None
+        rows[i] = dataclasses.replace(with_accuracy(row, result, images), top1_error=error)
+    report.rows = rows
+    return report, error_between(results[1], results[2])
+
+
+def error_between(one: Evaluation | None, other: Evaluation | None) -> float:
+    """The standard error of the difference of two top-1 on the same images, in points."""
+    error = paired_error(one, other)
+    if error is None:
+        raise SystemExit("a network was not evaluated: run the demo again")
+    return error
+
+
+def words(original: Row, decomposed: Row, tuned: Row, error: float) -> list[str]:
+    """What the rows of the three networks say, a sentence each; `error` is that of what fine-tuning changed."""
     now, then = tuned.latency, original.latency
     if now is None or then is None:
         raise SystemExit("the networks were not timed")
@@ -39,9 +61,20 @@ def words(original: Row, decomposed: Row, tuned: Row) -> list[str]:
         f"{'Faster' if now.median < then.median else 'NOT faster on this machine'}: {times} ({where}).",
         f"Accuracy on {original.images:,} test images, which chose nothing: {original.top1:.1f} % originally, "
         f"{decomposed.top1:.1f} % after decomposing, {tuned.top1:.1f} % after fine-tuning.",
+        f"In points: decomposing {change(original, decomposed, decomposed.top1_error)}, fine-tuning "
+        f"{change(decomposed, tuned, error)}, together {change(original, tuned, tuned.top1_error)} "
+        f"(± standard error; noise is up to {NOISE} of them).",
     ]
 
 
+def change(before: Row, after: Row, error: float | None) -> str:
+    """A difference of top-1 with its standard error, and whether it is noise."""
+    if before.top1 is None or after.top1 is None or error is None:
+        raise SystemExit("a network was not evaluated: run the demo again")
+    points = after.top1 - before.top1
+    return f"{points:+.2f} ± {error:.2f}{' (within noise)' * (abs(points) <= NOISE * error)}"
+
+
 if __name__ == "__main__":
-    report = compare(*sys.argv[1:])
-    print(cc.render(report), "", *words(report.rows[0], report.rows[1], report.rows[-1]), sep="\n")
+    report, error = compare(*sys.argv[1:])
+    print(cc.render(report), "", *words(report.rows[0], report.rows[1], report.rows[-1], error), sep="\n")
