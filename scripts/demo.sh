@@ -12,4 +12,4 @@ echo "2. Train it on the training images and the original's answers; the validat
     --distill logits --out "$out/finetuned" --force)
 echo
 echo "3. Compare with the original on the test images, and the time they take here."
-(set -x; python scripts/demo_report.py "$out/decomposed" "$out/finetuned" photodigits:test)
+(set -x; python scripts/demo_report.py photodigits_vgg "$out/decomposed" "$out/finetuned" photodigits:test)

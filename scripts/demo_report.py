@@ -1,51 +1,39 @@
 """Say what the demo has shown: a table on the test images, which neither trained nor chose anything, and plain words.
 
-    python scripts/demo_report.py DECOMPOSED FINETUNED DATA
+    python scripts/demo_report.py ORIGINAL DECOMPOSED FINETUNED DATA
 
-The two runs are the network before and after fine-tuning; DATA is as `--data`. All is measured now, on this machine:
-the original and the compressed network are timed in turns.
+ORIGINAL is the name of a network, the two runs are what became of it before and after fine-tuning; DATA is as `--data`.
+All is measured now, on this machine: the original and the compressed network are timed in turns.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import sys
-from pathlib import Path
 
 import cnncompress as cc
-from cnncompress.config import ModelSettings
-from cnncompress.network.evaluate import Evaluation, paired_error
-from cnncompress.pipeline.opening import evaluate_on, open_data, open_run
-from cnncompress.pipeline.original import original_network, with_accuracy
+from cnncompress.network.evaluate import paired_error
 from cnncompress.reporting import Report, Row
 
 NOISE = 2  # standard errors that chance alone exceeds once in twenty times
 
 
-def compare(decomposed: str, finetuned: str, data: str) -> tuple[Report, float]:
-    """The rows of the original, the decomposed and the fine-tuned network on the images of `data`, with latency.
+def compare(original: str, decomposed: str, finetuned: str, data: str) -> tuple[Report, float]:
+    """The rows of the three networks on the images of `data`, with latency.
 
     The number is the standard error of what fine-tuning changed, in points of top-1.
     """
-    settings = ModelSettings(model=finetuned, data=data)
-    before, tuned = open_run(Path(decomposed), settings), open_run(Path(finetuned), settings)
-    images = open_data(settings, tuned, "accuracy")
-    results = [evaluate_on(model, images, settings) for model in (original_network(tuned), before.model, tuned.model)]
+    loaded = cc.load_model(original)
+    images = cc.load_data(data, loaded.preprocessing, None)
+    networks = [loaded.model, cc.load(decomposed), cc.load(finetuned)]
+    results = [cc.evaluate(network, cc.make_loader(images.val, 64)) for network in networks]
     report = cc.report(finetuned, latency=True)
     rows = [report.rows[0], report.rows[1], report.rows[-1]]  # where fine-tuning gained nothing, the last two are one
     for i, (row, result) in enumerate(zip(rows, results, strict=True)):
-        error = error_between(results[0], result) if i else None
-        rows[i] = dataclasses.replace(with_accuracy(row, result, images), top1_error=error)
+        measured = {"top1": result.top1, "top5": result.top5, "images": result.images, "data": images.fingerprint}
+        rows[i] = dataclasses.replace(row, **measured, top1_error=paired_error(results[0], result) if i else None)
     report.rows = rows
-    return report, error_between(results[1], results[2])
-
-
-def error_between(one: Evaluation | None, other: Evaluation | None) -> float:
-    """The standard error of the difference of two top-1 on the same images, in points."""
-    error = paired_error(one, other)
-    if error is None:
-        raise SystemExit("a network was not evaluated: run the demo again")
-    return error
+    return report, paired_error(results[1], results[2]) or 0.0
 
 
 def words(original: Row, decomposed: Row, tuned: Row, error: float) -> list[str]:
