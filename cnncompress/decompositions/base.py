@@ -87,7 +87,7 @@ class Decomposition(ABC):
 
     def group_errors(self, weight: Tensor, spec: ConvSpec, ranks: Sequence[Rank], metric: Metric) -> Tensor:
         """The metric's squared error of one group at each of `ranks`, float64 [ranks]."""
-        if self.sliced and metric.alpha is None:
+        if self.sliced and metric.separable:
             highest = max(ranks)
             kernels = [k.double() for k in self.group_factorize(weight, spec, highest, metric)]
             return nested_errors(self.group_stages(spec, highest), kernels, weight, metric, [r[0] for r in ranks])
@@ -199,7 +199,7 @@ class Decomposition(ABC):
             kernels = undo(self.group_factorize(scaled, spec, rank, FROBENIUS))
         if self.optimal(metric):
             return kernels
-        if not sweeps or plain or (self.whitens and metric.alpha is None):
+        if not sweeps or plain or (self.whitens and metric.separable):
             return improve(chain, kernels, weight, metric, sweeps)
         starts = [kernels, self.group_factorize(weight, spec, rank, FROBENIUS)]
         starts += self.group_search(starts, weight, spec, metric)

@@ -36,7 +36,7 @@ class MatrixSVD(Decomposition):
 
     def optimal(self, metric: Metric) -> bool:
         """Exact under every metric but an elementwise one."""
-        return metric.alpha is None
+        return metric.separable
 
     def group_factorize(self, weight: Tensor, spec: ConvSpec, rank: Rank, metric: Metric) -> list[Tensor]:
         """SVD of the matricization, whitened on both sides; both factors get the same share of its scale.
@@ -59,7 +59,7 @@ class MatrixSVD(Decomposition):
 
     def group_errors(self, weight: Tensor, spec: ConvSpec, ranks: Sequence[Rank], metric: Metric) -> Tensor:
         """The energy of the eigenvalues that a rank leaves out; products for many filters in single precision."""
-        if metric.alpha is not None:
+        if not metric.separable:
             return super().group_errors(weight, spec, ranks, metric)
         root, matrix = metric.left_root, self.matricization(weight)
         matrix = matrix.float() if len(matrix) > KRYLOV_MIN_SIDE else matrix

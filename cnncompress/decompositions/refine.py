@@ -49,25 +49,26 @@ def error_of(chain: Chain, kernels: Sequence[Tensor], weight: Tensor, metric: Me
 def refit_last(chain: Chain, kernels: Sequence[Tensor], weight: Tensor, metric: Metric) -> list[Tensor]:
     """The last kernel in closed form, given the stages before it.
 
-    Conjugate gradients take over where that is not to be had: with Γ and a grouped last stage, as the groups then
-    depend on each other (from the solution without Γ), and with α where the stage takes in more than `ROWWISE`
-    channels, as every filter has a system of equations of its own.
+    Conjugate gradients take over where that is not to be had. With Γ and a grouped last stage, the groups depend on
+    each other: they start from the solution without Γ. With α, every filter has a system of equations of its own, which
+    is not solved where the stage takes in more than `ROWWISE` channels. Other forms have no closed one.
     """
     last = max(i for i, stage in enumerate(chain) if isinstance(stage, ConvSpec))
     stage = chain[last]
     if last == 0 or not isinstance(stage, ConvSpec):
         return list(kernels)
-    if metric.alpha is not None and kernels[last].shape[1] > ROWWISE:
+    rowwise = metric.alpha is not None and kernels[last].shape[1] <= ROWWISE
+    if not metric.separable and not rowwise:
         return improve_stage(chain, kernels, last, weight, metric)
     order = torch.arange(len(weight), device=weight.device)  # original row of each row before the permutations
     for index in reversed(kernels[last + 1 :]):
         order = torch.empty_like(order).index_copy_(0, index, order)
     before = compose(chain[:last], kernels[:last])
-    if metric.alpha is None:
-        kernel = _solve_groups(before, weight.flatten(1)[order], stage, metric)
-    else:
+    if metric.alpha is not None:
         alpha = metric.alpha.double().reshape(weight.shape)
         kernel = _solve_rows(before, weight[order], alpha[order].square(), stage)
+    else:
+        kernel = _solve_groups(before, weight.flatten(1)[order], stage, metric)
     candidate = [*kernels[:last], kernel.reshape(kernels[last].shape), *kernels[last + 1 :]]
     if metric.gamma is not None and stage.groups > 1:
         candidate = improve_stage(chain, candidate, last, weight, metric)
@@ -80,7 +81,7 @@ def nested_errors(
 ) -> Tensor:
     """The metric's squared error at every rank in `ranks`, float64, with the last of two stages refitted at each.
 
-    For a chain whose first K channels are its rank-K chain, and a metric without α. One Cholesky factor serves all
+    For a chain whose first K channels are its rank-K chain, and a separable metric. One Cholesky factor serves all
     ranks: the first rows of L⁻¹b span what the first channels explain.
     """
     before, taps = compose(chain[:1], kernels[:1]), kernels[1].shape[2:]

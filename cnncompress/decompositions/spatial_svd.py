@@ -89,7 +89,7 @@ class SpatialSVD(Decomposition):
 
     def optimal(self, metric: Metric) -> bool:
         """Exact under Frobenius."""
-        return metric.alpha is None and metric.sigma is None
+        return metric.plain
 
     def group_factorize(self, weight: Tensor, spec: ConvSpec, rank: Rank, metric: Metric) -> list[Tensor]:
         """SVD of the matricization, √S on either side.

@@ -12,18 +12,9 @@ import torch
 from torch import Tensor
 
 from cnncompress.chains.spec import Chain, ConvSpec, Permutation
-from cnncompress.maths.linalg import psd_root, rank_one_scaling
 from cnncompress.metrics import Metric
 
 Undo = Callable[[list[Tensor]], list[Tensor]]
-
-
-def channel_root(metric: Metric, channels: int, dense: bool) -> Tensor:
-    """R [C, C], lower triangular, with R·Rᵀ the metric's input moment averaged over kernel positions."""
-    if metric.sigma is None:
-        return torch.eye(channels, dtype=torch.float64)
-    blocks = metric.sigma.diagonal_blocks(channels)
-    return psd_root(blocks) if dense else blocks.diagonal().sqrt().diag()
 
 
 def whiten(weight: Tensor, chain: Chain, metric: Metric, share: float = 1.0) -> tuple[Tensor, Undo]:
@@ -34,15 +25,8 @@ def whiten(weight: Tensor, chain: Chain, metric: Metric, share: float = 1.0) -> 
     weight = weight.double()
     F, C = weight.shape[:2]
     first, last = (next(s for s in order if isinstance(s, ConvSpec)) for order in (chain, chain[::-1]))
-    if metric.alpha is not None:
-        a, b = rank_one_scaling(metric.alpha.square().unflatten(1, (C, -1)).mean(2).sqrt())
-        left, right = a.diag(), b.diag()
-    else:
-        right = channel_root(metric, C, dense=first.groups == 1 and first is chain[0])
-        left = torch.eye(F, dtype=torch.float64)
-        if metric.left_root is not None and metric.gamma is not None:
-            dense = last.groups == 1 and last is chain[-1]
-            left = metric.left_root if dense else metric.gamma.diagonal().double().sqrt().diag()
+    dense = last.groups == 1 and last is chain[-1], first.groups == 1 and first is chain[0]
+    left, right = metric.whitener(F, C, dense)
     left, right = (root if share == 1 else _power(root, share) for root in (left, right))
     scaled = torch.einsum("gf,gcyx,cd->fdyx", left, weight, right)
 

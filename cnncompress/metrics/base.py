@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from cnncompress.chains.spec import ConvSpec
-from cnncompress.maths.linalg import psd_root
+from cnncompress.maths.linalg import psd_root, rank_one_scaling
 from cnncompress.metrics.moment import Moment, square_sum
 from cnncompress.metrics.statistics import LayerStatistics
 
@@ -68,10 +68,34 @@ class Metric:
         """True where it needs the labels of the images."""
         return any(statistic in LABELLED for statistic in cls.needs)
 
+    # --- what it offers a method ---
+
+    @property
+    def separable(self) -> bool:
+        """True where the form is tr(Γ Δ Σ Δᵀ), with the identity for what is None: roots of Γ and Σ whiten it."""
+        return self.alpha is None
+
     @property
     def plain(self) -> bool:
         """True for the Frobenius norm."""
-        return self.sigma is None and self.gamma is None and self.alpha is None
+        return self.separable and self.sigma is None and self.gamma is None
+
+    def whitener(self, filters: int, channels: int, dense: tuple[bool, bool] = (True, True)) -> tuple[Tensor, Tensor]:
+        """L [F, F] and R [C, C] with ‖Lᵀ · W · R‖²_F near the form at W [F, C, kh, kw], L and R on its first two sides.
+
+        Exact where Γ and a moment of the channels, the same at all kernel positions, are all there is. `dense` tells
+        for L and R whether they may mix filters and channels, or are diagonal.
+        """
+        if self.alpha is not None:
+            a, b = rank_one_scaling(self.alpha.square().unflatten(1, (channels, -1)).mean(2).sqrt())
+            return a.diag(), b.diag()
+        right, left = torch.eye(channels, dtype=torch.float64), torch.eye(filters, dtype=torch.float64)
+        if self.sigma is not None:
+            moment = self.sigma.diagonal_blocks(channels)
+            right = psd_root(moment) if dense[1] else moment.diagonal().sqrt().diag()
+        if self.gamma is not None and self.left_root is not None:
+            left = self.left_root if dense[0] else self.gamma.diagonal().double().sqrt().diag()
+        return left, right
 
     @cached_property
     def left_root(self) -> Tensor | None:

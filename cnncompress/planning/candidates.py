@@ -129,7 +129,7 @@ def make_layer(
         method, fixed = choose_method(text, spec)
         reason = method.refuse(spec)
         step = usual_multiple(spec, method.full_rank(spec)) if multiple is None and reason is None else multiple or 1
-        every = method.smooth or (method.sliced and all(metric.alpha is None for metric in metrics))
+        every = method.smooth or (method.sliced and all(metric.separable for metric in metrics))
         asked = reason or ranks_asked(method, spec, fixed, step, every)
         if isinstance(asked, str):
             refused.append(asked)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -48,6 +49,23 @@ def variance():
     del REGISTRY[NAME]
 
 
+@dataclass(frozen=True)
+class Mixed(Metric):
+    """tr(Δ Σ Δᵀ) + Σ_p (α_p Δ_p)²: neither separable nor by element."""
+
+    parts: tuple[Metric, ...] = ()
+    separable = False
+
+    def apply(self, delta):
+        return sum(part.apply(delta) for part in self.parts)
+
+    def squared_error(self, delta):
+        return sum(part.squared_error(delta) for part in self.parts)
+
+    def reordered(self, index):
+        return Mixed(parts=tuple(part.reordered(index) for part in self.parts))
+
+
 def network() -> nn.Module:
     torch.manual_seed(0)
     layers = nn.Conv2d(3, 12, 3, padding=1, bias=False), nn.ReLU(), nn.Conv2d(12, 16, 3, padding=1), nn.ReLU()
@@ -72,6 +90,26 @@ def test_the_fit_is_the_optimum_of_its_form():
     U, S, Vh = np.linalg.svd(weight.flatten(1).numpy() * sigma, full_matrices=False)
     np.testing.assert_allclose(found.flatten(1).numpy(), (U[:, :rank] * S[:rank]) @ Vh[:rank] / sigma, atol=1e-8)
     assert metrics[0].squared_error(weight - found) == pytest.approx(float(np.sum(S[rank:] ** 2)))
+
+
+@pytest.mark.parametrize("method", ["svd", "channel-svd", "spatial-svd", "tucker2", "cp", "monochromatic"])
+def test_a_form_of_another_kind_is_fitted_by_descent(method):
+    """It offers no whitener: every stage is improved by the gradient of the form, from the Frobenius norm's fit."""
+    spec = ConvSpec(8, 6, linear=True) if method == "svd" else ConvSpec(4, 6, (3, 3))
+    weight, statistics = randn(*spec.weight_shape), made_up_statistics(spec)
+    forms = [layer_metrics(name, spec, statistics)[0] for name in ("data-covariance", "mahalanobis")]
+    metric, fit = Mixed(parts=tuple(forms)), get_method(method)
+    rank = fit.rank(spec, 2)
+    chain = fit.stages(spec, rank)
+
+    def error(metrics, refine: int) -> float:
+        dense = compose(chain, fit.factorize(weight, spec, rank, metrics, refine))
+        return sum(form.squared_error(weight - dense) for form in forms)
+
+    plain, once, often = error(None, 0), error([metric], 1), error([metric], 4)
+    assert often <= once < plain
+    predicted = fit.errors(weight, spec, [rank], [metric])
+    assert float(predicted[0]) == pytest.approx(once, rel=1e-6)
 
 
 def test_a_budget_is_planned_and_fitted_in_it():
