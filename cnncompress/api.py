@@ -12,11 +12,11 @@ from torch.utils.data import Dataset
 from cnncompress.chains.plan import Budget
 from cnncompress.config import DEFAULT_BUDGET, ModelSettings
 from cnncompress.correction import decompose_in_order
-from cnncompress.errors import UsageError, nearest
+from cnncompress.errors import NoGradientError, UsageError, nearest
 from cnncompress.files.place import resolve
 from cnncompress.finetuning import FinetuneResult, FinetuneSettings
 from cnncompress.finetuning import finetune as train_in_place
-from cnncompress.names.metrics import GUIDED
+from cnncompress.names.metrics import GUIDED, OF_INPUTS
 from cnncompress.network.divergence import batches, to_check
 from cnncompress.network.inputs import input_dtype, read_batch
 from cnncompress.network.layers import layers_of
@@ -31,6 +31,7 @@ from cnncompress.reporting import Report
 from cnncompress.runs import load
 from cnncompress.runs.lock import writing
 from cnncompress.statistics import collect_statistics
+from cnncompress.terminal.console import LOG
 
 EXPORTERS = {"onnx": export_onnx, "pt2": export_pt2}
 
@@ -47,6 +48,8 @@ def compress(
 ) -> nn.Module:
     """A new network within `budget`: planned under the metric kronecker and corrected in network order.
 
+    Where no gradient reaches its layers, the metric is data-covariance.
+
     `images` [n, 3, h, w] are some fifty or more inputs as the network takes them, on the CPU as the network is; no
     labels are needed. `method`, `layers` and `skip` are those of `plan`, which this calls after `collect_statistics`
     and before `decompose_in_order`. A budget of latency needs a table of times: give it to `plan`.
@@ -61,14 +64,20 @@ def compress(
     images, _ = read_batch(images, input_dtype(model), labels=False)
     if not len(images):
         raise UsageError("there are no images to calibrate on: give some fifty or more")
-    statistics = collect_statistics(model, batches(images), GUIDED, seed=seed)
+    metric = GUIDED
+    try:
+        statistics = collect_statistics(model, batches(images), metric, seed=seed)
+    except NoGradientError as error:
+        metric = OF_INPUTS
+        LOG.warning(f"the metric is {metric}, as {error}")
+        statistics = collect_statistics(model, batches(images), metric, seed=seed)
     checked = to_check(images, profile(model, images[:1]).total_macs)
     planned = plan(
         model,
         images[:1],
         method=method,
         budget=budget,
-        metric=GUIDED,
+        metric=metric,
         statistics=statistics,
         layers=layers,
         skip=skip,

@@ -44,6 +44,10 @@ class UnsupportedLayerError(CompressError):
     """A layer, or a chain of stages, that cannot be expressed without changing its meaning."""
 
 
+class NoGradientError(CompressError):
+    """No gradient of a network's answers reaches its layers, so that a metric or a step that needs it says nothing."""
+
+
 class DataError(CompressError):
     """Images or labels that cannot be used with the network."""
 

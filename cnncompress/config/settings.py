@@ -114,11 +114,17 @@ class DecomposeSettings(ModelSettings):
     dry_run: bool = False
     finetune: TuneSettings = TuneSettings()
     _assumes_budget: bool = PrivateAttr(False)
+    _assumes_metric: bool = PrivateAttr(False)
 
     @property
     def assumes_budget(self) -> bool:
         """True where the budget is the default one, which nobody asked for."""
         return self._assumes_budget
+
+    @property
+    def assumes_metric(self) -> bool:
+        """True where the metric is the default one, which nobody asked for."""
+        return self._assumes_metric
 
     @property
     def searching(self) -> bool:
@@ -171,4 +177,6 @@ class DecomposeSettings(ModelSettings):
         guided = (self.searching or self.plan is not None) and self.data is not None
         metric = self.metric or (metrics.GUIDED if guided else metrics.DEFAULT)
         correct = self.correct if self.correct != "auto" else "refit" if guided else "none"
-        return self.model_copy(update={"metric": metric, "correct": correct})
+        found = self.model_copy(update={"metric": metric, "correct": correct})
+        found._assumes_metric = self._assumes_metric or self.metric is None
+        return found

@@ -14,23 +14,27 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from cnncompress.errors import RunError
 from cnncompress.files.reading import check, check_regular, parse_json
 from cnncompress.files.schemas import Tensors
+from cnncompress.files.state import plain_values
 from cnncompress.text import first_line
 
 
 def digest_of(state: Mapping[str, Any]) -> str:
     """The SHA-256 of the entries of a state dict: names, dtypes, shapes and values."""
     digest = hashlib.sha256()
-    for name, tensor in state.items():
+    for name, value in state.items():
         digest.update(f"\0{name}".encode())
-        if isinstance(tensor, Tensor):
-            digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-        else:
-            digest.update(repr(tensor).encode())
+        for part in tree_leaves(value):
+            if isinstance(part, Tensor):
+                digest.update(f"{part.dtype}{tuple(part.shape)}".encode())
+                plain = plain_values(part.detach()).cpu().contiguous()
+                digest.update(plain.reshape(-1).view(torch.uint8).numpy().data)
+            else:
+                digest.update(repr(part).encode())
     return digest.hexdigest()
 
 

@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 
 from cnncompress.data import make_loader
 from cnncompress.errors import UsageError
+from cnncompress.files.state import packed
 from cnncompress.finetuning.checkpoints import Checkpoints
 from cnncompress.finetuning.distillation import distillation_loss, teaching
 from cnncompress.finetuning.schedules import freeze_others, trainable_modules
@@ -32,6 +33,15 @@ __all__ = [
     "is_main_process",
     "trainable_modules",
 ]
+
+
+def check_trainable(model: nn.Module) -> None:
+    """UsageError for a network with quantised layers, or another state that no checkpoint holds."""
+    if held := packed(model.state_dict()):
+        raise UsageError(
+            f"cannot train {type(model).__name__}: {next(iter(held))} is no plain tensor, as in a quantised layer, "
+            "which lets no gradient through; fine-tune the network in floating point and quantise it then"
+        )
 
 
 def finetune(
@@ -61,6 +71,7 @@ def finetune(
     """
     chosen = resolve_device(device)
     settings = settings.resolved(chosen)
+    check_trainable(model)
     if (teacher is None) != (settings.distill == "none"):
         raise UsageError(
             "distillation needs a teacher: give finetune(..., teacher=NETWORK), the network that this one was made of"

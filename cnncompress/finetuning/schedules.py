@@ -92,7 +92,13 @@ def freeze_others(model: nn.Module, names: Iterable[str], example: Tensor) -> No
         parameter.requires_grad_(parameter not in frozen and parameter.is_floating_point())
     parameters = [p for p in model.parameters() if p.requires_grad]
     with inference(model), torch.enable_grad():
-        gradients = torch.autograd.grad(forward(model, example[:1]).sum(), parameters, allow_unused=True)
+        answers = forward(model, example[:1])
+        if not answers.requires_grad:
+            raise UsageError(
+                f"{type(model).__name__} computes its answers without gradients (torch.no_grad does that): nothing "
+                "can be trained"
+            )
+        gradients = torch.autograd.grad(answers.sum(), parameters, allow_unused=True)
     for parameter, gradient in zip(parameters, gradients, strict=True):
         parameter.requires_grad_(gradient is not None)
 

@@ -18,21 +18,17 @@ RANDOM = (
 )
 TOGETHER = (
     "the answer to an image depends on the other images of its batch (batch normalisation without running statistics "
-    "does that), so accuracies hold for this batch size and this order of the images alone"
+    "does that, and dynamic quantisation), so accuracies hold for this batch size and this order of the images alone"
 )
 ONE = "the network takes one image at a time"
 INFINITE = "its outputs on a random input are not finite (NaN or infinite)"
 
 
 def check_weights(model: nn.Module) -> None:
-    """CompressError, with its name, for the first weight that is not finite, or that no run can hold.
-
-    A run holds plain tensors: no packed weights of quantized layers, no sparse ones, no extra state.
-    """
+    """CompressError, with its name, for the first weight that is sparse or not finite."""
     for name, value in model.state_dict().items():
-        if not isinstance(value, Tensor) or value.is_quantized or value.layout is not torch.strided:
-            kind = "quantized or sparse tensor" if isinstance(value, Tensor) else type(value).__name__
-            raise CompressError(f"{name} is a {kind}, which a run cannot hold: give the network in floating point")
+        if isinstance(value, Tensor) and value.layout is not torch.strided:
+            raise CompressError(f"{name} is a sparse tensor, which a run cannot hold: give a dense one, of to_dense()")
     for name, parameter in model.named_parameters():
         if parameter.is_floating_point() and not parameter.is_meta and not bool(torch.isfinite(parameter).all()):
             raise CompressError(f"{name} holds NaN or infinite values: give a network with finite weights")

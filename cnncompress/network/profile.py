@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from cnncompress.chains.modules import spec_of
 from cnncompress.chains.spec import Call
@@ -50,7 +51,7 @@ def profile(model: nn.Module, example: Tensor) -> Profile:
 
 def size_bytes(model: nn.Module) -> int:
     """Bytes of the distinct tensors of the state dict: a safetensors file without its header."""
-    tensors = {id(t): t for t in model.state_dict(keep_vars=True).values() if isinstance(t, Tensor)}
+    tensors = {id(t): t for t in tree_leaves(model.state_dict(keep_vars=True)) if isinstance(t, Tensor)}
     return sum(t.numel() * t.element_size() for t in tensors.values())
 
 

@@ -12,9 +12,9 @@ import numpy as np
 from cnncompress.chains.spec import Call
 from cnncompress.config import DecomposeSettings
 from cnncompress.data import Data, make_loader, split
-from cnncompress.errors import UsageError
+from cnncompress.errors import NoGradientError, UsageError
 from cnncompress.metrics import LayerStatistics, Metric, get_metric
-from cnncompress.names.metrics import DEFAULT
+from cnncompress.names.metrics import DEFAULT, OF_INPUTS
 from cnncompress.network.device import resolve_device
 from cnncompress.pipeline.opened import Opened
 from cnncompress.statistics import collect_statistics, load_statistics, save_statistics, statistics_key
@@ -36,6 +36,18 @@ class Calibration:
 def metric_of(settings: DecomposeSettings) -> type[Metric]:
     """The metric of the settings; UsageError for one that is not registered."""
     return get_metric(settings.metric or DEFAULT)
+
+
+def with_gradients(settings: DecomposeSettings, opened: Opened) -> tuple[DecomposeSettings, list[str]]:
+    """The settings, and what to say where their metric, that nobody asked for, needs gradients that do not come."""
+    metric = metric_of(settings)
+    if not settings.assumes_metric or "gradient" not in metric.needs:
+        return settings, []
+    try:
+        collect_statistics(opened.model, [opened.example()], metric.name, positions=1, progress=False)
+    except NoGradientError as error:
+        return settings.model_copy(update={"metric": OF_INPUTS}), [f"the metric is {OF_INPUTS}, as {error}"]
+    return settings, []
 
 
 def apart(data: Data | None, settings: DecomposeSettings) -> Data | None:

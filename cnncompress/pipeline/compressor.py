@@ -30,7 +30,14 @@ from cnncompress.network.evaluate import Evaluation
 from cnncompress.network.inputs import input_dtype, read_batch
 from cnncompress.network.memory_format import memory_format_of
 from cnncompress.network.standing_in import examine
-from cnncompress.pipeline.calibration import Calibration, calibrate, calibration_set, metric_of, most_images
+from cnncompress.pipeline.calibration import (
+    Calibration,
+    calibrate,
+    calibration_set,
+    metric_of,
+    most_images,
+    with_gradients,
+)
 from cnncompress.pipeline.formats import beside, converted, fastest, in_formats, in_words
 from cnncompress.pipeline.images import evaluate_on
 from cnncompress.pipeline.opened import Opened, count_outputs
@@ -47,6 +54,7 @@ from cnncompress.planning import (
     settled_table,
     with_reasons,
 )
+from cnncompress.runs.rebuild import check_packed
 from cnncompress.terminal.console import Steps
 from cnncompress.terminal.words import counted
 
@@ -63,6 +71,7 @@ class Compressor:
         self.notes: list[str] = []
         self.metric = metric_of(settings)
         check_weights(opened.model)
+        check_packed(opened.model, opened.provenance)
         self._check_format(settings.memory_format or "")
         default = Choice(seeded(settings.method, settings.seed), settings.rank)
         rules = {
@@ -77,6 +86,9 @@ class Compressor:
         )
         self.reasons |= reasons_of(cost)
         self.remarks = remarks_on(opened.model, opened.example(2))
+        self.settings, told = with_gradients(settings, opened)
+        self.metric = metric_of(self.settings)
+        self.remarks += told
 
     def _check_format(self, memory_format: str) -> None:
         """UsageError where the network does not run in the memory format that was asked for."""

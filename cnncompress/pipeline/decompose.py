@@ -109,6 +109,7 @@ def _decompose(settings: DecomposeSettings, command: list[str], held: ExitStack)
         data = apart(open_data(settings, opened, labels_for(settings)), settings)
         cost = profile(opened.model, opened.example())
         compressor = Compressor(settings, opened, data, cost, out, phases)
+        settings = compressor.settings
     chosen = None
     if settings.max_drop is None:
         settings, chosen = plan_for(settings, compressor)

@@ -13,6 +13,7 @@ from cnncompress.chains.modules import spec_of
 from cnncompress.chains.plan import Plan
 from cnncompress.chains.spec import Chain, Pair, convolutions
 from cnncompress.errors import CompressError, RunError
+from cnncompress.files.state import kind_of_entry, packed, plain_tensors, same_values
 from cnncompress.models import build_architecture
 from cnncompress.network.layers import layers_of
 from cnncompress.network.provenance import Provenance
@@ -57,11 +58,27 @@ def _size_after(chain: Chain, size: Pair) -> Pair:
 
 
 def check_rebuild(model: nn.Module, known: Provenance) -> None:
-    """RunError where `model` has other tensors than its source and plan build, so that it could not be loaded."""
+    """RunError where `model` is not what its source and plan build with its tensors, so that it could not be loaded.
+
+    Its other tensors are then missing, or what no file of tensors holds is another each time it is built.
+    """
     failure = "the network cannot be saved"
-    difference = _difference(skeleton(known, failure).state_dict(), model.state_dict())
+    built, own = skeleton(known, failure).state_dict(), model.state_dict()
+    difference = _difference(built, own)
     if difference:
         raise RunError(f"{failure}: it is not what {known.source.name} and its plan build ({difference})")
+    for name, value in packed(own).items():
+        if not same_values(value, built[name]):
+            raise RunError(
+                f"{failure}: {name} is {kind_of_entry(value)}, which a run cannot hold, and {known.source.name} builds "
+                "another one than this; let it build the same each time, or give the network in floating point"
+            )
+
+
+def check_packed(model: nn.Module, known: Provenance) -> None:
+    """`check_rebuild` before any work, where the network holds what no file of tensors does."""
+    if packed(model.state_dict()) and known.source is not None:
+        check_rebuild(model, known)
 
 
 def comes_back(model: nn.Module, known: Provenance, example: Tensor) -> bool:
@@ -83,17 +100,20 @@ def comes_back(model: nn.Module, known: Provenance, example: Tensor) -> bool:
 def fill(model: nn.Module, tensors: Mapping[str, Tensor], failure: str) -> None:
     """Give a skeleton its tensors, with their dtype, strides and sharing; floating-point parameters require gradients.
 
+    What is no plain tensor stays as it was built.
+
     RunError, starting with `failure`, where they do not fit or something is left without a value.
     """
-    expected = model.state_dict()
-    difference = _difference(expected, tensors)
+    own = model.state_dict()
+    tensors = plain_tensors(tensors)
+    difference = _difference(plain_tensors(own), tensors)
     if difference:
         raise RunError(f"{failure} does not fit its plan ({difference})")
-    state = OrderedDict(tensors)
-    state._metadata = expected._metadata  # type: ignore[attr-defined]  # some networks insist on their version in it
+    state = OrderedDict({**tensors, **packed(own)})
+    state._metadata = own._metadata  # type: ignore[attr-defined]  # some networks insist on their version in it
     shared: dict[int, nn.Parameter] = {}
     for name, _ in model.named_parameters(remove_duplicate=False):
-        if name in state:
+        if name in tensors:
             state[name] = shared.setdefault(id(tensors[name]), nn.Parameter(tensors[name], requires_grad=False))
     try:
         model.load_state_dict(state, strict=True, assign=True)

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import os
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from cnncompress.files.place import FILES, FORMAT, INFO, METRICS, MODEL, PLAN, P
 from cnncompress.files.reading import Schema, check, checksum, finite, parse_json
 from cnncompress.files.regular import NotRegularError, kind_of
 from cnncompress.files.schemas import Info, Metrics, StoredPlan
+from cnncompress.files.state import packed, plain_tensors
 from cnncompress.files.tensorfile import load_tensors, save_tensors
 from cnncompress.models import ModelSource
 from cnncompress.models.classes import class_source
@@ -41,6 +42,7 @@ INCOMPLETE = (
     "the run does not hold the whole network: built again by {source} and given its weights, it answers otherwise; let "
     "parameters, buffers and submodules hold every value that is not the same each time it is built"
 )
+PACKED = "{names} cannot be held by the run: whenever it is loaded, {source} builds them again as they are now"
 Side = Callable[[Path], None]  # writes a file at a path
 
 
@@ -229,7 +231,8 @@ def _write_side(path: Path, write: Side, old: Path) -> None:
 
 def _write_model(folder: Path, model: nn.Module, known: Provenance) -> list[str]:
     _write_json(folder / PLAN, {**plan_to_json(known.plan), "errors": known.errors}, StoredPlan)
-    save_tensors(folder / MODEL, model.state_dict(keep_vars=True))
+    state = model.state_dict(keep_vars=True)
+    save_tensors(folder / MODEL, plain_tensors(state))
     if known.source.kind == "program":
         write_program(model, _example(model, _prepared(known)), folder / PROGRAM)
     code = foreign_code(known.source)
@@ -237,11 +240,17 @@ def _write_model(folder: Path, model: nn.Module, known: Provenance) -> list[str]
         return []
     example = _example(model, known.preprocessing)
     notes = [] if comes_back(model, known, example) else [INCOMPLETE.format(source=known.source.name)]
+    if others := packed(state):
+        notes.append(PACKED.format(names=_listed(others), source=known.source.name))
     try:
         write_program(model, example, folder / PROGRAM)
     except CompressError as error:
         notes.append(f"the run needs {code}: the network cannot be stored as a program ({error})")
     return notes
+
+
+def _listed(names: Collection[str]) -> str:
+    return f"{next(iter(names))}{f' and {len(names) - 1} more' if len(names) > 1 else ''}"
 
 
 def _write_program(folder: Path, files: Snapshot, program: nn.Module, known: Provenance) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cnncompress.errors import CompressError, DataError, UsageError, nearest
+from cnncompress.errors import CompressError, DataError, NoGradientError, UsageError, nearest
 from cnncompress.metrics import LayerStatistics
 from cnncompress.names.metrics import OF_INPUTS
 from cnncompress.network.device import resolve_device
@@ -59,7 +59,8 @@ def collect_statistics(
     its share of the images to `loader`, and all get the result that one process would get from the whole.
 
     Raises UsageError for unknown names, numbers below 1 and missing labels, DataError where there are no images or a
-    label is not a class, CompressError for activations that are not finite and networks that cannot be run.
+    label is not a class, CompressError for activations that are not finite and networks that cannot be run,
+    NoGradientError where no gradient comes to the layers.
     """
     wanted = Wanted.by(metric)
     chosen = _select(model, layers)
@@ -110,9 +111,9 @@ def _finish_gradients(
     for gradient in gradients:
         gradient.mul_(scale)
     if gradients and not any(bool(gradient.any()) for gradient in gradients):
-        raise CompressError(
-            f"the metric {metric} says nothing about this network: the gradients of its answers are all zero; "
-            f"give --metric {instead_of('gradient')}"
+        raise NoGradientError(
+            f"the metric {metric} says nothing about this network: the gradients of its answers are all zero, as "
+            f"behind quantised layers and rounding; give --metric {instead_of('gradient')}"
         )
 
 
@@ -261,7 +262,7 @@ class _Collector:
     def _watch(self, sums: LayerSums, output: Tensor) -> Tensor:
         """Have the gradient at the output of a layer taken in."""
         if not torch.is_grad_enabled():
-            raise CompressError(
+            raise NoGradientError(
                 f"the network runs layer {sums.name} without gradients, which the metric "
                 f"{self.wanted.asker('gradient')} needs: take the metric {instead_of('gradient')}, or no torch.no_grad "
                 "in its forward pass"
@@ -280,4 +281,4 @@ def _backward_errors(model: nn.Module) -> Iterator[None]:
         yield
     except RuntimeError as error:
         reason = str(error).strip().split("\n")[0]
-        raise CompressError(f"the backward pass of {type(model).__name__} fails: {reason}") from error
+        raise NoGradientError(f"the backward pass of {type(model).__name__} fails: {reason}") from error

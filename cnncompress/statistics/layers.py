@@ -46,9 +46,12 @@ class LayerSums:
         for part, order in zip(index.split(BLOCK), priority.split(BLOCK), strict=True):
             self.inputs.add(gather_patches(x, self.spec, part), order)
 
-    def add_gradient(self, gradient: Tensor) -> None:
-        """Take in the gradient of the loss at the layer's output: Σ over images and positions of ggᵀ."""
-        if self.gradient is not None:
+    def add_gradient(self, gradient: Tensor | None) -> None:
+        """Take in the gradient of the loss at the layer's output: Σ over images and positions of ggᵀ.
+
+        None is that behind an operator that lets none through.
+        """
+        if self.gradient is not None and gradient is not None:
             rows = gradient if self.spec.linear else gradient.movedim(-3, -1)
             rows = rows.reshape(-1, self.spec.out_channels)
             rows = rows.to(torch.promote_types(rows.dtype, torch.float32))

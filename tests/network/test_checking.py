@@ -63,30 +63,10 @@ def test_weights_that_are_not_finite_are_refused(name, value):
         check_weights(model)
 
 
-class Extra(nn.Identity):
-    """Keeps a dictionary in the state dict, as modules with a state of their own do."""
-
-    def get_extra_state(self) -> dict[str, int]:
-        return {"seen": 3}
-
-
-def holding(value: Tensor) -> nn.Module:
-    """A module with one buffer."""
-    module = nn.Module()
-    module.register_buffer("held", value)
-    return module
-
-
-@pytest.mark.parametrize(
-    ("part", "name"),
-    [
-        (Extra(), "0._extra_state is a dict"),
-        (holding(torch.eye(3).to_sparse()), "0.held is a quantized or sparse tensor"),
-        (holding(torch.quantize_per_tensor(torch.eye(3), 0.1, 0, torch.qint8)), "0.held is a quantized or sparse"),
-    ],
-)
-def test_what_a_run_cannot_hold_is_refused_before_any_work(part, name):
-    with pytest.raises(CompressError, match=f"^{name}.* cannot hold"):
+def test_sparse_weights_are_refused():
+    part = nn.Module()
+    part.register_buffer("held", torch.eye(3).to_sparse())
+    with pytest.raises(CompressError, match=r"^0\.held is a sparse tensor, which a run cannot hold"):
         check_weights(nn.Sequential(part))
 
 
