@@ -74,7 +74,7 @@ def find_layout(root: Path) -> Layout:
     """
     folder, told = _unpacked(root, part=None)
     names = folders_in(folder)
-    parts = {name: part for name in names if (part := part_of(name)) and any(os.scandir(folder / name))}
+    parts = {name: part for name in names if (part := part_of(name)) and os.listdir(folder / name)}
     others = [name for name in names if name not in parts]
     if not parts or (others and not any(folders_in(folder / name) for name in parts)):
         return Layout({"val": folder}, told)

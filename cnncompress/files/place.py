@@ -53,7 +53,7 @@ def check_output(path: str | Path, force: bool = False) -> None:
                 raise RunError(f"cannot write {path}: it contains the current folder; choose another name")
             if is_run(target) and not force:
                 raise RunError(f"{path} already exists; choose another name or replace it with --force")
-            if any(os.scandir(target)) and not _is_ours(target):
+            if os.listdir(target) and not _is_ours(target):
                 what = f"its {INFO} is not of this program" if is_run(target) else "not a run"
                 raise RunError(f"{path} is a folder of other files ({what}) and is left alone; choose another name")
             for name in FILES:
