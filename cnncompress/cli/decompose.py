@@ -101,7 +101,7 @@ def command(config: Path | None, **flags: Any) -> None:
     for name in settings.method.split("+"):
         check_method(name.partition(":")[0])
     metrics.entry(settings.metric)
-    frame.begin(settings.model)
+    frame.begin(settings)
     if not settings.dry_run and (settings.out is not None or not is_run(settings.model)):
         check_output(settings.out or default_place(settings.model.rpartition(":")[2]), settings.force)
     from cnncompress.pipeline import run_decompose

@@ -27,7 +27,7 @@ def command(**flags: Any) -> None:
 
     settings = merge(ModelSettings, None, flags)
     frame.need_data(settings.data, "evaluate")
-    frame.begin(settings.model)
+    frame.begin(settings)
     from cnncompress.pipeline import run_evaluate
 
     name, result = run_evaluate(settings)

@@ -6,12 +6,15 @@ import functools
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from cnncompress.errors import UsageError
 from cnncompress.terminal import console
+
+if TYPE_CHECKING:
+    from cnncompress.config import ModelSettings
 
 F = Callable[..., Any]
 
@@ -20,7 +23,10 @@ GROUPS = {
     "Images": ("data", "calibration_images", "batch_size", "workers"),
     "What to keep": ("budget", "rank", "max_drop", "plan", "multiple", "latency_batch"),
     "How": ("method", "layers", "skip", "metric", "refine", "correct", "reconstruct", "keep_statistics"),
-    "Training": ("schedule", "epochs", "lr", "optimizer", "weight_decay", "precision", "checkpoint_minutes", "resume"),
+    "Training": (
+        *("schedule", "epochs", "lr", "optimizer", "weight_decay", "precision", "checkpoint_minutes", "resume"),
+        *("distill", "temperature", "teacher_share"),
+    ),
     "Latency": ("latency", "threads", "memory_format"),
     "Output": ("format_", "opset", "output", "out", "force", "dry_run"),
     "General": ("config", "device", "seed", "verbose", "quiet"),
@@ -56,13 +62,15 @@ def write_lines(formatter: click.HelpFormatter, title: str, lines: Sequence[str]
             formatter.write(f"{'':{formatter.current_indent}}{line}\n")
 
 
-def begin(model: str | None) -> None:
-    """Before the imports that take seconds: refuse a MODEL that cannot be one, and say what is being waited for."""
-    if model is None:
+def begin(settings: ModelSettings) -> None:
+    """Before the imports that take seconds: refuse what is not there, and say what is being waited for."""
+    if settings.model is None:
         raise UsageError("no network: give MODEL, or `model:` in the config")
-    from cnncompress.names.models import check_name
+    from cnncompress.names.models import check_name, check_weights
 
-    check_name(model)
+    check_name(settings.model)
+    check_weights(settings.weights)
+    _check_data(settings.data)
     _say_loading()
 
 
@@ -72,12 +80,20 @@ def need_data(data: str | None, purpose: str) -> None:
         raise UsageError(f"nothing to {purpose} on; give --data FOLDER, cifar10:ROOT or digits")
 
 
-def begin_run(run: Path) -> None:
+def begin_run(run: Path, data: str | None = None) -> None:
     """As `begin`, for a command that takes a run only."""
     from cnncompress.files.place import check_run
 
     check_run(run)
+    _check_data(data)
     _say_loading()
+
+
+def _check_data(spec: str | None) -> None:
+    from cnncompress.names.data import check_data
+
+    if spec is not None:
+        check_data(spec)
 
 
 def _say_loading() -> None:

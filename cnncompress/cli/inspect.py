@@ -29,7 +29,7 @@ def command(**flags: Any) -> None:
     from cnncompress.config import ModelSettings, merge
 
     settings = merge(ModelSettings, None, flags)
-    frame.begin(settings.model)
+    frame.begin(settings)
     from cnncompress.pipeline import run_inspect
     from cnncompress.reporting.layout import fill, fitting, table, terminal_width
     from cnncompress.terminal.words import human

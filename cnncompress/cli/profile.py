@@ -34,7 +34,7 @@ def command(
     from cnncompress.config import ModelSettings, merge
 
     settings = merge(ModelSettings, None, flags)
-    frame.begin(settings.model)
+    frame.begin(settings)
     from tabulate import tabulate
 
     from cnncompress.pipeline import run_profile

@@ -58,7 +58,7 @@ def command(
         report = stored_reports(runs)
     else:
         for run in runs:
-            frame.begin_run(run)
+            frame.begin_run(run, settings.data)
         from cnncompress.pipeline import run_report
         from cnncompress.pipeline.measure import Timing
 

@@ -10,8 +10,9 @@ import numpy as np
 from cnncompress.data.builtin import BUILTIN, built_in
 from cnncompress.data.folders import image_folder
 from cnncompress.data.loading import Augmented, Images, Loader, evaluation_transform, make_loader
-from cnncompress.data.sources import TORCHVISION, Data, torchvision_set
-from cnncompress.errors import DataError, UsageError, nearest
+from cnncompress.data.sources import Data, torchvision_set
+from cnncompress.errors import DataError, UsageError
+from cnncompress.names.data import check_data, is_torchvision
 from cnncompress.network.preprocessing import Preprocessing
 
 __all__ = ["Augmented", "Data", "Images", "Loader", "evaluation_transform", "load_data", "make_loader", "split"]
@@ -31,25 +32,16 @@ def load_data(spec: str, preprocessing: Preprocessing, num_classes: int | None) 
     Raises DataError for missing, empty or unreadable data and for classes the network lacks, UsageError for an
     unknown kind of data.
     """
-    kind, colon, root = spec.partition(":")
+    check_data(spec)
+    kind, _, root = spec.partition(":")
     if kind in BUILTIN:
         return _checked(built_in(kind, root, preprocessing), num_classes)
-    if kind.lower() in TORCHVISION and not (Path(spec).is_dir() and not colon):
-        if not root:
-            raise UsageError(f"{kind} needs the folder of its files: {kind}:FOLDER")
+    if is_torchvision(spec):
         return _checked(torchvision_set(kind.lower(), root, preprocessing), num_classes)
-    path = Path(spec)
-    if path.is_dir():
-        try:
-            return image_folder(path, preprocessing, num_classes)
-        except OSError as error:
-            raise DataError(f"cannot read {error.filename or spec}: {error.strerror or error}") from error
-    if path.exists():
-        raise DataError(f"{spec} is a file; data are a folder of class folders, NAME:FOLDER or digits")
-    if colon and "/" not in kind:
-        known = ", ".join([*sorted(TORCHVISION), *BUILTIN])
-        raise UsageError(f"unknown data set '{kind}'{nearest(kind.lower(), TORCHVISION)} (known: {known})")
-    raise DataError(f"no such folder: {spec}{nearest(spec, [*TORCHVISION, *BUILTIN])}")
+    try:
+        return image_folder(Path(spec), preprocessing, num_classes)
+    except OSError as error:
+        raise DataError(f"cannot read {error.filename or spec}: {error.strerror or error}") from error
 
 
 def _checked(data: Data, num_classes: int | None) -> Data:

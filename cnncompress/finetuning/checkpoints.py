@@ -27,8 +27,12 @@ FREE = ("workers", "checkpoint_minutes")  # settings that do not change the resu
 LATER = {"distill": "none"}  # settings that earlier versions lack, with the value that stands for them
 
 
+class NotWrittenError(RunError):
+    """A file that the system did not take: a full disk, say. What was there before stays."""
+
+
 def write_atomically(path: Path, write: Callable[[BinaryIO], object], keep: Path | None = None) -> None:
-    """Let `write` fill a temporary file beside `path`, flush it to the disk and rename it; RunError if that fails.
+    """Let `write` fill a temporary file beside `path`, flush it and rename it; NotWrittenError if that fails.
 
     What was at `path` is then at `keep`, if given.
     """
@@ -51,7 +55,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object], keep: Path
     except (OSError, RuntimeError) as error:  # torch.save reports a full disk as RuntimeError
         cause = error if isinstance(error, OSError) else error.__context__ or error
         reason = getattr(cause, "strerror", None) or str(cause).strip().split("\n")[0]
-        raise RunError(f"cannot write {path}: {reason}") from error
+        raise NotWrittenError(f"cannot write {path}: {reason}") from error
 
 
 def _temporary(path: Path) -> Path:

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from cnncompress.data import make_loader
 from cnncompress.data.loading import collate
 from cnncompress.errors import CompressError, DataError, RunError, UsageError
-from cnncompress.finetuning.checkpoints import Checkpoints
+from cnncompress.finetuning.checkpoints import Checkpoints, NotWrittenError, tensors_of
 from cnncompress.finetuning.distillation import Teacher
 from cnncompress.finetuning.interrupts import Interrupts
 from cnncompress.finetuning.optimization import Objective, better, cosine, make_accelerator, make_optimizer, mixed_seed
@@ -71,6 +71,7 @@ class Trainer:
         self.epoch, self.step, self.loss_sum, self.seconds = 1, 0, 0.0, 0.0
         self.history: list[dict[str, Any]] = []
         self.between_steps = False
+        self.unwritten: dict[str, Tensor] = {}  # the best weights, where the system does not take their file
 
     def _check_sizes(self) -> None:
         if not self.images:
@@ -107,7 +108,7 @@ class Trainer:
                 if not isinstance(error, KeyboardInterrupt) and not self.interrupts.requested:
                     raise
                 if self.between_steps:
-                    self._save()
+                    self._keep()
                 raise KeyboardInterrupt from None
         self.accelerator.wait_for_everyone()
         result = self._result()
@@ -155,6 +156,23 @@ class Trainer:
         self.checkpoints.save_history(self.history)
         self.saved = time.monotonic()
 
+    def _keep(self) -> None:
+        """Write the last checkpoint and the history; where the system does not take them, say so and go on."""
+        try:
+            self._save()
+        except NotWrittenError as error:
+            self.saved = time.monotonic()
+            LOG.warning(f"warning: {error}; the training goes on, and the checkpoint before stays")
+
+    def _keep_best(self) -> None:
+        """Write the network as the best one, or keep its weights in memory where the system does not take the file."""
+        self.unwritten = {}
+        try:
+            self.checkpoints.save_best(self.model, self.best_epoch, self.best)
+        except NotWrittenError as error:
+            self.unwritten = {name: t.detach().cpu().clone() for name, t in tensors_of(self.model).items()}
+            LOG.warning(f"warning: {error}; the training goes on with the best weights in memory alone")
+
     def _batches(self) -> Iterator[Any]:
         """This process's part of what is left of the epoch's batches."""
         if hasattr(self.train, "set_epoch"):
@@ -195,7 +213,7 @@ class Trainer:
                     self.step += 1
                     self.between_steps = True
                     if time.monotonic() - self.saved > 60 * s.checkpoint_minutes:
-                        self._save()
+                        self._keep()
                 if stop:
                     raise KeyboardInterrupt
                 steps.update()
@@ -256,9 +274,9 @@ class Trainer:
             if better(result, self.best):
                 self.best_epoch, self.best = self.epoch, result
                 if self.main:
-                    self.checkpoints.save_best(self.model, self.epoch, result)
+                    self._keep_best()
             self.epoch, self.step, self.loss_sum, self.seconds = self.epoch + 1, 0, 0.0, 0.0
-            self._save()
+            self._keep()
 
     def _validate(self) -> Evaluation:
         """The accuracy over all processes, each of which sees its share of the images."""
@@ -290,6 +308,9 @@ class Trainer:
     def _result(self) -> FinetuneResult:
         """The result, after putting the best weights into the network."""
         best_epoch, best = self.checkpoints.load_best(self.model)
+        if self.unwritten:
+            self.model.load_state_dict(self.unwritten)
+            best_epoch, best = self.best_epoch, self.best
         start, last = (
             Evaluation(row["val_top1"], row["val_top5"], row["val_loss"], row["val_images"])
             for row in (self.history[0], self.history[-1])

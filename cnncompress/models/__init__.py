@@ -30,8 +30,8 @@ from cnncompress.models.sources import (
     list_models,
 )
 from cnncompress.models.unwrapping import State
-from cnncompress.models.weights import find_weights, is_path, load_weights, read_weights
-from cnncompress.names.models import refuse_weights
+from cnncompress.models.weights import find_weights, load_weights, read_weights
+from cnncompress.names.models import is_path, refuse_weights
 from cnncompress.network.inputs import input_channels
 from cnncompress.network.preprocessing import Preprocessing
 from cnncompress.network.provenance import Provenance, attach

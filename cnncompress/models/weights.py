@@ -28,11 +28,6 @@ _RENAMED = (
 )
 
 
-def is_path(weights: str) -> bool:
-    """Whether a `--weights` value means a file rather than a name."""
-    return "/" in weights or "\\" in weights or weights.lower().endswith(SUFFIXES) or Path(weights).exists()
-
-
 def read_weights(path: Path) -> Any:
     """What a file of weights holds, tensors on the CPU: a mapping by name, or whatever else was saved with them.
 

@@ -7,7 +7,7 @@ import re
 from importlib.util import find_spec
 from pathlib import Path
 
-from cnncompress.errors import UsageError, nearest
+from cnncompress.errors import CompressError, UsageError, nearest
 from cnncompress.files.place import check_run, is_run
 
 NETWORKS = Path(__file__).parents[1] / "models" / "builtin"
@@ -42,6 +42,17 @@ def refuse_weights(name: str) -> None:
     """UsageError where a file of weights is given as the network."""
     if name.lower().endswith(SUFFIXES):
         raise UsageError(f"{name} is a file of weights: give a network as MODEL, and --weights {name}")
+
+
+def is_path(weights: str) -> bool:
+    """Whether a `--weights` value means a file rather than a name."""
+    return "/" in weights or "\\" in weights or weights.lower().endswith(SUFFIXES) or Path(weights).exists()
+
+
+def check_weights(weights: str) -> None:
+    """CompressError where a file of weights is not there."""
+    if is_path(weights) and not Path(weights).exists():
+        raise CompressError(f"no such weights file: {weights}")
 
 
 def unknown_model(name: str) -> UsageError:

@@ -18,7 +18,7 @@ from cnncompress.files.place import default_place
 from cnncompress.files.tensorfile import digest_of
 from cnncompress.latency.clock import check_threads
 from cnncompress.models import DEFAULT, NONE
-from cnncompress.models.weights import is_path
+from cnncompress.names.models import is_path
 from cnncompress.network.checking import check_finished
 from cnncompress.network.device import resolve_device
 from cnncompress.network.evaluate import Evaluation, paired_error

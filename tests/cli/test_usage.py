@@ -87,6 +87,11 @@ def test_the_methods_are_listed_without_torch(done):
         (["export", "runs/none", "--format", "onnx"], 1, "no run at runs/none"),
         (["profile", "runs/none"], 1, "no run at runs/none"),
         (["inspect", "timm/resnet18"], 2, "timm:resnet18"),
+        (["evaluate", "digits_vgg", "--data", "none"], 1, "no such folder: none"),
+        (["evaluate", "digits_vgg", "--data", "mnst:none"], 2, "did you mean 'mnist'?"),
+        (["decompose", "digits_vgg", "--data", "mnist:none"], 1, "no such folder"),
+        (["evaluate", "digits_vgg", "--weights", "none.pth", "--data", "digits"], 1, "no such weights file: none.pth"),
+        (["decompose", "digits_vgg", "--metric", "kroneker", "--data", "digits"], 2, "did you mean 'kronecker'?"),
     ],
 )
 def test_what_is_plainly_wrong_is_answered_without_torch(args, code, words, tmp_path):

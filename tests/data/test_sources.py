@@ -13,8 +13,11 @@ import pytest
 import torch
 from PIL import Image
 
-from cnncompress.data import TORCHVISION, Data, Images, load_data, sources
+from cnncompress.data import Data, Images, load_data, sources
+from cnncompress.data.builtin import BUILTIN
+from cnncompress.data.sources import TORCHVISION
 from cnncompress.errors import DataError, UsageError
+from cnncompress.names.data import BUILTIN_SETS, TORCHVISION_SETS
 from tests.data.helpers import PLAIN, labels, refused, tree, write
 
 # --- folders ---
@@ -155,6 +158,11 @@ def test_torchvision_set(tmp_path):
     assert "wrong number of classes: 10" in refused(DataError, f"mnist:{tmp_path}", 1000)
 
 
+def test_all_sets_are_known_by_their_names_without_torch():
+    assert sorted(TORCHVISION_SETS) == sorted(TORCHVISION)
+    assert sorted(BUILTIN_SETS) == sorted(BUILTIN)
+
+
 @pytest.mark.parametrize("name", TORCHVISION)
 def test_what_has_a_direction_is_not_mirrored(name, monkeypatch):
     """A mirrored digit, letter or traffic sign is another one, or none."""
@@ -162,7 +170,7 @@ def test_what_has_a_direction_is_not_mirrored(name, monkeypatch):
     monkeypatch.setattr(sources, "_open_torchvision", lambda *args: one)
     mirrored = {"cifar10", "cifar100", "country211", "dtd", "fashionmnist", "fgvcaircraft", "flowers102", "food101"}
     mirrored |= {"imagenet", "oxfordiiitpet", "stanfordcars", "stl10"}
-    assert load_data(f"{name}:somewhere", PLAIN, 1).flip == (name in mirrored)
+    assert load_data(f"{name}:.", PLAIN, 1).flip == (name in mirrored)
 
 
 @pytest.mark.parametrize("name", ["cifar10", "stl10", "flowers102", "imagenet", "svhn", "food101", "gtsrb"])

@@ -179,6 +179,39 @@ def test_resuming_from_nothing_and_from_damaged_files(tmp_path):
         assert "\n" not in str(caught.value)
 
 
+def test_a_disk_that_fills_up_does_not_end_a_training(tmp_path, monkeypatch, caplog):
+    whole, sync, calls = network(), os.fsync, []
+    expected = tune(tmp_path / "whole", whole)
+    assert expected.best_epoch > 0
+
+    def full(descriptor):
+        calls.append(descriptor)
+        if len(calls) > 3:  # after the best weights, the checkpoint and the history of the start
+            raise OSError(28, "No space left on device")
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    model = network()
+    found = tune(tmp_path / "full", model)
+    assert "last.pt: No space left on device; the training goes on" in caplog.text
+    assert "best.safetensors: No space left on device; the training goes on" in caplog.text
+    assert (found.best, found.best_epoch, found.last) == (expected.best, expected.best_epoch, expected.last)
+    assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in whole.state_dict().items())
+    monkeypatch.setattr(os, "fsync", sync)
+    again = network()
+    assert tune(tmp_path / "full", again, resume=True).best == expected.best  # from the checkpoint that was written
+    assert all(torch.equal(again.state_dict()[name], tensor) for name, tensor in whole.state_dict().items())
+
+
+def test_a_disk_that_is_full_ends_a_training_before_it_begins(tmp_path, monkeypatch):
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(RunError, match=r"cannot write .*best\.safetensors: No space left on device"):
+        tune(tmp_path, network())
+
+
 def test_a_failing_disk_leaves_the_old_checkpoint(tmp_path, monkeypatch):
     checkpoints = Checkpoints(tmp_path / "checkpoints")
     checkpoints.save_last({"x": torch.zeros(3)})
