@@ -113,6 +113,13 @@ class Checkpoints:
         content = {"format": FORMAT, "origin": self.origin, **state}
         write_atomically(self.last, lambda file: torch.save(content, file), keep=self.previous)
 
+    def unfinished(self) -> str:
+        """Where a training that did not come to its end stands, in words; empty where there is none."""
+        state = _read_state(self.last) if self.last.exists() else None
+        epoch, epochs = (state or {}).get("epoch"), (state or {}).get("settings", {}).get("epochs")
+        going = isinstance(epoch, int) and isinstance(epochs, int) and epoch <= epochs
+        return f"in epoch {epoch} of {epochs}" if going else ""
+
     def load_last(self, settings: Mapping[str, Any], images: int) -> dict[str, Any]:
         """The state of a training of this origin, with these settings and this number of images, on the CPU.
 

@@ -87,6 +87,11 @@ class Trainer:
     def run(self, resume: bool) -> FinetuneResult:
         """Train; the network then holds the best weights."""
         state = self.checkpoints.load_last(self._comparable(), self.images) if resume else None
+        if state is None and self.main and (where := self.checkpoints.unfinished()):
+            LOG.warning(
+                f"warning: {self.checkpoints.last.parent} holds an unfinished training ({where}), which is started "
+                "over: to go on with it, stop now and resume (--resume)"
+            )
         if state is not None:
             self._restore(state)
             if self.main:

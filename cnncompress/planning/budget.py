@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
@@ -25,6 +25,7 @@ from cnncompress.network.profile import profile
 from cnncompress.network.swap import swap
 from cnncompress.planning.candidates import Candidate, Layer, make_layer, methods_of, spread
 from cnncompress.planning.rules import Choice
+from cnncompress.planning.solver.highs import Floats
 from cnncompress.planning.solver.knapsack import solve
 from cnncompress.terminal.console import bar
 
@@ -189,10 +190,16 @@ class Planner:
             least = {n: sum(float(c[:, i].min()) for c in costs) + fixed[n] for i, n in enumerate(names)}
             shares = {n: self._share(n, value) for n, value in least.items()}
             reach = ", ".join(f"{n}={share:.3f}" for n, share in shares.items())
-            alone = ", each alone" if len(names) > 1 else ""
-            found = f"these layers and methods go down to {reach}{alone}{self._held()}"
+            both = f", each alone, and together to {self._together(names, costs)}" if len(names) > 1 else ""
+            found = f"these layers and methods go down to {reach}{both}{self._held()}"
             raise UnreachableError(f"no plan meets the budget {budget}: {found}", shares)
         return {layer.name: found[i] for layer, found, i in zip(self.layers, options, selection.choice, strict=True)}
+
+    def _together(self, names: Sequence[str], costs: Sequence[Floats]) -> str:
+        """What the plan leaves whose shares have the least sum, as a budget that it meets."""
+        references, fixed = np.array([self.references[name] for name in names]), self._fixed()
+        left = sum(c[(c / references).sum(1).argmin()] for c in costs)
+        return " ".join(f"{n}={self._share(n, float(left[i]) + fixed[n]):.3f}" for i, n in enumerate(names))
 
     def _held(self) -> str:
         """Where the MACs are that no method can save, in words; "" where there are none to speak of."""

@@ -203,6 +203,25 @@ def test_a_disk_that_fills_up_does_not_end_a_training(tmp_path, monkeypatch, cap
     assert all(torch.equal(again.state_dict()[name], tensor) for name, tensor in whole.state_dict().items())
 
 
+def test_an_unfinished_training_is_not_started_over_without_a_word(tmp_path, caplog):
+    said = "holds an unfinished training (in epoch 2 of 2), which is started over"
+    tune(tmp_path, network(), epochs=2)
+    tune(tmp_path, network(), epochs=2)
+    assert "unfinished" not in caplog.text
+    data = Toy()
+
+    def interrupt(epoch, index):
+        if epoch == 2:
+            raise KeyboardInterrupt
+
+    data.on_item = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        tune(tmp_path, network(), data, epochs=2)
+    assert said not in caplog.text
+    tune(tmp_path, network(), epochs=2)
+    assert said in caplog.text
+
+
 def test_a_disk_that_is_full_ends_a_training_before_it_begins(tmp_path, monkeypatch):
     def full(descriptor):
         raise OSError(28, "No space left on device")
