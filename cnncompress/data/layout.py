@@ -15,6 +15,7 @@ PARTS = {
     "test": ("test", "testing", "tests"),
 }
 _ENDINGS = re.compile(r"[-_ ]?(set|data|dataset|images|imgs|split)$")
+_FOLD = re.compile(r"(fold|split|part|subset|cv)[-_ ]?\d+", re.IGNORECASE)
 DEPTH = 3  # of packaging within packaging
 JUNK = ("__macosx", "__pycache__", "@eadir", "$recycle.bin", "lost+found", "thumbs.db", "desktop.ini")
 DRAWN = ("labels", "masks", "annotations", "bboxes", "labelmaps")  # beside `images`: detection or segmentation
@@ -77,6 +78,7 @@ def find_layout(root: Path) -> Layout:
     parts = {name: part for name in names if (part := part_of(name)) and os.listdir(folder / name)}
     others = [name for name in names if name not in parts]
     if not parts or (others and not any(folders_in(folder / name) for name in parts)):
+        _refuse_folds(folder, names)
         return Layout({"val": folder}, told)
     found: dict[str, Path] = {}
     for name, part in parts.items():
@@ -88,15 +90,36 @@ def find_layout(root: Path) -> Layout:
     return Layout({part: _unpacked(path, part)[0] for part, path in found.items()}, told)
 
 
+def _refuse_folds(folder: Path, names: list[str]) -> None:
+    """DataError where the folders in a folder are the folds of a cross-validation, which hold the classes."""
+    if len(names) > 1 and all(_FOLD.fullmatch(name) and len(folders_in(folder / name)) > 1 for name in names):
+        raise DataError(
+            f"{folder} holds folds ({', '.join(names[:3])}{', ...' * (len(names) > 3)}), which are no classes: put the "
+            f"folds to train on into {folder}/train/CLASS/ and one into {folder}/val/CLASS/, or give one of them"
+        )
+
+
 def _unpacked(folder: Path, part: str | None) -> tuple[Path, list[str]]:
     """The folder within folders that hold nothing else: `data/data/train`, `test_set/test_set/CLASS`."""
     start = folder
     while True:
         names = folders_in(folder)
-        if len(names) != 1 or images_in(folder) or not _is_packaging(folder / names[0], part):
+        inner = _shown_parts(folder, names) if part is None else None
+        if inner is None and (len(names) != 1 or images_in(folder) or not _is_packaging(folder / names[0], part)):
             break
-        folder = folder / names[0]
+        folder = inner or folder / names[0]
     return folder, [f"its images are in {folder}"] if folder != start else []
+
+
+def _shown_parts(folder: Path, names: list[str]) -> Path | None:
+    """The images beside what is drawn on them, where they are in parts: `images/train` beside `labels/train`."""
+    words = {name.casefold() for name in names}
+    shown = [name for name in names if name.casefold() in SHOWN]
+    if len(shown) != 1 or not words <= {*SHOWN, *DRAWN} or len(names) < 2:
+        return None
+    inner = folder / shown[0]
+    within = folders_in(inner)
+    return inner if within and all(part_of(name) for name in within) else None
 
 
 def _is_packaging(inner: Path, part: str | None, depth: int = 0) -> bool:

@@ -226,3 +226,36 @@ def test_a_bomb_is_left_out(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     with pytest.raises(DataError, match="decompression bomb"):
         load_data(str(tmp_path), PLAIN, 1).val.image(1)
+
+
+@pytest.mark.parametrize("names", [("fold1", "fold2"), ("Fold_0", "Fold_1", "Fold_2"), ("split-1", "split-2")])
+def test_folds_are_no_classes(names, tmp_path):
+    for name in names:
+        tree(tmp_path / name, ONE)
+    message = refused(DataError, str(tmp_path), len(names))
+    assert f"holds folds ({', '.join(names)}), which are no classes" in message
+    assert sizes(load_data(str(tmp_path / names[0]), PLAIN, 2)) == [3, None, None]  # one of them is a data set
+
+
+def test_classes_that_are_called_like_folds_are_classes(tmp_path):
+    tree(tmp_path, {"fold1": 1, "fold2": 2})
+    assert sizes(load_data(str(tmp_path), PLAIN, 2)) == [3, None, None]
+
+
+def test_parts_within_the_images_beside_their_labels_are_recognised(tmp_path):
+    for part, more in (("train", {"cats": 2, "dogs": 3}), ("val", ONE)):
+        tree(tmp_path / "images" / part, more)
+        (tmp_path / "labels" / part).mkdir(parents=True)
+    data = load_data(str(tmp_path), PLAIN, 2)
+    assert sizes(data) == [3, 5, None]
+    assert data.labelled
+
+
+def test_parts_of_a_detection_set_have_no_labels(tmp_path):
+    for part, count in (("train", 4), ("val", 2)):
+        for i in range(count):
+            write(tmp_path / "images" / part / f"{i}.png", i)
+        (tmp_path / "labels" / part).mkdir(parents=True)
+    data = load_data(str(tmp_path), PLAIN, None)
+    assert sizes(data) == [2, 4, None]
+    assert not data.labelled
