@@ -1,31 +1,69 @@
-"""The whole job as functions, for networks and images in memory."""
+"""The whole job as functions: of networks and images in memory, and of runs; the command line calls only these.
+
+`compress`, `finetune`, `report` and `export` are what Python users call. The functions `run_*` do what the command of
+that name does: settings become small values here, and nothing below knows settings.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from cnncompress.chains.plan import Budget
-from cnncompress.config import DEFAULT_BUDGET, ModelSettings
+from cnncompress.config import DEFAULT_BUDGET, DecomposeSettings, ModelSettings, TuneSettings, merge
 from cnncompress.correction import decompose_in_order
 from cnncompress.errors import NoGradientError, UsageError, nearest
 from cnncompress.files.place import resolve
 from cnncompress.finetuning import FinetuneResult, FinetuneSettings
 from cnncompress.finetuning import finetune as train_in_place
-from cnncompress.names.metrics import GUIDED, OF_INPUTS
-from cnncompress.network.divergence import batches, to_check
+from cnncompress.latency.timed import Latency
+from cnncompress.names.metrics import DEFAULT, GUIDED, OF_INPUTS
+from cnncompress.network.compressed import Compressed, compressed, network_of
+from cnncompress.network.costs import Profile
+from cnncompress.network.divergence import Answers, batches, to_check
+from cnncompress.network.evaluate import Evaluation
 from cnncompress.network.inputs import input_dtype, read_batch
-from cnncompress.network.layers import layers_of
-from cnncompress.network.profile import profile
 from cnncompress.network.provenance import provenance
-from cnncompress.pipeline import Opened, run_report
-from cnncompress.pipeline.measure import Timing
-from cnncompress.planning import plan
-from cnncompress.planning.rules import select
+from cnncompress.network.subject import look_at
+from cnncompress.pipeline.asked import (
+    Aim,
+    FitAsked,
+    ImagesAsked,
+    Job,
+    LayersAsked,
+    NetworkAsked,
+    Place,
+    Timing,
+    TrainingAsked,
+)
+from cnncompress.pipeline.decompose import Decomposed, decompose_network
+from cnncompress.pipeline.export import export_of_run
+from cnncompress.pipeline.finetune import Tuned, train_run
+from cnncompress.pipeline.inspect import Inspected, inspect_network
+from cnncompress.pipeline.measure import (
+    LayerTime,
+    evaluate_network,
+    layer_times,
+    profile_network,
+    report_on,
+)
+from cnncompress.pipeline.opened import Opened
+from cnncompress.planning import (
+    Choice,
+    Guide,
+    Planner,
+    choices_of,
+    make_candidates,
+    reasons_of,
+    warn_unless_built_by_name,
+    with_reasons,
+)
 from cnncompress.programs.export import ExportReport, export_onnx, export_pt2
 from cnncompress.reporting import Report
 from cnncompress.runs import load
@@ -45,17 +83,17 @@ def compress(
     layers: Sequence[str] = (),
     skip: Sequence[str] = (),
     seed: int = 0,
-) -> nn.Module:
+) -> Compressed:
     """A new network within `budget`: planned under the metric kronecker and corrected in network order.
 
     Where no gradient reaches its layers, the metric is data-covariance.
 
     `images` [n, 3, h, w] are some fifty or more inputs as the network takes them, on the CPU as the network is; no
-    labels are needed. `method`, `layers` and `skip` are those of `plan`, which this calls after `collect_statistics`
-    and before `decompose_in_order`. A budget of latency needs a table of times: give it to `plan`.
+    labels are needed. `method`, `layers` and `skip` are those of `plan`. What comes back is called as the network is,
+    and goes to `save` and `export` as it is. A budget of latency needs a table of times: give it to `plan`.
 
-    Raises as these do: UsageError for a budget that no plan meets and for arguments of other types, CompressError for
-    a network that cannot be run.
+    Raises UsageError for a budget that no plan meets and for arguments of other types, CompressError for a network
+    that cannot be run.
     """
     if not isinstance(model, nn.Module):
         raise UsageError(f"model is a {type(model).__name__}, not a network: load_model('resnet50').model is one")
@@ -64,33 +102,25 @@ def compress(
     images, _ = read_batch(images, input_dtype(model), labels=False)
     if not len(images):
         raise UsageError("there are no images to calibrate on: give some fifty or more")
-    metric = GUIDED
+    warn_unless_built_by_name(model)
+    subject = look_at(model, images[:1])
+    choices, reasons = choices_of(subject, Choice(method), {}, layers, skip)
+    metric, names = GUIDED, list(choices)
     try:
-        statistics = collect_statistics(model, batches(images), metric, seed=seed)
+        statistics = collect_statistics(model, batches(images), metric, layers=names, seed=seed)
     except NoGradientError as error:
         metric = OF_INPUTS
         LOG.warning(f"the metric is {metric}, as {error}")
-        statistics = collect_statistics(model, batches(images), metric, seed=seed)
-    checked = to_check(images, profile(model, images[:1]).total_macs)
-    planned = plan(
-        model,
-        images[:1],
-        method=method,
-        budget=budget,
-        metric=metric,
-        statistics=statistics,
-        layers=layers,
-        skip=skip,
-        images=checked,
-    )
-    known = layers_of(model)
-    left_out = select(known, layers, skip)
-    adjust = [name for name in planned.kept if name in known and name not in left_out]
-    return decompose_in_order(model, planned, images, statistics=statistics, adjust=adjust, seed=seed)
+        statistics = collect_statistics(model, batches(images), metric, layers=names, seed=seed)
+    guide = Guide(metric, statistics, Answers(model, to_check(images, subject.cost.total_macs)))
+    planned = Planner(make_candidates(subject, choices, guide)).plan(budget)
+    planned.input_shape = tuple(images.shape[1:])
+    planned = with_reasons(planned, reasons | reasons_of(subject.cost), subject.calls)
+    return compressed(decompose_in_order(model, planned, images, statistics=statistics, adjust=names, seed=seed))
 
 
 def finetune(
-    model: nn.Module,
+    model: nn.Module | Compressed,
     train: Dataset,
     val: Dataset,
     settings: FinetuneSettings | None = None,
@@ -98,7 +128,7 @@ def finetune(
     *,
     device: str = "auto",
     resume: bool = False,
-    teacher: nn.Module | None = None,
+    teacher: nn.Module | Compressed | None = None,
 ) -> FinetuneResult:
     """Train `model` in place; afterwards it holds the weights of the best epoch by top-1 on `val`.
 
@@ -110,16 +140,15 @@ def finetune(
     Raises UsageError for settings that do not fit, DataError for labels, RunError for files, CompressError where the
     loss is no longer finite.
     """
-    settings = settings or FinetuneSettings()
+    model, settings = network_of(model), settings or FinetuneSettings()
+    options: dict[str, Any] = {"device": device, "teacher": None if teacher is None else network_of(teacher)}
     if checkpoints is not None:
         with writing(resolve(checkpoints)):
-            return train_in_place(
-                model, train, val, settings, Path(checkpoints), device=device, resume=resume, teacher=teacher
-            )
+            return train_in_place(model, train, val, settings, Path(checkpoints), resume=resume, **options)
     if resume:
         raise UsageError("resume needs the folder of the checkpoints: finetune(..., checkpoints=FOLDER, resume=True)")
     with tempfile.TemporaryDirectory() as folder:
-        return train_in_place(model, train, val, settings, Path(folder, "checkpoints"), device=device, teacher=teacher)
+        return train_in_place(model, train, val, settings, Path(folder, "checkpoints"), **options)
 
 
 def report(
@@ -136,12 +165,12 @@ def report(
         raise UsageError(
             f"a report is on runs, which `save` writes, not on a {type(other).__name__}: give their folders"
         )
-    settings = ModelSettings.model_validate({"data": data, "device": device, "trust_code": trust_code})
-    return run_report([Path(run) for run in runs], settings, Timing(device=device) if latency else None)
+    timing = Timing(device=device) if latency else None
+    return report_on([Path(run) for run in runs], ImagesAsked(data, device=device), timing, trust_code)
 
 
 def export(
-    model: nn.Module | str | Path,
+    model: nn.Module | Compressed | str | Path,
     path: str | Path,
     example: Tensor | None = None,
     *,
@@ -159,7 +188,7 @@ def export(
     kind = format or Path(path).suffix.removeprefix(".")
     if kind not in EXPORTERS:
         raise UsageError(f"cannot export to '{kind}'{nearest(kind, EXPORTERS)}; known: {', '.join(EXPORTERS)}")
-    network = model if isinstance(model, nn.Module) else load(model, trust_code)
+    network = load(model, trust_code) if isinstance(model, str | Path) else network_of(model)
     return EXPORTERS[kind](network, _example(network) if example is None else example, path, tolerance, force)
 
 
@@ -168,3 +197,112 @@ def _example(model: nn.Module) -> Tensor:
     if known is None or known.preprocessing is None:
         raise UsageError("the size of this network's input is not known; give export(..., example=IMAGES)")
     return Opened("network", model, known.preprocessing, known).example(2)
+
+
+# --- what the commands do, of their settings ---
+
+
+def run_decompose(settings: DecomposeSettings, command: Sequence[str]) -> Decomposed:
+    """`cnncompress decompose`: load, plan, factorize, correct, measure, save; `command` is recorded in the run."""
+    return decompose_network(job_of(settings.resolved()), command)
+
+
+def job_of(settings: DecomposeSettings) -> Job:
+    """What settings that are resolved ask for, as small values."""
+    aim = Aim(settings.budget, settings.max_drop, settings.plan, settings.assumes_budget)
+    special = {
+        pattern: Choice(rule.method or settings.method, settings.rank if rule.rank is None else rule.rank)
+        for pattern, rule in settings.per_layer.items()
+    }
+    ranked = "rank" in settings.model_fields_set
+    asked = LayersAsked(
+        settings.method, settings.rank, special, settings.layers, settings.skip, settings.multiple, ranked
+    )
+    fit = FitAsked(
+        settings.metric or DEFAULT,
+        settings.correct,
+        settings.refine,
+        settings.reconstruct,
+        settings.calibration_images,
+        settings.seed,
+        settings.assumes_metric,
+    )
+    timing = Timing(settings.latency_batch, settings.threads, settings.device, settings.memory_format)
+    place = Place(settings.out, settings.force, settings.dry_run, settings.keep_statistics)
+    return Job(_network(settings), _images(settings), aim, asked, fit, timing, place)
+
+
+def run_finetune(run: Path, config: Path | None, flags: Mapping[str, Any], command: Sequence[str]) -> Tuned | None:
+    """`cnncompress finetune`: train the network of a run; None in the processes beside the first."""
+    settings: TuneSettings = merge(TuneSettings, config, {**flags, "model": str(run)}, section="finetune")
+    keys = {f.name for f in dataclasses.fields(FinetuneSettings)} & set(TuneSettings.model_fields)
+    training = FinetuneSettings(**{k: getattr(settings, k) for k in keys})
+    asked = TrainingAsked(settings.out, settings.force, settings.resume)
+    return train_run(run, _network(settings), _images(settings), training, asked, command)
+
+
+def run_report(runs: Sequence[Path], settings: ModelSettings, timing: Timing | None) -> Report:
+    """`cnncompress report`: the tables of runs, measured again on data, and timed where `timing` is given."""
+    return report_on(runs, _images(settings), timing, settings.trust_code)
+
+
+def run_evaluate(settings: ModelSettings) -> tuple[str, Evaluation]:
+    """`cnncompress evaluate`: name and accuracy of a network or run."""
+    return evaluate_network(_network(settings), _images(settings))
+
+
+def run_profile(settings: ModelSettings, timing: Timing) -> tuple[Opened, Profile, dict[str, Latency]]:
+    """`cnncompress profile`: cost and latency of a network or, in turns with its original, of a run."""
+    return profile_network(_network(settings), timing)
+
+
+def run_inspect(settings: ModelSettings) -> tuple[Opened, list[Inspected]]:
+    """`cnncompress inspect`: a network or run and its layers."""
+    return inspect_network(_network(settings))
+
+
+def run_export(
+    run: Path, format_: str, output: Path | None, force: bool, trust_code: bool = False, opset: int | None = None
+) -> ExportReport:
+    """`cnncompress export`: the network of a run as one checked file."""
+    return export_of_run(run, format_, output, force, trust_code, opset)
+
+
+def _network(settings: ModelSettings) -> NetworkAsked:
+    return NetworkAsked(
+        settings.model,
+        settings.weights,
+        settings.num_classes,
+        settings.model_arg,
+        settings.input_size,
+        settings.mean,
+        settings.std,
+        settings.seed,
+        settings.trust_code,
+    )
+
+
+def _images(settings: ModelSettings) -> ImagesAsked:
+    return ImagesAsked(settings.data, settings.batch_size, settings.workers, settings.device)
+
+
+__all__ = [
+    "Compressed",
+    "Decomposed",
+    "LayerTime",
+    "Timing",
+    "Tuned",
+    "compress",
+    "export",
+    "finetune",
+    "job_of",
+    "layer_times",
+    "report",
+    "run_decompose",
+    "run_evaluate",
+    "run_export",
+    "run_finetune",
+    "run_inspect",
+    "run_profile",
+    "run_report",
+]

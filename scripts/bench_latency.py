@@ -22,9 +22,18 @@ import cnncompress as cc
 from cnncompress.chains.plan import Budget, Plan
 from cnncompress.latency.network import latency
 from cnncompress.latency.setting import TimingSetting
-from cnncompress.network.trace import trace
+from cnncompress.network.subject import look_at
 from cnncompress.pipeline.formats import fastest, in_formats
-from cnncompress.planning import Choice, Planner, choices_of, network_clock, settled_table
+from cnncompress.planning import (
+    Choice,
+    Guide,
+    LatencyModel,
+    Planner,
+    choices_of,
+    make_candidates,
+    network_clock,
+    settled_table,
+)
 
 NETWORKS = ("resnet18", "resnet50", "vgg16", "mobilenet_v2", "squeezenet1_0")
 KEYS = ("network", "batch", "threads", "budget")
@@ -62,11 +71,12 @@ def run(table: Table, name: str, batch: int, threads: int, budget: float) -> Non
     best = fastest(timed)
     model, before = formats[best], timed[best].median
     setting = TimingSetting(batch=batch, threads=threads, memory_format=best)
-    calls = trace(model, example)
-    choices, _ = choices_of(model, calls, Choice(), {})
-    table_of_times = settled_table(model, example, calls, setting)
+    subject = look_at(model, example)
+    choices, _ = choices_of(subject, Choice(), {})
+    table_of_times = settled_table(model, example, subject.calls, setting)
     clock = network_clock(model, example, before, batch=batch, threads=threads)
-    planner = Planner(model, example, choices, calls, table=table_of_times, original_ms=before, clock=clock)
+    times = LatencyModel(table_of_times, before, clock=clock)
+    planner = Planner(make_candidates(subject, choices, Guide(), times))
     try:
         plan = planner.plan(Budget(latency=budget))
     except cc.UsageError as error:
@@ -78,14 +88,14 @@ def run(table: Table, name: str, batch: int, threads: int, budget: float) -> Non
     networks = {"original": model}
     for label, found in (("latency", plan), ("macs", other)):
         networks[label] = cc.decompose(model, found, refine=0, progress=False)
-    times = latency(networks, example, batch=batch, threads=threads, repeats=30, min_seconds=3.0)
-    ms = {label: t.median for label, t in times.items()}
+    timed = latency(networks, example, batch=batch, threads=threads, repeats=30, min_seconds=3.0)
+    ms = {label: t.median for label, t in timed.items()}
     table.add(
         network=name, batch=batch, threads=threads, budget=budget, layers=len(plan.layers), seconds=seconds,
         predicted=plan.achieved["latency"], measured=ms["latency"] / ms["original"], macs=plan.achieved["macs"],
         error=error, same_error_macs=other.achieved["macs"], same_error_measured=ms["macs"] / ms["original"],
-        original_ms=ms["original"], latency_ms=ms["latency"], latency_p10=times["latency"].p10,
-        latency_p90=times["latency"].p90, macs_ms=ms["macs"],
+        original_ms=ms["original"], latency_ms=ms["latency"], latency_p10=timed["latency"].p10,
+        latency_p90=timed["latency"].p90, macs_ms=ms["macs"],
     )  # fmt: skip
 
 

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from cnncompress.api import run_decompose
 from cnncompress.chains.plan import Budget
 from cnncompress.config import DecomposeSettings, TuneSettings, merge, parse_arguments, validate
 from cnncompress.errors import UsageError
-from cnncompress.pipeline import run_decompose
 
 LEVEL = ", ".join(["*a{}"] * 9)
 BOMB = "method:\n- &a0 [x]\n" + "".join(f"- &a{i} [{LEVEL.replace('{}', str(i - 1))}]\n" for i in range(1, 9))

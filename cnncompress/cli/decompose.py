@@ -94,17 +94,14 @@ def command(config: Path | None, **flags: Any) -> None:
     outputs corrected, unless a rank, a budget or a plan is given. Without, every layer gets a quarter of its full rank.
     """
     from cnncompress.config import DecomposeSettings, merge
-    from cnncompress.files.place import check_output, default_place, is_run
-    from cnncompress.names.methods import check_method
+    from cnncompress.config.early import check_methods, check_place
 
     settings = merge(DecomposeSettings, config, flags).resolved()
-    for name in settings.method.split("+"):
-        check_method(name.partition(":")[0])
+    check_methods(settings.method)
     metrics.entry(settings.metric)
     frame.begin(settings)
-    if not settings.dry_run and (settings.out is not None or not is_run(settings.model)):
-        check_output(settings.out or default_place(settings.model.rpartition(":")[2]), settings.force)
-    from cnncompress.pipeline import run_decompose
+    check_place(settings)
+    from cnncompress.api import run_decompose
     from cnncompress.reporting import render
     from cnncompress.reporting.layout import fill, terminal_width
 

@@ -28,7 +28,7 @@ def command(**flags: Any) -> None:
     settings = merge(ModelSettings, None, flags)
     frame.need_data(settings.data, "evaluate")
     frame.begin(settings)
-    from cnncompress.pipeline import run_evaluate
+    from cnncompress.api import run_evaluate
 
     name, result = run_evaluate(settings)
     scores = f"top-1 {result.top1:.2f} %, top-5 {result.top5:.2f} %, loss {result.loss:.4f}"

@@ -27,7 +27,7 @@ def command(
     The file is run, in ONNX Runtime or PyTorch, and its outputs compared with the network's, before it is in its place.
     """
     frame.begin_run(run)
-    from cnncompress.pipeline import run_export
+    from cnncompress.api import run_export
 
     done = run_export(run, format_, output, force, bool(trust_code), opset)
     options.echo(

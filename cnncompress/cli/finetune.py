@@ -87,7 +87,7 @@ def command(run: Path, config: Path | None, **flags: Any) -> None:
     data = merge(TuneSettings, config, {**flags, "model": str(run)}, section="finetune").data
     frame.need_data(data, "train")
     frame.begin_run(run, data)
-    from cnncompress.pipeline import run_finetune
+    from cnncompress.api import run_finetune
     from cnncompress.reporting import render
     from cnncompress.reporting.layout import terminal_width
 

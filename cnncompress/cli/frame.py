@@ -82,7 +82,7 @@ def need_data(data: str | None, purpose: str) -> None:
 
 def begin_run(run: Path, data: str | None = None) -> None:
     """As `begin`, for a command that takes a run only."""
-    from cnncompress.files.place import check_run
+    from cnncompress.config.early import check_run
 
     check_run(run)
     _check_data(data)
@@ -112,7 +112,7 @@ def nothing_to_import() -> None:
 
 def is_working() -> bool:
     """Whether imports are over, so that an interruption finds code that cleans up after itself."""
-    return _imported or hasattr(sys.modules.get("cnncompress.pipeline"), "__all__")
+    return _imported or hasattr(sys.modules.get("cnncompress.api"), "__all__")
 
 
 def voices(f: F) -> F:

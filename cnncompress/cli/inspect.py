@@ -30,7 +30,7 @@ def command(**flags: Any) -> None:
 
     settings = merge(ModelSettings, None, flags)
     frame.begin(settings)
-    from cnncompress.pipeline import run_inspect
+    from cnncompress.api import run_inspect
     from cnncompress.reporting.layout import fill, fitting, table, terminal_width
     from cnncompress.terminal.words import human
 

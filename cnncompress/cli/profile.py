@@ -10,8 +10,8 @@ import click
 from cnncompress.cli import frame, options
 
 if TYPE_CHECKING:
+    from cnncompress.api import LayerTime
     from cnncompress.latency.timed import Latency
-    from cnncompress.pipeline.measure import LayerTime
 
 
 @frame.command(
@@ -37,8 +37,7 @@ def command(
     frame.begin(settings)
     from tabulate import tabulate
 
-    from cnncompress.pipeline import run_profile
-    from cnncompress.pipeline.measure import Timing, layer_times
+    from cnncompress.api import Timing, layer_times, run_profile
 
     timing = Timing(batch_size, threads, device or "auto", memory_format)
     opened, cost, times = run_profile(settings, timing)

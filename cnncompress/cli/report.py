@@ -45,7 +45,7 @@ def command(
     --latency the networks are timed.
     """
     from cnncompress.config import ModelSettings, merge
-    from cnncompress.files.publish import check_text_output, write_text
+    from cnncompress.config.early import check_text_output, write_text
     from cnncompress.reporting import render
     from cnncompress.reporting.layout import terminal_width
     from cnncompress.reporting.stored import stored_reports
@@ -59,8 +59,7 @@ def command(
     else:
         for run in runs:
             frame.begin_run(run, settings.data)
-        from cnncompress.pipeline import run_report
-        from cnncompress.pipeline.measure import Timing
+        from cnncompress.api import Timing, run_report
 
         timing = Timing(latency_batch, threads, settings.device, memory_format) if latency else None
         report = run_report(runs, settings, timing)

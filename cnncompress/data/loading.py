@@ -147,7 +147,7 @@ class _Unread(NamedTuple):
 
 
 class _Attempts(Dataset):
-    """The items of a set, with `_Unread` in the place of what cannot be read."""
+    """The items of a set with their positions, and `_Unread` in the place of what cannot be read."""
 
     def __init__(self, dataset: Dataset, indices: Sequence[int]) -> None:
         self.dataset = dataset
@@ -156,18 +156,18 @@ class _Attempts(Dataset):
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, i: int) -> Any:
+    def __getitem__(self, i: int) -> tuple[int, Any]:
         try:
-            return self.dataset[self.indices[i]]
+            return i, self.dataset[self.indices[i]]
         except UnreadableError as error:
-            return _Unread(error.name, error.reason)
+            return i, _Unread(error.name, error.reason)
 
 
-def _collate(items: list[Any]) -> tuple[Any, list[_Unread]]:
-    """What can be read as one batch, None where nothing can, and the rest."""
-    good = [item for item in items if not isinstance(item, _Unread)]
-    bad = [item for item in items if isinstance(item, _Unread)]
-    return collate(good) if good else None, bad
+def _collate(items: list[tuple[int, Any]]) -> tuple[Any, list[int], list[_Unread]]:
+    """What can be read as one batch, None where nothing can, its positions, and the rest."""
+    good = [(position, item) for position, item in items if not isinstance(item, _Unread)]
+    bad = [item for _, item in items if isinstance(item, _Unread)]
+    return collate([item for _, item in good]) if good else None, [position for position, _ in good], bad
 
 
 def collate(items: list[Any]) -> Any:
@@ -192,13 +192,18 @@ class Loader:
         return len(self._batches)
 
     def __iter__(self) -> Iterator[Any]:
+        for batch, _ in self.numbered():
+            yield batch
+
+    def numbered(self) -> Iterator[tuple[Any, list[int]]]:
+        """The batches, each with the positions of its items among all that are asked for."""
         found = False
         skipped: dict[str, str] = {}
-        for good, bad in self._batches:
+        for good, positions, bad in self._batches:
             skipped.update(bad)
             if good is not None:
                 found = True
-                yield good
+                yield good, positions
         if isinstance(self.dataset, Images):
             self.dataset.skipped.update(skipped)
             report_skipped(self.dataset, skipped)

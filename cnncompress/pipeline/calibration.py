@@ -1,22 +1,26 @@
-"""Calibration: which images the statistics come from, and their cache in the run."""
+"""Calibration: which images it takes, one pass over them, and the cache of its statistics in the run."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor, nn
 
 from cnncompress.chains.spec import Call
-from cnncompress.config import DecomposeSettings
-from cnncompress.data import Data, make_loader, split
+from cnncompress.data import Data, Images, Loader, make_loader, split
 from cnncompress.errors import NoGradientError, UsageError
-from cnncompress.metrics import LayerStatistics, Metric, get_metric
-from cnncompress.names.metrics import DEFAULT, OF_INPUTS
+from cnncompress.metrics import LayerStatistics, get_metric
+from cnncompress.names.metrics import OF_INPUTS
 from cnncompress.network.device import resolve_device
-from cnncompress.pipeline.opened import Opened
+from cnncompress.network.inputs import input_dtype, read_batch
+from cnncompress.network.subject import Subject
+from cnncompress.pipeline.asked import FitAsked, ImagesAsked
+from cnncompress.pipeline.notes import Note, notes
 from cnncompress.statistics import collect_statistics, load_statistics, save_statistics, statistics_key
 
 STATISTICS = "statistics.safetensors"
@@ -24,52 +28,62 @@ VALUES = 2**28  # numbers in the largest activation of the images that a correct
 EVALUATION_SHARE = 0.5  # of a set without training images: the rest is for calibration
 
 
-@dataclasses.dataclass
-class Calibration:
-    """Statistics by layer, their cache key and what should be said about them."""
+@dataclasses.dataclass(frozen=True)
+class CalibrationSet:
+    """Images to calibrate on: `indices` among the `images`, spread evenly, and which of them a correction looks at.
 
-    statistics: dict[str, LayerStatistics] = dataclasses.field(default_factory=dict)
-    key: str = ""
-    notes: list[str] = dataclasses.field(default_factory=list)
-
-
-def metric_of(settings: DecomposeSettings) -> type[Metric]:
-    """The metric of the settings; UsageError for one that is not registered."""
-    return get_metric(settings.metric or DEFAULT)
-
-
-def with_gradients(settings: DecomposeSettings, opened: Opened) -> tuple[DecomposeSettings, list[str]]:
-    """The settings, and what to say where their metric, that nobody asked for, needs gradients that do not come."""
-    metric = metric_of(settings)
-    if not settings.assumes_metric or "gradient" not in metric.needs:
-        return settings, []
-    try:
-        collect_statistics(opened.model, [opened.example()], metric.name, positions=1, progress=False)
-    except NoGradientError as error:
-        return settings.model_copy(update={"metric": OF_INPUTS}), [f"the metric is {OF_INPUTS}, as {error}"]
-    return settings, []
-
-
-def apart(data: Data | None, settings: DecomposeSettings) -> Data | None:
-    """The data with images to calibrate on (`train`) that are never evaluated on; as they are where none are needed."""
-    if data is None or not settings.uses_images:
-        return data
-    return split(data, EVALUATION_SHARE, settings.seed)
-
-
-def calibration_set(
-    settings: DecomposeSettings, data: Data | None, limit: int | None = None
-) -> tuple[Data, Any, list[int]]:
-    """The data, its training images and which of them are for calibration: at most `limit`, spread evenly.
-
-    UsageError where there are none.
+    `held` are positions in `indices`, spread evenly: all of them, or as many as the largest activation allows. The
+    answers of a network are compared on some of these in turn (`divergence.to_check`).
     """
+
+    images: Images
+    indices: tuple[int, ...]
+    held: frozenset[int]
+    fingerprint: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Calibration:
+    """Statistics by layer with their cache key, the images [n, c, H, W] that corrections look at, and what to say."""
+
+    statistics: Mapping[str, LayerStatistics] = dataclasses.field(default_factory=dict)
+    images: Tensor | None = None
+    key: str = ""
+    notes: tuple[Note, ...] = ()
+
+
+def with_gradients(asked: FitAsked, network: nn.Module, example: Tensor) -> tuple[FitAsked, tuple[Note, ...]]:
+    """How to fit, and what to say where the metric, that nobody asked for, needs gradients that do not come."""
+    if not asked.metric_assumed or "gradient" not in get_metric(asked.metric).needs:
+        return asked, ()
+    try:
+        collect_statistics(network, [example], asked.metric, positions=1, progress=False)
+    except NoGradientError as error:
+        said = notes("network", f"the metric is {OF_INPUTS}, as {error}")
+        return dataclasses.replace(asked, metric=OF_INPUTS), said
+    return asked, ()
+
+
+def apart(data: Data | None, asked: FitAsked) -> Data | None:
+    """The data with images to calibrate on (`train`) that are never evaluated on; as they are where none are needed."""
+    if data is None or not asked.calibrated:
+        return data
+    return split(data, EVALUATION_SHARE, asked.seed)
+
+
+def calibration_set(data: Data | None, asked: FitAsked, calls: Mapping[str, Call]) -> CalibrationSet:
+    """The images that statistics, corrections and comparisons of answers are from; UsageError where there are none."""
     if data is None or data.train is None:
-        metric = metric_of(settings)
-        what = f"metric {metric.name}" if metric.needs else f"--correct {settings.correct}"
+        what = f"metric {asked.metric}" if asked.guided else f"--correct {asked.correct}"
         raise UsageError(f"{what} needs calibration images; give --data FOLDER, cifar10:ROOT or digits")
-    count = min(settings.calibration_images, len(data.train), limit or len(data.train))
-    return data, data.train, np.unique(np.linspace(0, len(data.train) - 1, count).astype(int)).tolist()
+    indices = _evenly(len(data.train), asked.calibration_images)
+    held = _evenly(len(indices), most_images(calls)) if asked.looks_at_images else []
+    return CalibrationSet(data.train, tuple(indices), frozenset(held), data.fingerprint)
+
+
+def _evenly(count: int, most: int) -> list[int]:
+    """At most `most` of the numbers below `count`, spread evenly, the first and the last included."""
+    return np.unique(np.linspace(0, count - 1, min(most, count)).astype(int)).tolist()
 
 
 def most_images(calls: Mapping[str, Call]) -> int:
@@ -88,31 +102,63 @@ def _values(call: Call) -> tuple[int, int]:
 
 
 def calibrate(
-    settings: DecomposeSettings, opened: Opened, layers: Iterable[str], data: Data | None, out: Path
+    subject: Subject, chosen: CalibrationSet, asked: FitAsked, layers: Collection[str], read: ImagesAsked, cache: Path
 ) -> Calibration:
-    """The statistics that the metric needs for some layers, from the cache of the run at `out` if it fits.
+    """One pass over the calibration images: the statistics of some layers, and the images that corrections look at.
 
-    UsageError where there are no images to calibrate on.
+    No image is decoded twice. Statistics come from the file `cache` where it fits; then only those images are read that
+    are held. A metric that needs nothing has no statistics.
     """
-    metric = metric_of(settings)
-    if not metric.needs:
-        return Calibration()
-    data, images, indices = calibration_set(settings, data)
-    layers = list(layers)
-    wanted = {"metric": settings.metric, "images": indices, "seed": settings.seed, "layers": layers}
-    key = statistics_key(opened.model, data.fingerprint, wanted)
-    found = load_statistics(out / STATISTICS, key)
-    if found is None:
+    guided, key, found = asked.guided, "", None
+    if guided:
+        wanted = {"metric": asked.metric, "images": list(chosen.indices), "seed": asked.seed, "layers": list(layers)}
+        key = statistics_key(subject.network, chosen.fingerprint, wanted)
+        found = load_statistics(cache, key)
+    if found is None and guided:
+        held = _Held(chosen, read, input_dtype(subject.network))
         found = collect_statistics(
-            opened.model,
-            make_loader(images, settings.batch_size, workers=settings.workers, indices=indices),
-            metric.name,
-            layers=layers,
-            seed=settings.seed,
-            device=resolve_device(settings.device),
+            subject.network, held, asked.metric, layers=layers, seed=asked.seed, device=resolve_device(read.device)
         )
-        opened.model.to("cpu")
-    return Calibration(found, key, list(remarks(found)))
+        subject.network.to("cpu")
+        images = held.images()
+    else:
+        images = _read_held(chosen, read, input_dtype(subject.network))
+    found = found or {}
+    return Calibration(found, images, key, notes("calibration", *remarks(found)))
+
+
+class _Held:
+    """The batches of a calibration set, of which it keeps the images that are to be held as they pass by."""
+
+    def __init__(self, chosen: CalibrationSet, read: ImagesAsked, dtype: torch.dtype) -> None:
+        self.held, self.dtype = chosen.held, dtype
+        self.loader = _loader(chosen, read, chosen.indices)
+        self.parts: list[Tensor] = []
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[Any]:
+        for batch, positions in self.loader.numbered():
+            kept = [place for place, position in enumerate(positions) if position in self.held]
+            if kept:
+                self.parts.append(read_batch(batch, self.dtype, labels=False)[0][kept])
+            yield batch
+
+    def images(self) -> Tensor | None:
+        """The images that were kept, [n, c, H, W]; None where there were none."""
+        return torch.cat(self.parts) if self.parts else None
+
+
+def _read_held(chosen: CalibrationSet, read: ImagesAsked, dtype: torch.dtype) -> Tensor | None:
+    """The images that are held, and no others; None where there are none."""
+    loader = _loader(chosen, read, [chosen.indices[position] for position in sorted(chosen.held)])
+    parts = [read_batch(batch, dtype, labels=False)[0] for batch in loader] if chosen.held else []
+    return torch.cat(parts) if parts else None
+
+
+def _loader(chosen: CalibrationSet, read: ImagesAsked, indices: Any) -> Loader:
+    return make_loader(chosen.images, read.batch_size, workers=read.workers, indices=indices)
 
 
 def remarks(statistics: Mapping[str, LayerStatistics]) -> Iterator[str]:
@@ -126,8 +172,8 @@ def remarks(statistics: Mapping[str, LayerStatistics]) -> Iterator[str]:
         )
 
 
-def cache_file(settings: DecomposeSettings, done: Calibration) -> dict[str, Callable[[Path], None]]:
+def cache_file(keep: bool, done: Calibration) -> dict[str, Callable[[Path], None]]:
     """The statistics as a side product of the run, where that was asked for and there are any."""
-    if not settings.keep_statistics or not done.statistics:
+    if not keep or not done.statistics:
         return {}
     return {STATISTICS: lambda path: save_statistics(path, done.statistics, done.key)}

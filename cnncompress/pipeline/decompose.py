@@ -1,47 +1,53 @@
-"""The whole job of `cnncompress decompose`."""
+"""The whole job of `cnncompress decompose`, phase by phase."""
 
 from __future__ import annotations
 
-import dataclasses
-import math
+from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from cnncompress.chains.plan import Budget, Plan
-from cnncompress.config import DecomposeSettings
-from cnncompress.data import Data
-from cnncompress.errors import CompressError, UnreachableError
-from cnncompress.files.place import default_place
+from cnncompress.chains.plan import Plan
+from cnncompress.errors import CompressError
 from cnncompress.files.tensorfile import digest_of
-from cnncompress.latency.clock import check_threads
 from cnncompress.models import DEFAULT, NONE
 from cnncompress.names.models import is_path
 from cnncompress.network.checking import check_finished
-from cnncompress.network.device import resolve_device
 from cnncompress.network.evaluate import Evaluation, paired_error
 from cnncompress.network.profile import profile
-from cnncompress.network.provenance import Provenance, attach, provenance
-from cnncompress.pipeline.calibration import apart, cache_file, metric_of
-from cnncompress.pipeline.compressor import Compressor
-from cnncompress.pipeline.images import held_out, open_data
-from cnncompress.pipeline.opened import Opened, count_outputs, need_layers, open_model
-from cnncompress.pipeline.original import original_row
-from cnncompress.pipeline.rows import make_row, planned_row, recorded
+from cnncompress.network.provenance import Provenance, provenance
+from cnncompress.pipeline.asked import Job, NetworkAsked
+from cnncompress.pipeline.calibration import Calibration, cache_file
+from cnncompress.pipeline.fit import compared, fit
+from cnncompress.pipeline.images import held_out
+from cnncompress.pipeline.notes import Note, collect, notes
+from cnncompress.pipeline.opened import Opened
+from cnncompress.pipeline.original import original_of, original_row
+from cnncompress.pipeline.plan import Planned, calibrated, make_plan, plan_within, prepare_planning
+from cnncompress.pipeline.rows import make_row, planned_row
 from cnncompress.pipeline.search import search
-from cnncompress.reporting import Report, layer_rows
+from cnncompress.pipeline.timing import time_result
+from cnncompress.pipeline.words import (
+    described,
+    expected_steps,
+    hint,
+    narrow_outputs,
+    nothing_to_do,
+    predicted_rise,
+    spent,
+)
+from cnncompress.pipeline.work import Before, Work, measure, measure_original, prepare
+from cnncompress.reporting import Report, Row, layer_rows
 from cnncompress.runs import save_run
-from cnncompress.runs.lock import reserved
 from cnncompress.terminal.console import Steps
 
-UNITS = {"macs": "MACs", "params": "parameters", "latency": "latency"}
 
-
-@dataclasses.dataclass
+@dataclass(frozen=True)
 class Decomposed:
-    """What `run_decompose` did: the plan, the report, where it was saved (None for a dry run), seconds by phase.
+    """What `decompose_network` did: plan, network, report, where it was saved (None for a dry run), seconds by phase.
 
     `hint` says what could be asked for instead.
     """
@@ -53,255 +59,138 @@ class Decomposed:
     hint: str = ""
 
 
-def default_out(settings: DecomposeSettings, opened_name: str) -> Path:
-    """`runs/NAME` where no `--out` was given."""
-    return settings.out or default_place(opened_name)
+@dataclass(frozen=True)
+class Made:
+    """A compressed network with its plan, the accuracy of both networks, and what is to be said of it."""
+
+    plan: Plan
+    network: nn.Module
+    before: Before
+    result: Evaluation | None
+    calibration: Calibration
+    notes: tuple[Note, ...]
 
 
-def expected_steps(settings: DecomposeSettings) -> list[str]:
-    """The parts of the work that are announced, in order."""
-    images, guided = settings.data is not None, bool(metric_of(settings).needs)
-    planning = ["calibrate"] * guided + ["candidates"]
-    by_latency = settings.budget is not None and settings.budget.latency is not None
-    if settings.max_drop is not None:
-        return ["build", "evaluate", "search", *planning, "latency", "save"]
-    first = ["build"]
-    if settings.searching:
-        first += [*planning, *["latency"] * by_latency, "plan"]
-    if settings.dry_run:
-        return first
-    first += ["evaluate"] * images + ["calibrate"] * (guided and not settings.searching) + ["factorize"]
-    first += ["reconstruct"] * (settings.reconstruct > 0) + ["evaluate"] * images
-    return [*first, *["latency"] * settings.searching, "save"]
-
-
-def run_decompose(settings: DecomposeSettings, command: list[str]) -> Decomposed:
-    """The whole job of `cnncompress decompose`: load, plan, factorize, correct, measure, save.
-
-    Nobody else may write at its `--out` meanwhile.
-    """
+def decompose_network(job: Job, command: Sequence[str]) -> Decomposed:
+    """Load, plan, factorize, correct, measure and save; nobody else may write at the job's place meanwhile."""
     with ExitStack() as held:
-        return _decompose(settings, command, held)
+        steps = Steps(expected_steps(job))
+        work = prepare(job, held, steps)
+        if job.aim.max_drop is not None:
+            return _finish(work, _searched(work, job.aim.max_drop, steps), command, steps)
+        planned = make_plan(work, steps)
+        work = replace(work, job=replace(job, aim=planned.aim))
+        if job.place.dry_run:
+            return _dry_run(work, planned, steps)
+        if not planned.plan.layers:
+            raise CompressError(nothing_to_do(work.opened.name, planned.plan))
+        return _finish(work, _made(work, planned, steps), command, steps)
 
 
-def labels_for(settings: DecomposeSettings) -> str:
-    """What labels are needed for, in words; empty where images alone will do."""
-    if settings.max_drop is not None:
-        return "--max-drop"
-    metric = metric_of(settings)
-    return f"the metric {metric.name}" if metric.labelled() else ""
+def _made(work: Work, planned: Planned, steps: Steps) -> Made:
+    """The network of a plan."""
+    job, plan, subject = work.job, planned.plan, work.subject
+    before = measure_original(work, steps)
+    calibration = planned.calibration or calibrated(work, list(plan.layers), steps)
+    fitted = fit(subject, plan, calibration, job.fit, list(work.choices), steps)
+    result, said = measure(work, fitted.network, steps), fitted.notes
+    if work.data is not None and not (work.data.labelled and work.outputs is not None):
+        with steps("evaluate", "compare the answers with the original's"):
+            said += compared(subject, fitted.network, work.data, job.images)
+    return Made(plan, fitted.network, before, result, calibration, said)
 
 
-def _decompose(settings: DecomposeSettings, command: list[str], held: ExitStack) -> Decomposed:
-    settings = settings.resolved()
-    phases = Steps(expected_steps(settings))
-    resolve_device(settings.device)
-    check_threads(settings.threads)
-    if settings.out is not None and not settings.dry_run:
-        held.enter_context(reserved(settings.out, settings.force))
-    with phases("build", f"load {settings.model}"):
-        opened = open_model(settings)
-        need_layers(opened, "decompose")
-        attach(opened.model, opened.provenance)
-        out = default_out(settings, opened.name)
-        if not settings.dry_run:
-            held.enter_context(reserved(out, settings.force))
-        data = apart(open_data(settings, opened, labels_for(settings)), settings)
-        cost = profile(opened.model, opened.example())
-        compressor = Compressor(settings, opened, data, cost, out, phases)
-        settings = compressor.settings
-    chosen = None
-    if settings.max_drop is None:
-        settings, chosen = plan_for(settings, compressor)
-        if settings.dry_run:
-            return _dry_run(settings, compressor, chosen)
-    if chosen is not None and not chosen.layers:
-        raise CompressError(nothing_to_do(opened.name, chosen))
-    measured: list[Evaluation | None] = []  # the original's accuracy, where it is not known yet
+def _searched(work: Work, max_drop: float, steps: Steps) -> Made:
+    """The network of the fewest MACs that loses no more than so many points of top-1."""
+    job, before = work.job, measure_original(work, steps)
+    with steps("search", f"look for the fewest MACs that lose at most {max_drop:g} points"):
+        if before.row.top1 is None or work.data is None or before.row.data != work.data.fingerprint:
+            raise CompressError("no accuracy to compare with: that of the original on these images is not known")
+        planning = prepare_planning(work, steps)
+        adjust = list(work.choices)
+        found = search(
+            lambda budget: plan_within(work, planning, budget, steps),
+            lambda plan: fit(work.subject, plan, planning.calibration, job.fit, adjust, steps),
+            lambda network: measure(work, network, steps),
+            max_drop,
+            before.row.top1,
+        )
+    return Made(found.plan, found.network, before, found.result, planning.calibration, found.notes)
 
-    def measure(network: nn.Module) -> Evaluation | None:
-        measured.append(compressor.measure(network))
-        return measured[-1]
 
-    before = original_row(opened, cost, data, measure)
-    if chosen is None:
-        with phases("search", f"look for the fewest MACs that lose at most {settings.max_drop:g} points"):
-            found = search(compressor, settings.max_drop or 0.0, before)
-        chosen, small = found.plan, found.model
-        result: Evaluation | None = found.result
-    else:
-        small = compressor.fit(chosen)
-        result = compressor.measure(small)
-        compressor.compare_answers(small)
-    with phases("profile"):
-        small_cost = profile(small, opened.example())
-    row = make_row(describe(opened, settings), "decomposed", small_cost, result, data)
-    row = dataclasses.replace(row, top1_error=paired_error(next(iter(measured), None), result))
-    if settings.searching:
-        small, times = compressor.timed(small, chosen)
-        row = dataclasses.replace(row, latency=times.get("compressed"))
-        before = dataclasses.replace(before, latency=times.get("original"))
+def _finish(work: Work, made: Made, command: Sequence[str], steps: Steps) -> Decomposed:
+    """Time and check a network, and save it with its report."""
+    job, opened, example, small = work.job, work.opened, work.subject.example, made.network
+    with steps("profile"):
+        row = make_row(described(opened, job), "decomposed", profile(small, example), made.result, work.data)
+    before, said = made.before.row, made.notes
+    row = replace(row, top1_error=paired_error(made.before.result, made.result))
+    if job.aim.searching:
+        original = original_of(opened.run)
+        with steps("latency", "time the networks"):
+            timed = time_result(
+                opened.model if original is None else original, small, made.plan, example, job.aim, job.timing
+            )
+        small, said = timed.network, said + timed.notes
+        made.plan.memory_format = timed.memory_format
+        row, before = replace(row, latency=timed.compressed), replace(before, latency=timed.original)
+    check_finished(opened.model, small, example)
     origin = provenance(small) or Provenance()
-    check_finished(opened.model, small, opened.example())
-    notes = [*spent(settings, chosen, compressor), *compressor.remarks, *compressor.told.notes, *compressor.notes]
-    notes += predicted_rise({} if chosen.rises else origin.rises, settings.plan is not None)
-    earlier = opened.provenance.plan
-    if earlier.layers and earlier.metric != chosen.metric:
-        notes.append(f"relative errors of what the run had replaced are under {earlier.metric}, others {chosen.metric}")
-    notes += [f"assumed of {opened.taken_for}"] if opened.assumed else []
-    notes += [*narrow_outputs(chosen, count_outputs(opened))]
-    report = Report([before, row], layer_rows(origin.plan, origin.errors), origin.plan.kept, notes)
-    info = run_info(settings, opened, data, command)
-    with phases("save", f"save in {out}"):
-        sides = cache_file(settings, compressor.told)
-        report.notes += save_run(out, small, metrics=report.to_json(), info=info, force=settings.force, sides=sides)
-    return Decomposed(chosen, report, out, phases, hint(settings))
+    told = collect(
+        _told_of_plan(work, made.plan), work.notes, made.calibration.notes, said, _told_of(work, made, origin)
+    )
+    report = Report([before, row], layer_rows(origin.plan, origin.errors), origin.plan.kept, told)
+    info = run_info(work, command)
+    with steps("save", f"save in {work.out}"):
+        sides = cache_file(job.place.keep_statistics, made.calibration)
+        metrics = report.to_json()
+        report.notes += save_run(work.out, small, metrics=metrics, info=info, force=job.place.force, sides=sides)
+    return Decomposed(made.plan, report, work.out, steps, hint(job))
 
 
-def plan_for(settings: DecomposeSettings, compressor: Compressor) -> tuple[DecomposeSettings, Plan]:
-    """The plan that the settings ask for, and the settings that it follows.
-
-    Where no plan meets a budget that nobody asked for, it is halfway between the network itself and the least that
-    can be had.
-    """
-    try:
-        return settings, compressor.plan()
-    except UnreachableError as error:
-        if not settings.assumes_budget:
-            raise
-        budget = Budget(macs=math.ceil(500 * (1 + error.shares["macs"])) / 1000)
-    return settings.model_copy(update={"budget": budget}), compressor.plan(budget)
-
-
-def hint(settings: DecomposeSettings) -> str:
-    """What could be asked for where little was, in a line."""
-    if settings.data is None:
-        return (
-            "fitted to the weights alone: --data FOLDER of fifty or more images, labelled or not, plans the method and "
-            "rank of every layer and corrects the outputs, which keeps far more of the accuracy"
-        )
-    if settings.assumes_budget:
-        return f"planned for {settings.budget}, as nothing was asked for; --budget, --max-drop or --rank say how much"
-    if settings.correct == "none" and not metric_of(settings).needs:
-        return "fitted to the weights alone, the images only measured it; --correct refit makes use of them too"
-    return ""
-
-
-def _dry_run(settings: DecomposeSettings, compressor: Compressor, chosen: Plan) -> Decomposed:
+def _dry_run(work: Work, planned: Planned, steps: Steps) -> Decomposed:
     """The report of a plan that is not carried out."""
-    opened, cost = compressor.opened, compressor.cost
+    opened, cost, job, plan = work.opened, work.subject.cost, work.job, planned.plan
     now = original_row(opened, cost, None, lambda network: None)
-    row = planned_row(describe(opened, settings), chosen, cost, opened.example().element_size())
-    notes = [*spent(settings, chosen, compressor), *compressor.remarks, *compressor.told.notes]
-    report = Report([now, row], layer_rows(chosen, {}), chosen.kept, notes)
-    return Decomposed(chosen, report, None, compressor.phases, hint(settings))
+    row: Row = planned_row(described(opened, job), plan, cost, work.subject.example.element_size())
+    calibration = planned.calibration or Calibration()
+    of_network = [note for note in work.notes if note.source == "network"]
+    told = collect(_told_of_plan(work, plan), of_network, calibration.notes)
+    report = Report([now, row], layer_rows(plan, {}), plan.kept, told)
+    return Decomposed(plan, report, None, steps, hint(job))
 
 
-def spent(settings: DecomposeSettings, chosen: Plan, compressor: Compressor) -> list[str]:
-    """What a budget was spent on, in words."""
-    if not chosen.achieved:
-        return []
-    limits = settings.budget.shares if settings.budget is not None else {}
-    shares = ", ".join(
-        f"{value:.4f} of the {UNITS[cost]}{f' (budget {limits[cost]:g})' if cost in limits else ''}"
-        for cost, value in chosen.achieved.items()
-    )
-    of = " of the run's own" if compressor.opened.run else ""
-    notes = [f"the plan leaves {shares}{of}"]
-    if chosen.rises:
-        most = max(chosen.rises, key=lambda name: chosen.rises[name])
-        unit = "nats an image" if compressor.predicts_nats else "as a sum of squared relative errors"
-        notes.append(
-            f"predicted rise of the loss before any correction: {sum(chosen.rises.values()):.3g} {unit}, "
-            f"most of it in {most} ({chosen.rises[most]:.3g})"
-        )
-    return notes
+def _told_of_plan(work: Work, plan: Plan) -> tuple[Note, ...]:
+    return notes("plan", *spent(work.job.aim, plan, work.job.fit, work.opened.run is not None))
 
 
-def predicted_rise(rises: dict[str, float], planned: bool) -> list[str]:
-    """The rise of the loss that the fitted chains predict, in words; empty where the metric predicts none.
-
-    That of a plan from a file, which is `planned` without a budget, is not what a budget predicts.
-    """
-    if not rises:
-        return []
-    most = max(rises, key=lambda name: rises[name])
-    total = sum(rises.values())
-    other = "; what a budget predicts, before any correction, does not compare with it" if planned else ""
-    return [
-        f"predicted rise of the loss by the fitted chains: {total:.3g} nats an image, most of it in {most} "
-        f"({rises[most]:.3g}){other}"
-    ]
+def _told_of(work: Work, made: Made, origin: Provenance) -> list[Note]:
+    """What is to be said of the finished network."""
+    rises = {} if made.plan.rises else origin.rises
+    said = [*notes("prediction", *predicted_rise(rises, work.job.aim.plan is not None))]
+    earlier, metric = work.opened.provenance.plan, made.plan.metric
+    if earlier.layers and earlier.metric != metric:
+        other = f"relative errors of what the run had replaced are under {earlier.metric}, others {metric}"
+        said += notes("earlier run", other)
+    return [*said, *notes("outputs", *narrow_outputs(made.plan, work.outputs))]
 
 
-def narrow_outputs(chosen: Plan, outputs: int | None) -> list[str]:
-    """A warning where the layer that gives the classes has been left with few dimensions for them."""
-    if outputs is None:
-        return []
-    return [
-        f"{name} gives the {outputs} classes: at rank {p.rank[0]} they lie in {p.rank[0]} dimensions; "
-        f"keep it with --skip {name} if the accuracy suffers"
-        for name, p in chosen.layers.items()
-        if outputs is not None
-        and p.method == "svd"
-        and p.spec.out_channels == outputs
-        and p.rank[0] < min(outputs - 1, 64)
-    ]
-
-
-def nothing_to_do(name: str, chosen: Plan) -> str:
-    """The one line that says why no layer was replaced."""
-    if not chosen.kept:
-        return f"{name} has no Conv2d or Linear layer to replace; nothing was written"
-    reasons: dict[str, list[str]] = {}
-    for layer, reason in chosen.kept.items():
-        reasons.setdefault(reason, []).append(layer)
-    reason, layers = max(reasons.items(), key=lambda item: len(item[1]))
-    return (
-        f"no layer of {name} was replaced and nothing was written: {layers[0]}"
-        f"{f' and {len(layers) - 1} more' if len(layers) > 1 else ''}: {reason}; `--dry-run` lists every reason"
-    )
-
-
-def describe(opened: Opened, settings: DecomposeSettings) -> str:
-    """The name of the decomposed network in tables; that of a run goes on from the run's."""
-    before = recorded(opened).rows[1:]
-    name = f"{before[-1].name}," if before else opened.name
-    if settings.searching or settings.plan is not None:
-        how = "planned" if settings.budget is None else str(settings.budget)
-        words = [name, how if settings.max_drop is None else f"max drop {settings.max_drop:g}"]
-        words += [] if settings.method == "auto" else [settings.method]
-        return " ".join(words)
-    rank = settings.rank
-    shown = "×".join(map(str, rank)) if isinstance(rank, tuple) else rank
-    fixed = ":" in settings.method and "rank" not in settings.model_fields_set
-    words = [name, settings.method]
-    if settings.per_layer or not fixed:
-        words.append("per layer" if settings.per_layer else f"rank {shown}")
-    metric = metric_of(settings)
-    return " ".join([*words, metric.name] if metric.needs else words)
-
-
-def run_info(settings: DecomposeSettings, opened: Opened, data: Data | None, command: list[str]) -> dict[str, Any]:
+def run_info(work: Work, command: Sequence[str]) -> dict[str, Any]:
     """What `run.json` holds beside the versions and the source."""
+    opened, job, data = work.opened, work.job, work.data
     previous = opened.run.info if opened.run else {}
     return {
         "name": opened.name,
-        "model": previous.get("model") or described(settings, opened),
-        "command": command,
-        "seed": settings.seed,
-        "data": {"spec": settings.data, "fingerprint": data.fingerprint} if data else None,
+        "model": previous.get("model") or origin_of(job.network, opened),
+        "command": list(command),
+        "seed": job.seed,
+        "data": {"spec": job.images.spec, "fingerprint": data.fingerprint} if data else None,
         "held_out": held_out(opened, data),
     }
 
 
-def described(settings: DecomposeSettings, opened: Opened) -> dict[str, Any]:
+def origin_of(asked: NetworkAsked, opened: Opened) -> dict[str, Any]:
     """What it takes to have the original again, and to know that it is the same."""
-    file = settings.weights not in (DEFAULT, NONE) and is_path(settings.weights)
-    weights = str(Path(settings.weights).resolve()) if file else settings.weights
-    return {
-        "name": settings.model,
-        "weights": weights,
-        "seed": settings.seed,
-        "sha256": digest_of(opened.model.state_dict()),
-    }
+    file = asked.weights not in (DEFAULT, NONE) and is_path(asked.weights)
+    weights = str(Path(asked.weights).resolve()) if file else asked.weights
+    return {"name": asked.name, "weights": weights, "seed": asked.seed, "sha256": digest_of(opened.model.state_dict())}

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
-from cnncompress.config import TuneSettings, merge
 from cnncompress.data import Augmented, Data, split
 from cnncompress.errors import DataError, RunError, UsageError
 from cnncompress.finetuning import Checkpoints, FinetuneResult, FinetuneSettings, finetune, is_main_process
 from cnncompress.network.device import resolve_device
 from cnncompress.network.memory_format import memory_format_of, to_memory_format
 from cnncompress.network.profile import profile
+from cnncompress.pipeline.asked import ImagesAsked, NetworkAsked, TrainingAsked
 from cnncompress.pipeline.images import evaluate_on, held_out, open_data
 from cnncompress.pipeline.opened import Opened, is_program, open_run, with_code
 from cnncompress.pipeline.original import measured_again, original_network, with_accuracy
@@ -34,69 +33,78 @@ ERRORS = "relative errors of layers are those of their fit, before fine-tuning"
 
 @dataclasses.dataclass
 class Tuned:
-    """What `run_finetune` did."""
+    """What `train_run` did."""
 
     report: Report
     out: Path
     summary: str
 
 
-def run_finetune(run: Path, config: Path | None, flags: Mapping[str, Any], command: list[str]) -> Tuned | None:
+def train_run(
+    run: Path,
+    network: NetworkAsked,
+    images: ImagesAsked,
+    training: FinetuneSettings,
+    asked: TrainingAsked,
+    command: Sequence[str],
+) -> Tuned | None:
     """Train the network of a run; None in the processes beside the first.
 
-    With `out` the run stays as it is, and a copy of it is made there once everything is known to fit. The run's network
-    is replaced in one step at the end.
+    With `asked.out` the run stays as it is, and a copy of it is made there once everything is known to fit. The run's
+    network is replaced in one step at the end.
     """
-    settings: TuneSettings = merge(TuneSettings, config, {**flags, "model": str(run)}, section="finetune")
-    keys = {f.name for f in dataclasses.fields(FinetuneSettings)} & set(TuneSettings.model_fields)
-    training = FinetuneSettings(**{k: getattr(settings, k) for k in keys})
-    resolve_device(settings.device)
-    with training_in(run, settings) as place:
-        return _train_in(place, settings, training, command)
+    resolve_device(images.device)
+    steps = Steps(["load", "train", "save"])
+    with training_in(run, asked) as place:
+        steps.announce("load", f"load {run}")
+        opened = open_run(run, network)
+        report = recorded(opened)
+        if is_program(opened):
+            check_schedule(opened, training.schedule)
+            LOG.warning(program_note(opened))
+        data = open_training_data(images.spec, opened, training.seed)
+        teacher = find_teacher(opened, training.distill)
+        steps.announce("train", f"train {counted(training.epochs, 'epoch')} on {images.spec}")
+        result = _train(opened, data, training, place, images.device, teacher)
+        if not is_main_process():
+            return None
+        steps.announce("save", f"save in {place.target}")
+        add_tuned(report, opened, result, data)
+        again = partial(evaluate_on, data=data, asked=images)
+        report.rows[:1] = [measured_again(report.rows[0], opened, data, again)]
+        info = {
+            "finetune": {"command": list(command), **dataclasses.asdict(training), "data": images.spec},
+            "held_out": held_out(opened, data),
+        }
+        place.ready()
+        report.notes += update_run(place.target, opened.model, report.to_json(), info)
+        return Tuned(report, place.target, summary(result))
 
 
-def _train_in(
-    place: TrainingPlace, settings: TuneSettings, training: FinetuneSettings, command: list[str]
-) -> Tuned | None:
-    steps, run, target = Steps(["load", "train", "save"]), place.run, place.target
-    steps.announce("load", f"load {run}")
-    opened = open_run(run, settings)
-    report = recorded(opened)
-    if is_program(opened):
-        check_schedule(opened, training.schedule)
-        LOG.warning(program_note(opened))
-    data = open_training_data(settings, opened)
+def _train(
+    opened: Opened,
+    data: Data,
+    training: FinetuneSettings,
+    place: TrainingPlace,
+    device: str,
+    teacher: nn.Module | None,
+) -> FinetuneResult:
+    """Train the network in place, with checkpoints in the place of the training."""
     if data.train is None:
-        raise DataError(f"{settings.data} holds no training images")
-    train = Augmented(data.train, opened.preprocessing, flip=data.flip, seed=settings.seed)
-    teacher = find_teacher(opened, training.distill)
-    steps.announce("train", f"train {counted(training.epochs, 'epoch')} on {settings.data}")
-    result = finetune(
+        raise DataError(f"{data.name} holds no training images")
+    train = Augmented(data.train, opened.preprocessing, flip=data.flip, seed=training.seed)
+    checkpoints = Checkpoints(place.folder, place.ready, origin_of(opened, data))
+    return finetune(
         opened.model,
         train,
         data.val,
         training,
-        Checkpoints(place.folder, place.ready, origin_of(opened, data)),
-        device=settings.device,
-        resume=settings.resume,
+        checkpoints,
+        device=device,
+        resume=place.asked.resume,
         example=opened.example(),
         teacher=teacher,
     )
-    if not is_main_process():
-        return None
-    steps.announce("save", f"save in {target}")
-    add_tuned(report, opened, result, data)
-    if is_program(opened) and result.best_epoch and (told := program_note(opened)) not in report.notes:
-        report.notes.append(told)
-    again = partial(evaluate_on, data=data, settings=settings)
-    report.rows[:1] = [measured_again(report.rows[0], opened, data, again)]
-    info = {
-        "finetune": {"command": command, **dataclasses.asdict(training), "data": settings.data},
-        "held_out": held_out(opened, data),
-    }
-    place.ready()
-    report.notes += update_run(target, opened.model, report.to_json(), info)
-    return Tuned(report, target, summary(result))
 
 
 def check_schedule(opened: Opened, schedule: str) -> None:
@@ -132,12 +140,12 @@ def find_teacher(opened: Opened, distill: str) -> nn.Module | None:
     return to_memory_format(original, memory_format_of(opened.model))
 
 
-def open_training_data(settings: TuneSettings, opened: Opened) -> Data:
+def open_training_data(spec: str | None, opened: Opened, seed: int) -> Data:
     """Images to train and to validate on; a flat folder is split, the same way every time."""
-    data = open_data(settings, opened, "fine-tuning")
+    data = open_data(spec, opened, "fine-tuning")
     if data is None:
         raise UsageError("nothing to train on; give --data FOLDER, cifar10:ROOT or digits")
-    return split(data, VALIDATION_SHARE, settings.seed)
+    return split(data, VALIDATION_SHARE, seed)
 
 
 def add_tuned(report: Report, opened: Opened, result: FinetuneResult, data: Data) -> None:
@@ -156,7 +164,8 @@ def add_tuned(report: Report, opened: Opened, result: FinetuneResult, data: Data
     if result.best_epoch == 0:  # it is the network that it was
         report.rows = [*rows[:-1], with_accuracy(last, start, data)]
         return
-    report.notes += [ERRORS] if ERRORS not in report.notes else []
+    told = [ERRORS, program_note(opened)] if is_program(opened) else [ERRORS]
+    report.notes += [text for text in told if text not in report.notes]
     name = last.name if again else f"{last.name}, fine-tuned"
     tuned = with_accuracy(dataclasses.replace(last, name=name, kind="finetuned"), best, data)
     before = [] if again or same else [with_accuracy(last, start, data)]

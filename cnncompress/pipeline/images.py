@@ -6,25 +6,25 @@ from typing import Any
 
 from torch import nn
 
-from cnncompress.config import ModelSettings
 from cnncompress.data import Data, load_data, make_loader, split
 from cnncompress.errors import DataError
 from cnncompress.network.copying import clone
 from cnncompress.network.device import resolve_device
 from cnncompress.network.evaluate import Evaluation, evaluate
+from cnncompress.pipeline.asked import ImagesAsked
 from cnncompress.pipeline.opened import Opened, count_outputs
 from cnncompress.terminal.console import LOG
 
 
-def open_data(settings: ModelSettings, opened: Opened, labels_for: str = "") -> Data | None:
-    """The images of `settings.data`, checked against the network's number of outputs; None without data.
+def open_data(spec: str | None, opened: Opened, labels_for: str = "") -> Data | None:
+    """The images of a data set, checked against the network's number of outputs; None without data.
 
     A set that a run was calibrated or trained on a part of is split as it was then, so that no other is evaluated.
     DataError for images without labels where they are needed: `labels_for` says what for.
     """
-    if settings.data is None:
+    if spec is None:
         return None
-    data = load_data(settings.data, opened.preprocessing, count_outputs(opened))
+    data = load_data(spec, opened.preprocessing, count_outputs(opened))
     if labels_for and not data.labelled:
         raise DataError(f"{data.name}: {labels_for} needs labels, which images in folders {data.name}/CLASS/ have")
     for known in held_out(opened):
@@ -43,11 +43,11 @@ def held_out(opened: Opened, data: Data | None = None) -> list[dict[str, Any]]:
     return known
 
 
-def evaluate_on(model: nn.Module, data: Data | None, settings: ModelSettings) -> Evaluation | None:
-    """Accuracy on the evaluation images of `data`; None without data or labels."""
+def evaluate_on(model: nn.Module, data: Data | None, asked: ImagesAsked) -> Evaluation | None:
+    """Accuracy on the evaluation images of `data`, read as `asked`; None without data or labels."""
     if data is None or not data.labelled:
         return None
-    device = resolve_device(settings.device)
-    loader = make_loader(data.val, settings.batch_size, workers=settings.workers)
+    device = resolve_device(asked.device)
+    loader = make_loader(data.val, asked.batch_size, workers=asked.workers)
     on_device = model if device.type == "cpu" else clone(model).to(device)
     return evaluate(on_device, loader, device)

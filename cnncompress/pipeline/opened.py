@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from cnncompress.config import ModelSettings
 from cnncompress.errors import CompressError, RunError, UsageError
 from cnncompress.models import LoadedModel, list_models, load_model
 from cnncompress.models.sources import PROGRAM_ONLY
@@ -17,6 +16,7 @@ from cnncompress.network.inputs import input_dtype
 from cnncompress.network.preprocessing import Preprocessing
 from cnncompress.network.provenance import Provenance, attach, provenance
 from cnncompress.network.run import inference, logits, run
+from cnncompress.pipeline.asked import NetworkAsked
 from cnncompress.runs import LoadedRun, is_run, load_run
 from cnncompress.terminal.console import LOG
 from cnncompress.text import plain
@@ -52,33 +52,34 @@ class Opened:
         return values.to(input_dtype(self.model))
 
 
-def open_model(settings: ModelSettings) -> Opened:
-    """The network of `settings.model`: a name, a factory or a run directory."""
-    name = settings.model
+def open_network(asked: NetworkAsked) -> Opened:
+    """The network that is asked for: a name, a factory or a run directory."""
+    name = asked.name
     if name is None:
         raise UsageError("no network: give MODEL, or `model:` in the config")
     if _means_run(name):
-        return open_run(Path(name), settings)
+        return open_run(Path(name), asked)
     loaded: LoadedModel = load_model(
         name,
-        settings.weights,
-        num_classes=settings.num_classes,
-        input_size=settings.input_size,
-        mean=settings.mean,
-        std=settings.std,
-        arguments=settings.model_arg,
-        seed=settings.seed,
+        asked.weights,
+        num_classes=asked.num_classes,
+        input_size=asked.input_size,
+        mean=asked.mean,
+        std=asked.std,
+        arguments=dict(asked.arguments),
+        seed=asked.seed,
     )
     origin = Provenance(loaded.source, loaded.preprocessing)
     short = name.rsplit(":", 1)[-1] if loaded.source.kind != "torchvision" else name
-    opened = Opened(short, loaded.model, loaded.preprocessing, origin, loaded.weights, None, _assumed(loaded, settings))
+    opened = Opened(short, loaded.model, loaded.preprocessing, origin, loaded.weights, None, _assumed(loaded, asked))
+    attach(opened.model, origin)
     LOG.info(opened.taken_for)
     return opened
 
 
-def _assumed(loaded: LoadedModel, settings: ModelSettings) -> tuple[str, ...]:
+def _assumed(loaded: LoadedModel, asked: NetworkAsked) -> tuple[str, ...]:
     """The options that could have told of the input what a function's network, or a change of it, leaves open."""
-    given = {"input-size": settings.input_size, "mean": settings.mean, "std": settings.std}
+    given = {"input-size": asked.input_size, "mean": asked.mean, "std": asked.std}
     known = loaded.source.kind != "factory"
     usual = known and loaded.preprocessing.channels == 3
     told = {"input-size": known, "mean": usual, "std": usual}
@@ -92,16 +93,17 @@ def _means_run(name: str) -> bool:
     return name not in list_models() and (path_like or Path(name).is_dir())
 
 
-def open_run(path: Path, settings: ModelSettings) -> Opened:
-    """The network of a run; UsageError for settings that only a network by name can follow."""
-    run = load_run(path, settings.trust_code)
+def open_run(path: Path, asked: NetworkAsked | None = None) -> Opened:
+    """The network of a run; UsageError for what only a network by name can follow."""
+    asked = asked or NetworkAsked()
+    run = load_run(path, asked.trust_code)
     if run.note:
         LOG.warning(plain(run.note))
-    for option in ("weights", "num_classes", "model_arg"):
-        if getattr(settings, option) != type(settings).model_fields[option].default:
-            flag = option.replace("_", "-")
+    own = NetworkAsked()
+    for field, flag in (("weights", "weights"), ("num_classes", "num-classes"), ("arguments", "model-arg")):
+        if getattr(asked, field) != getattr(own, field):
             raise UsageError(f"{path} is a run, with weights and classes of its own; leave out --{flag}")
-    prepared = (run.preprocessing or Preprocessing()).changed(settings.input_size, settings.mean, settings.std)
+    prepared = (run.preprocessing or Preprocessing()).changed(asked.input_size, asked.mean, asked.std)
     origin = dataclasses.replace(provenance(run.model) or Provenance(), preprocessing=prepared)
     attach(run.model, origin)  # so that whatever is made of it remembers how its input is prepared
     opened = Opened(str(run.info.get("name", path.name)), run.model, prepared, origin, f"run {path}", run)

@@ -2,66 +2,74 @@
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from torch import nn
 
 from cnncompress.chains.plan import Budget, Plan
 from cnncompress.errors import CompressError, UsageError
 from cnncompress.network.evaluate import Evaluation
-from cnncompress.pipeline.compressor import Compressor
-from cnncompress.reporting import Row
+from cnncompress.pipeline.fit import Fitted
+from cnncompress.pipeline.notes import Note, notes
 from cnncompress.terminal.console import LOG
 
 TRIALS = 8  # networks that are made and evaluated
 LOWEST = 0.05  # share of the MACs below which no network is tried
+NEAR = 0.01  # of the MACs: the next trial would be no other network to speak of
 
 
-@dataclasses.dataclass
+@dataclass(frozen=True)
 class Found:
-    """A network with its plan and accuracy, and remarks on how it was made."""
+    """A network with its plan and accuracy, and what is to be said of how it was made."""
 
     plan: Plan
-    model: nn.Module
+    network: nn.Module
     result: Evaluation
-    notes: list[str]
+    notes: tuple[Note, ...] = ()
 
 
-def search(compressor: Compressor, max_drop: float, original: Row) -> Found:
-    """The network of the fewest MACs that loses at most `max_drop` points of top-1, by bisection of the budget.
+def search(
+    plan: Callable[[Budget], Plan],
+    fit: Callable[[Plan], Fitted],
+    measure: Callable[[nn.Module], Evaluation | None],
+    max_drop: float,
+    top1: float,
+) -> Found:
+    """The network of the fewest MACs that loses at most `max_drop` points of `top1`, by bisection of the budget.
 
     CompressError where every network tried loses more.
     """
-    if original.top1 is None or compressor.data is None or original.data != compressor.data.fingerprint:
-        raise CompressError("no accuracy to compare with: that of the original on these images is not known")
     low, high, best, tried = LOWEST, 1.0, None, []
     for trial in range(1, TRIALS + 1):
         share = (low + high) / 2
         LOG.info("trial %d of at most %d: %.3f of the MACs", trial, TRIALS, share)
         try:
-            plan = compressor.plan(Budget(macs=share))
+            planned = plan(Budget(macs=share))
         except UsageError:  # no plan is as cheap
             low = share
             continue
-        if not plan.layers:
+        if not planned.layers:
             high = share
             continue
-        model = compressor.fit(plan)
-        result = compressor.measure(model)
+        made = fit(planned)
+        result = measure(made.network)
         if result is None:
             raise CompressError("no accuracy to compare with; give --data with labelled evaluation images")
-        drop = original.top1 - result.top1
-        tried.append(f"{plan.achieved['macs']:.3f} of the MACs: {drop:+.2f}")
+        drop = top1 - result.top1
+        tried.append(f"{planned.achieved['macs']:.3f} of the MACs: {drop:+.2f}")
         if drop <= max_drop:
-            best, high = Found(plan, model, result, list(compressor.notes)), share
+            best, high = Found(planned, made.network, result, made.notes), share
         else:
             low = share
-        if high - low < 0.01:
+        if high - low < NEAR:
             break
     if best is None:
         told = f": {', '.join(tried)}" if tried else ""
         raise CompressError(f"no network loses at most {max_drop:g} points of top-1{told}; give a larger --max-drop")
-    compressor.notes = best.notes
-    best.notes.append(f"points of top-1 lost at {'; '.join(tried)}")
-    best.notes.append("the evaluation images chose this budget, so their accuracy is a little optimistic")
-    return best
+    said = notes(
+        "search",
+        f"points of top-1 lost at {'; '.join(tried)}",
+        "the evaluation images chose this budget, so their accuracy is a little optimistic",
+    )
+    return Found(best.plan, best.network, best.result, (*best.notes, *said))

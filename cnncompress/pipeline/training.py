@@ -8,13 +8,13 @@ from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
-from cnncompress.config import TuneSettings
 from cnncompress.data import Data
 from cnncompress.data.sample import content_of
 from cnncompress.errors import RunError
 from cnncompress.files.place import is_run
 from cnncompress.files.regular import kind_of
 from cnncompress.finetuning import is_main_process
+from cnncompress.pipeline.asked import TrainingAsked
 from cnncompress.pipeline.opened import Opened, is_program
 from cnncompress.runs import copy_run
 from cnncompress.runs.lock import reserved
@@ -30,11 +30,11 @@ class TrainingPlace:
     Nobody else may write there meanwhile: where the run was replaced or removed all the same, `ready` says so.
     """
 
-    def __init__(self, run: Path, settings: TuneSettings) -> None:
-        self.run, self.target, self.settings = run, settings.out or run, settings
+    def __init__(self, run: Path, asked: TrainingAsked) -> None:
+        self.run, self.target, self.asked = run, asked.out or run, asked
         self.folder = self.target / CHECKPOINTS
         self.apart = self.target.resolve() != run.resolve()
-        self.copies = self.apart and not settings.resume
+        self.copies = self.apart and not asked.resume
         self.version = version(run if self.copies else self.target)
         self.made: list[Path] = []
         self._before = self._stamp()
@@ -43,7 +43,7 @@ class TrainingPlace:
         """Call before anything is written: RunError where the run is no longer the one that the training began in."""
         if self.copies:
             self.made = [p for p in (self.target, *self.target.parents) if not p.exists()]
-            copy_run(self.run, self.target, force=self.settings.force)
+            copy_run(self.run, self.target, force=self.asked.force)
             self.version, self.copies = version(self.target), False
         try:
             same = version(self.target) == self.version
@@ -73,20 +73,20 @@ class TrainingPlace:
 
 
 @contextmanager
-def training_in(run: Path, settings: TuneSettings) -> Iterator[TrainingPlace]:
+def training_in(run: Path, asked: TrainingAsked) -> Iterator[TrainingPlace]:
     """The place to train in, where no other process trains or writes.
 
     RunError where there is none. Ctrl-C passes on with the words that tell how to go on.
     """
     with snapshot(run) as files:
         read_info(files)
-    target = settings.out or run
+    target = asked.out or run
     apart = target.resolve() != run.resolve()
-    if apart and settings.resume and not is_run(target):
+    if apart and asked.resume and not is_run(target):
         raise RunError(f"{target} is not a run to resume in; leave out --resume")
-    force = settings.force or settings.resume or not apart
+    force = asked.force or asked.resume or not apart
     with reserved(target, force) if is_main_process() else nullcontext():
-        place = TrainingPlace(run, settings)
+        place = TrainingPlace(run, asked)
         if kind := kind_of(place.folder).replace("a folder", ""):
             raise RunError(f"{place.folder} is {kind}, which a training does not follow; remove it")
         try:

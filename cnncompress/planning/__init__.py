@@ -1,10 +1,19 @@
 """Which layer becomes what: by a rank rule, or by a budget."""
 
 from cnncompress.planning.budget import Planner
-from cnncompress.planning.decide import choices_of, plan, plan_by_rank, reasons_of, with_reasons
+from cnncompress.planning.collection import Candidates, Guide, LatencyModel, make_candidates
+from cnncompress.planning.decide import (
+    choices_of,
+    plan,
+    plan_by_rank,
+    reasons_of,
+    warn_unless_built_by_name,
+    with_reasons,
+)
 from cnncompress.planning.file import read_plan
 from cnncompress.planning.rules import (
     Choice,
+    Kept,
     RankRequest,
     check_rank,
     choose_method,
@@ -15,13 +24,18 @@ from cnncompress.planning.rules import (
 from cnncompress.planning.whole import network_clock, settled_table
 
 __all__ = [
+    "Candidates",
     "Choice",
+    "Guide",
+    "Kept",
+    "LatencyModel",
     "Planner",
     "RankRequest",
     "check_rank",
     "choices_of",
     "choose_method",
     "describe_methods",
+    "make_candidates",
     "network_clock",
     "plan",
     "plan_by_rank",
@@ -30,5 +44,6 @@ __all__ = [
     "reasons_of",
     "seeded",
     "settled_table",
+    "warn_unless_built_by_name",
     "with_reasons",
 ]

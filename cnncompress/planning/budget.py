@@ -3,31 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import replace
-from typing import TypeVar
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
-from torch import Tensor, nn
+from torch import nn
 
 from cnncompress.chains.plan import Budget, Plan
-from cnncompress.chains.spec import Call
 from cnncompress.errors import UnreachableError, UsageError
 from cnncompress.fitting import fit_layer
-from cnncompress.latency.table import LatencyTable
-from cnncompress.maths.linalg import check_finite
-from cnncompress.metrics import get_metric, layer_metrics
-from cnncompress.metrics.statistics import LayerStatistics
-from cnncompress.names.metrics import DEFAULT
+from cnncompress.metrics import get_metric
 from cnncompress.network.copying import clone
-from cnncompress.network.divergence import Answers
-from cnncompress.network.profile import profile
 from cnncompress.network.swap import swap
-from cnncompress.planning.candidates import Candidate, Layer, make_layer, methods_of, spread
-from cnncompress.planning.rules import Choice
+from cnncompress.planning.candidates import Candidate, Layer, spread
+from cnncompress.planning.collection import Candidates
 from cnncompress.planning.solver.highs import Floats
 from cnncompress.planning.solver.knapsack import solve
-from cnncompress.terminal.console import bar
 
 TRUST = 3.0  # the metric's own prediction is only corrected where it is off from the usual by more than this
 SIMILAR = 2.0  # errors within this factor raise the divergence in proportion
@@ -44,72 +35,41 @@ LIMIT = 2.0  # what one measurement may change the times of chains by
 NOTICED = 0.02  # of the MACs: less does not keep a budget from being met
 SHOWN = 3  # modules in a message
 
-T = TypeVar("T")
 
-
+@dataclass(frozen=True)
 class Planner:
-    """Layers that may change, their candidates with costs and errors, and the plans within budgets.
-
-    `choices` are those of the layers that may change, in the order of the network; their ranks do not count. With
-    `answers`, what the metric predicts is corrected where it turns out to be far off for a layer alone. `table` and
-    `original_ms`, the milliseconds of the network in the table's setting, are for budgets of latency; these are shares
-    of `reference_ms` (by default the same), what it takes in its fastest setting. `clock` measures the milliseconds of
-    the whole network after a plan, and the times of chains are corrected by it.
+    """Tells the plan within any budget from what layers may become.
 
     The same budget has the same plan, whatever was asked before: only what is measured is kept between questions.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        example: Tensor,
-        choices: Mapping[str, Choice],
-        calls: Mapping[str, Call],
-        *,
-        metric: str = DEFAULT,
-        statistics: Mapping[str, LayerStatistics] | None = None,
-        multiple: int | None = None,
-        answers: Answers | None = None,
-        table: LatencyTable | None = None,
-        original_ms: float | None = None,
-        reference_ms: float | None = None,
-        clock: Callable[[Plan], float] | None = None,
-        progress: bool = True,
-    ) -> None:
-        self.model, self.metric, self.statistics = model, metric, statistics or {}
-        self.answers, self.table, self.clock, self.progress = answers, table, clock, progress
-        self.kept: dict[str, str] = {}
-        self.layers: list[Layer] = []
-        self.divergences: dict[tuple[str, int, int], float] = {}  # measured, by layer, family and place of the rank
-        self.cost = cost = profile(model, example)
-        self.totals = {"macs": float(cost.total_macs), "params": float(cost.params)}
-        if table is not None and original_ms is not None:
-            self.totals["latency"] = original_ms
-        self.references = dict(self.totals)
-        if reference_ms is not None:
-            self.references["latency"] = reference_ms
-        centred = get_metric(metric).centred or answers is not None
-        for name in self._bar(choices, "candidates"):
-            module, call = model.get_submodule(name), calls[name]
-            weight = module.weight.detach().cpu().reshape(call.spec.weight_shape)  # type: ignore[operator,union-attr]
-            check_finite(weight, name)
-            methods = methods_of(choices[name], call.spec)
-            metrics = layer_metrics(metric, call.spec, self.statistics.get(name))
-            found = make_layer(name, call, weight, methods, metrics, centred=centred, multiple=multiple)
-            if isinstance(found, Layer):
-                self.layers.append(found)
-            else:
-                self.kept[name] = found
-        self._forget()
-
-    def _bar(self, items: Collection[T], what: str) -> Iterable[T]:
-        return bar(items, progress=self.progress, desc=what, unit="layer", leave=False)
+    candidates: Candidates
 
     def plan(self, budget: Budget) -> Plan:
         """The most accurate plan within a budget; UsageError where no plan meets it."""
-        self._forget()
+        return _Search(self.candidates).plan(budget)
+
+
+class _Search:
+    """The search for the plan within one budget, with the corrections that it makes on its way.
+
+    With answers to compare with, what the metric predicts is corrected where it turns out to be far off for a layer
+    alone. With a clock, the times of chains are corrected by what the whole network takes.
+    """
+
+    def __init__(self, candidates: Candidates) -> None:
+        self.all, self.guide, self.cost = candidates, candidates.guide, candidates.subject.cost
+        self.table = None if candidates.times is None else candidates.times.table
+        self.clock = None if candidates.times is None else candidates.times.clock
+        self.totals, self.references = candidates.totals, candidates.references
+        self.layers = [_afresh(layer) for layer in candidates.layers]
+        self.slower = 1.0  # by which chains take longer in the network than alone
+        self.similar: dict[str, tuple[int, float, float]] = {}  # by layer: family, error, divergence last measured
+
+    def plan(self, budget: Budget) -> Plan:
+        """See `Planner.plan`."""
         solution = self._rough(budget)
-        for _ in range(CALIBRATIONS if self.answers is not None else 0):
+        for _ in range(CALIBRATIONS if self.guide.answers is not None else 0):
             if not self._calibrate(solution):
                 break
             solution = self._solve(budget)
@@ -119,13 +79,6 @@ class Planner:
                 break
             solution = self._fine(budget, self._rough(budget))
         return self._told(solution)
-
-    def _forget(self) -> None:
-        """Take back all corrections that an earlier budget led to."""
-        self.slower = 1.0  # by which chains take longer in the network than alone
-        self.similar: dict[str, tuple[int, float, float]] = {}  # by layer: family, error, divergence last measured
-        for layer in self.layers:
-            layer.factor = 1.0
 
     def _rough(self, budget: Budget) -> dict[str, Candidate]:
         """The solution among ranks that are spread over all."""
@@ -157,7 +110,7 @@ class Planner:
         return True
 
     def _told(self, solution: Mapping[str, Candidate]) -> Plan:
-        plan = Plan(kept=dict(self.kept), metric=self.metric)
+        plan = Plan(kept=dict(self.all.kept), metric=self.guide.metric)
         for name, candidate in solution.items():
             if candidate.plan is None:
                 plan.kept[name] = "the budget is better spent on it: a cheaper chain would cost more accuracy"
@@ -231,7 +184,7 @@ class Planner:
         telling = {n: kl for n, kl in measured.items() if max(kl, errors[n]) > NOTHING}
         ratios = {n: max(kl, NOTHING) / max(errors[n], NOTHING) for n, kl in telling.items()}
         usual = float(np.median(list(ratios.values()))) if ratios else 1.0
-        trust = TRUST if get_metric(self.metric).nats else 1.0
+        trust = TRUST if get_metric(self.guide.metric).nats else 1.0
         changed = False
         for layer in self.layers:
             off = ratios.get(layer.name, usual) / usual
@@ -245,8 +198,8 @@ class Planner:
 
         A candidate of the same family and of a similar error as one that was measured before is taken from that.
         """
-        small, found = clone(self.model), {}
-        for layer, candidate in self._bar(candidates.items(), "calibrate"):
+        small, found = clone(self.all.subject.network), {}
+        for layer, candidate in self.all.bar(candidates.items(), "calibrate"):
             name, error = layer.name, float(layer.families[candidate.family].errors[candidate.index])
             family, known, divergence = self.similar.get(name, (-1, 0.0, 0.0))
             if family != candidate.family or not known / SIMILAR <= error <= known * SIMILAR:
@@ -257,13 +210,20 @@ class Planner:
 
     def _divergence(self, small: nn.Module, layer: Layer, candidate: Candidate) -> float:
         """That of a candidate alone in `small`, a copy of the network that stays as it is; measured once."""
-        assert self.answers is not None
+        assert self.guide.answers is not None
         assert candidate.plan is not None
         name, key = layer.name, (layer.name, candidate.family, candidate.index)
-        if key not in self.divergences:
+        measured = self.all.measured
+        if key not in measured:
             module = small.get_submodule(name)
             quick = replace(candidate.plan, options=layer.families[candidate.family].method.quick().settings)
-            swap(small, name, fit_layer(name, module, quick, self.metric, self.statistics.get(name)).chain)
-            self.divergences[key] = self.answers.divergence(small)
+            swap(small, name, fit_layer(name, module, quick, self.guide.metric, self.guide.statistics.get(name)).chain)
+            measured[key] = self.guide.answers.divergence(small)
             swap(small, name, module)
-        return self.divergences[key]
+        return measured[key]
+
+
+def _afresh(layer: Layer) -> Layer:
+    """A layer without the corrections and choices of an earlier search."""
+    families = [replace(family, chosen=spread(len(family.ranks))) for family in layer.families]
+    return replace(layer, families=families, factor=1.0)

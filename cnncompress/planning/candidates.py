@@ -16,7 +16,7 @@ from cnncompress.decompositions import Decomposition
 from cnncompress.errors import in_layer
 from cnncompress.latency.table import LatencyTable
 from cnncompress.metrics import Metric, squared_error
-from cnncompress.planning.rules import Choice, RankRequest, choose_method, rank_for
+from cnncompress.planning.rules import Choice, Kept, RankRequest, choose_method, rank_for
 
 AUTO = ("spatial-svd", "spatial-svd:first=horizontal", "channel-svd", "cp", "svd")  # whose errors are soon known
 SLOW = {"cp": 2**20}  # entries of a group's weight beyond which `AUTO` does without a method: its fits take too long
@@ -117,7 +117,7 @@ def make_layer(
     *,
     centred: bool,
     multiple: int | None,
-) -> Layer | str:
+) -> Layer | Kept:
     """A layer with its families, or the reason why it can only be kept.
 
     Ranks are multiples of `multiple`; None leaves it to each layer's full rank (`usual_multiple`).
@@ -130,8 +130,8 @@ def make_layer(
         reason = method.refuse(spec)
         step = usual_multiple(spec, method.full_rank(spec)) if multiple is None and reason is None else multiple or 1
         every = method.smooth or (method.sliced and all(metric.separable for metric in metrics))
-        asked = reason or ranks_asked(method, spec, fixed, step, every)
-        if isinstance(asked, str):
+        asked = Kept(reason) if reason else ranks_asked(method, spec, fixed, step, every)
+        if isinstance(asked, Kept):
             refused.append(asked)
             continue
         ranks = [rank for rank in asked if is_cheaper(call, layer_plan(call, method, rank, centred))]
@@ -140,18 +140,18 @@ def make_layer(
             families.append(Family(method, ranks, errors, spread(len(ranks))))
         else:
             where = "this rank" if fixed else f"rank {step} or a multiple of it" if step > 1 else "any rank"
-            dear.append(f"{method.name} would not be cheaper at {where}")
+            dear.append(Kept(f"{method.name} would not be cheaper at {where}"))
     return Layer(name, call, families, centred) if families else (dear or refused)[0]
 
 
 def ranks_asked(
     method: Decomposition, spec: ConvSpec, fixed: RankRequest | None, multiple: int, every: bool
-) -> list[Rank] | str:
+) -> list[Rank] | Kept:
     """The one rank that is asked for, or those of `ranks_of`; the reason where the layer cannot have it."""
     if fixed is None:
         return ranks_of(method, spec, multiple, every)
     rank = rank_for(method, spec, fixed)
-    return rank if isinstance(rank, str) else [rank]
+    return rank if isinstance(rank, Kept) else [rank]
 
 
 def is_cheaper(call: Call, plan: LayerPlan) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
-from cnncompress.chains.plan import Budget, LayerPlan, Plan
+from cnncompress.chains.plan import Budget, Plan
 from cnncompress.chains.spec import Call, ConvSpec
 from cnncompress.latency.table import LatencyTable
 from cnncompress.metrics import get_metric
@@ -18,12 +18,13 @@ from cnncompress.names.metrics import DEFAULT
 from cnncompress.network.costs import Profile
 from cnncompress.network.divergence import Answers
 from cnncompress.network.layers import layers_of, refuse_in_network
-from cnncompress.network.profile import profile
 from cnncompress.network.provenance import provenance
-from cnncompress.network.standing_in import examine
+from cnncompress.network.subject import Subject, look_at
 from cnncompress.planning.budget import Planner
+from cnncompress.planning.collection import Guide, LatencyModel, make_candidates
 from cnncompress.planning.rules import (
     Choice,
+    Kept,
     RankRequest,
     check_pattern,
     check_rank,
@@ -68,31 +69,21 @@ def plan(
     Raises UsageError for requests that make no sense, and for a budget that no plan meets.
     """
     get_metric(metric)
-    _warn_unless_built_by_name(model)
-    calls = examine(model, example_input)
-    choices, reasons = choices_of(model, calls, Choice(method, rank), per_layer or {}, layers, skip)
-    reasons |= reasons_of(profile(model, example_input))
+    warn_unless_built_by_name(model)
+    subject = look_at(model, example_input)
+    choices, reasons = choices_of(subject, Choice(method, rank), per_layer or {}, layers, skip)
+    reasons |= reasons_of(subject.cost)
     if budget is None:
-        result = plan_by_rank(choices, calls, metric, force, images is not None)
+        result = plan_by_rank(choices, subject.calls, metric, force, images is not None)
     else:
-        planner = Planner(
-            model,
-            example_input,
-            choices,
-            calls,
-            metric=metric,
-            statistics=statistics,
-            multiple=multiple,
-            answers=None if images is None else Answers(model, images),
-            table=table,
-            original_ms=original_ms,
-        )
-        result = planner.plan(budget)
+        guide = Guide(metric, statistics or {}, None if images is None else Answers(model, images))
+        times = None if table is None or original_ms is None else LatencyModel(table, original_ms)
+        result = Planner(make_candidates(subject, choices, guide, times, multiple=multiple)).plan(budget)
     result.input_shape = tuple(example_input.shape[1:])
-    return with_reasons(result, reasons, calls)
+    return with_reasons(result, reasons, subject.calls)
 
 
-def _warn_unless_built_by_name(model: nn.Module) -> None:
+def warn_unless_built_by_name(model: nn.Module) -> None:
     """Say before the work what `save` will not be able to keep."""
     known = provenance(model)
     if (known is None or known.source is None) and class_source(model) is None:
@@ -105,8 +96,7 @@ def _warn_unless_built_by_name(model: nn.Module) -> None:
 
 
 def choices_of(
-    model: nn.Module,
-    calls: Mapping[str, Call],
+    subject: Subject,
     default: Choice,
     per_layer: Mapping[str, Choice],
     layers: Sequence[str] = (),
@@ -120,7 +110,7 @@ def choices_of(
         check_rank(choice.rank)
         for method in choice.methods:
             choose_method(method, ConvSpec(1, 1))
-    modules = layers_of(model)
+    modules, calls = layers_of(subject.network), subject.calls
     for pattern in per_layer:
         check_pattern(pattern, list(modules), "pattern")
     left_out = select(modules, layers, skip)
@@ -156,8 +146,8 @@ def plan_by_rank(
     result, centred = Plan(metric=metric), corrected or get_metric(metric).centred
     for name, choice in choices.items():
         decision = plan_layer(calls[name], choice, force, centred)
-        if isinstance(decision, LayerPlan):
-            result.layers[name] = decision
+        if isinstance(decision, Kept):
+            result.kept[name] = decision.reason
         else:
-            result.kept[name] = decision
+            result.layers[name] = decision
     return result

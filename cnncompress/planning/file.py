@@ -17,7 +17,7 @@ from cnncompress.files.reading import MalformedError, read_json
 from cnncompress.files.schemas import PlanFile
 from cnncompress.metrics import get_metric
 from cnncompress.names.metrics import DEFAULT
-from cnncompress.planning.rules import Choice, plan_layer
+from cnncompress.planning.rules import Choice, Kept, plan_layer
 from cnncompress.text import first_line
 
 
@@ -66,8 +66,8 @@ def _layer(call: Call, entry: Mapping[str, Any], centred: bool) -> LayerPlan:
         raise UsageError(reason)
     options = ",".join(f"{k}={v}" for k, v in method.settings.items())
     found = plan_layer(call, Choice(f"{method.name}:{options}" if options else method.name, rank), centred=centred)
-    if isinstance(found, str):
-        raise UsageError(found)
+    if isinstance(found, Kept):
+        raise UsageError(found.reason)
     lowering = entry.get("lowering", "")
     check_lowering(lowering)
     chain = lower(found.chain, lowering)

@@ -30,6 +30,13 @@ class Choice:
         return tuple(self.method.split("+"))
 
 
+@dataclass(frozen=True)
+class Kept:
+    """A layer stays as it is, for this reason."""
+
+    reason: str
+
+
 def choose_method(text: str, spec: ConvSpec) -> tuple[Decomposition, RankRequest | None]:
     """The method of `NAME[:k=v,...]` for a layer, and the ranks that its options fix, if any."""
     name, _, options = text.partition(":")
@@ -55,7 +62,7 @@ def seeded(text: str, seed: int) -> str:
     return "+".join(found)
 
 
-def plan_layer(call: Call, choice: Choice, force: bool = False, centred: bool = False) -> LayerPlan | str:
+def plan_layer(call: Call, choice: Choice, force: bool = False, centred: bool = False) -> LayerPlan | Kept:
     """The plan of one layer at the rank asked for, or the reason why it is kept.
 
     `centred` gives the chain a bias even where the layer has none: it takes back the error at the mean input.
@@ -66,19 +73,19 @@ def plan_layer(call: Call, choice: Choice, force: bool = False, centred: bool = 
     method, fixed = choose_method(choice.method, spec)
     reason = method.refuse(spec)
     if reason:
-        return reason
+        return Kept(reason)
     rank = rank_for(method, spec, choice.rank if fixed is None else fixed)
-    if isinstance(rank, str):
+    if isinstance(rank, Kept):
         return rank
     chain = method.stages(spec.replace(bias=spec.bias or centred), rank)
     macs, params = (call.macs, call.macs_of(chain)), (spec.params, chain_params(chain))
     if not force and (macs[1] >= macs[0] or params[1] >= params[0]):
         costs = f"{macs[1]:,} MACs for {macs[0]:,}, {params[1]:,} parameters for {params[0]:,}"
-        return f"{method.name} at rank {_show(rank)} would not be cheaper: {costs}"
+        return Kept(f"{method.name} at rank {_show(rank)} would not be cheaper: {costs}")
     return LayerPlan(spec, method.name, rank, chain, macs, dict(method.settings))
 
 
-def rank_for(method: Decomposition, spec: ConvSpec, request: RankRequest) -> Rank | str:
+def rank_for(method: Decomposition, spec: ConvSpec, request: RankRequest) -> Rank | Kept:
     """The rank of a request, or why this layer cannot have it; UsageError where no layer can."""
     full = method.full_rank(spec)
     try:
@@ -86,9 +93,9 @@ def rank_for(method: Decomposition, spec: ConvSpec, request: RankRequest) -> Ran
     except UsageError as error:
         if not isinstance(request, int | float) and len(request) not in (len(method.rank_names), len(full)):
             raise
-        return str(error)  # ranks that other layers may well have
+        return Kept(str(error))  # ranks that other layers may well have
     if any(r > f for r, f in zip(rank, full, strict=True)):
-        return f"rank {_show(rank)} is above its full rank {_show(full)}"
+        return Kept(f"rank {_show(rank)} is above its full rank {_show(full)}")
     return rank
 
 

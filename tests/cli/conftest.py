@@ -112,7 +112,7 @@ def run_copy(saved, cli):
 def processes():
     """Where new processes come from: a server that has imported the library, as importing takes seconds."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["cnncompress.pipeline", "tests.cli.driver"])
+    context.set_forkserver_preload(["cnncompress.api", "tests.cli.driver"])
     before = os.environ.get("OMP_NUM_THREADS")
     os.environ["OMP_NUM_THREADS"] = "1"  # for the server, which starts with the first process
     yield context

@@ -74,7 +74,7 @@ def test_a_network_is_kept_in_the_memory_format_it_is_fastest_in(done, monkeypat
         slow = {name: memory_format_of(model) == "contiguous" for name, model in models.items()}
         return {name: Latency(2.0 if s else 1.0, 1, 2, 9, 1, "cpu", "float32") for name, s in slow.items()}
 
-    monkeypatch.setattr("cnncompress.pipeline.compressor.latency", times)
+    monkeypatch.setattr("cnncompress.pipeline.timing.latency", times)
     budget = ("--budget", "macs=0.9", "--method", method, "--layers", "features.3")
     text = done("decompose", "digits_vgg", *budget, *options, "--out", "run")
     plan = json.loads(Path("run/plan.json").read_text())

@@ -48,7 +48,7 @@ def interrupted(processes, tmp_path):
         ("cnncompress.runs.write:save_tensors", 1, DECOMPOSE),
         ("cnncompress.files.publish:_move", 1, DECOMPOSE),
         ("cnncompress.latency.clock:milliseconds", 5, ["report", "run", "--latency", "--output", "report.md"]),
-        ("cnncompress.pipeline.measure:inspect_layers", 1, ["inspect", "run"]),
+        ("cnncompress.pipeline.inspect:inspect_layers", 1, ["inspect", "run"]),
         ("torch.onnx:export", 1, ["export", "run", "--format", "onnx", "--output", "run.onnx"]),
         ("torch.export:save", 1, ["export", "run", "--format", "pt2"]),
         ("cnncompress.network.evaluate:check_labels", 1, [*FINETUNE, "--out", "out"]),

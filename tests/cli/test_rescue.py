@@ -28,7 +28,7 @@ def fails(refused, monkeypatch, tmp_path):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
     def run(error):
-        monkeypatch.setattr("cnncompress.pipeline.run_inspect", failing(error))
+        monkeypatch.setattr("cnncompress.api.run_inspect", failing(error))
         return refused("inspect", "digits_vgg")
 
     return run
@@ -39,7 +39,7 @@ def fails(refused, monkeypatch, tmp_path):
 )
 def test_a_fault_is_one_line_that_names_phase_layer_and_file(error, cli, monkeypatch, tmp_path):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr("cnncompress.pipeline.run_inspect", failing(error))
+    monkeypatch.setattr("cnncompress.api.run_inspect", failing(error))
     result = cli("inspect", "digits_vgg")
     assert result.code == 1
     assert result.err.count("\n") == 1

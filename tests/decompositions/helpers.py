@@ -15,7 +15,7 @@ from cnncompress.metrics.statistics import LayerStatistics
 from cnncompress.network.copying import clone
 from cnncompress.network.layers import layers_of
 from cnncompress.network.swap import apply_plan, build_chain
-from cnncompress.planning import Choice, plan, plan_layer
+from cnncompress.planning import Choice, Kept, plan, plan_layer
 
 SIZE = (12, 13)
 METRIC_NAMES = list(REGISTRY)
@@ -42,7 +42,7 @@ def randomize(module: nn.Module, seed: int = 0) -> nn.Module:
     return module
 
 
-def decide(layer: nn.Conv2d | nn.Linear, method: str, rank=1.0, force: bool = True, size=SIZE) -> LayerPlan | str:
+def decide(layer: nn.Conv2d | nn.Linear, method: str, rank=1.0, force: bool = True, size=SIZE) -> LayerPlan | Kept:
     spec = spec_of(layer)
     return plan_layer(Call(0, spec, ((size[0], 1) if spec.linear else size,)), Choice(method, rank), force)
 

@@ -101,7 +101,7 @@ def test_the_nearest_divisor_is_taken_and_shows_in_the_rank():
     ],
 )
 def test_refusals(name, layer, reason):
-    assert reason in decide(layer, name)
+    assert reason in decide(layer, name).reason
 
 
 def test_options_of_the_command_line():
@@ -109,7 +109,7 @@ def test_options_of_the_command_line():
     assert decide(layer, "bicluster-outer:G=48,H=2,K=6").rank == (48, 2, 6)
     assert decide(layer, "bicluster-svd:G=4,K1=5,K2=6").rank == (4, 2, 5, 6)
     assert decide(layer, "bicluster-svd:H=4", 0.25).rank == (2, 4, 12, 16)
-    assert "above its full rank" in decide(layer, "bicluster-svd:K1=49,K2=1")
+    assert "above its full rank" in decide(layer, "bicluster-svd:K1=49,K2=1").reason
     for wrong, message in [("G=0", "G of"), ("H=-1", "H of"), ("restarts=0", "restarts"), ("seed=-1", "seed")]:
         with pytest.raises(UsageError, match=message):
             decide(layer, f"bicluster-svd:{wrong}")

@@ -11,7 +11,7 @@ from torchvision.ops import DeformConv2d
 import cnncompress as cc
 from cnncompress.errors import UsageError
 from cnncompress.network.others import ITSELF
-from cnncompress.pipeline.measure import inspect_layers
+from cnncompress.pipeline.inspect import inspect_layers
 from tests.correction.networks import images, made
 
 

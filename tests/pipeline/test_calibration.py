@@ -9,13 +9,15 @@ import pytest
 import torch
 from PIL import Image
 
+from cnncompress.api import run_decompose
 from cnncompress.cli import main
 from cnncompress.config import DecomposeSettings
 from cnncompress.data import load_data
 from cnncompress.errors import UsageError
 from cnncompress.network.preprocessing import Preprocessing
 from cnncompress.network.provenance import provenance
-from cnncompress.pipeline import calibration, run_decompose
+from cnncompress.pipeline import calibration
+from cnncompress.pipeline.asked import FitAsked
 from cnncompress.runs import load_run
 
 
@@ -44,11 +46,11 @@ def folder_of_images(root, per_class=6):
 
 def test_no_image_is_both_calibrated_on_and_evaluated(tmp_path):
     data = load_data(str(folder_of_images(tmp_path / "set")), Preprocessing((8, 8), None), 2)
-    parts = calibration.apart(data, settings(tmp_path))
+    parts = calibration.apart(data, FitAsked("data-covariance"))
     names = [{part.name(i) for i in range(len(part))} for part in (parts.train, parts.val)]
     assert not names[0] & names[1]
     assert len(names[0] | names[1]) == len(data.val) == 12
-    assert calibration.apart(data, settings(tmp_path, metric="frobenius")).train is None
+    assert calibration.apart(data, FitAsked()).train is None
 
 
 def test_a_metric_without_images_is_refused(tmp_path, capsys):

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from cnncompress.api import run_decompose
 from cnncompress.config import DecomposeSettings
-from cnncompress.pipeline import run_decompose
 from tests.pipeline.networks import write_factory, write_images
 
 

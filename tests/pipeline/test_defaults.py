@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from cnncompress.api import job_of, run_decompose
 from cnncompress.chains.plan import Budget, Plan
 from cnncompress.config import DecomposeSettings, merge
 from cnncompress.errors import UnreachableError
-from cnncompress.pipeline import run_decompose
-from cnncompress.pipeline.decompose import hint, plan_for
+from cnncompress.pipeline.asked import Aim, ImagesAsked, Job, NetworkAsked
+from cnncompress.pipeline.plan import within_reach
+from cnncompress.pipeline.words import hint
 from tests.pipeline.networks import write_factory, write_images
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -74,33 +76,31 @@ def test_the_papers_say_their_ranks(path):
     ],
 )
 def test_a_hint_says_what_could_be_asked_for(settings, words):
-    assert words in hint(resolved(**settings))
+    assert words in hint(job_of(resolved(**settings)))
 
 
 @pytest.mark.parametrize(
     "settings", [{"data": "images", "budget": "macs=0.5"}, {"data": "images", "rank": 4, "correct": "refit"}]
 )
 def test_no_hint_where_images_are_made_use_of(settings):
-    assert hint(resolved(**settings)) == ""
+    assert hint(job_of(resolved(**settings))) == ""
 
 
-class Planning:
-    """Plans any budget from a share of 0.7 on."""
-
-    def plan(self, budget=None):
-        share = (budget or Budget(macs=0.5)).macs
-        if share < 0.7:
-            raise UnreachableError("no plan meets the budget", {"macs": 0.7})
-        return Plan(achieved={"macs": share})
+def planned(budget):
+    """A plan within any budget from a share of 0.7 on."""
+    if budget.macs < 0.7:
+        raise UnreachableError("no plan meets the budget", {"macs": 0.7})
+    return Plan(achieved={"macs": budget.macs})
 
 
 def test_a_budget_out_of_reach_that_nobody_asked_for_is_raised_halfway():
-    settings, plan = plan_for(resolved(data="images"), Planning())
+    half = Budget(macs=0.5)
+    aim, plan = within_reach(planned, Aim(half, assumed=True), half)
     assert plan.achieved["macs"] == 0.85
-    assert settings.budget == Budget(macs=0.85)
-    assert "planned for macs=0.85" in hint(settings)
+    assert aim.budget == Budget(macs=0.85)
+    assert "planned for macs=0.85" in hint(Job(NetworkAsked("net"), ImagesAsked("images"), aim))
     with pytest.raises(UnreachableError):
-        plan_for(resolved(data="images", budget="macs=0.5"), Planning())
+        within_reach(planned, Aim(half), half)
 
 
 def test_a_folder_of_images_is_all_it_takes(tmp_path, monkeypatch):

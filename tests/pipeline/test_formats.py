@@ -7,21 +7,22 @@ import pytest
 import torch
 from torch import nn
 
-from cnncompress.chains.plan import Budget
-from cnncompress.config import DecomposeSettings, ModelSettings
+from cnncompress.api import run_decompose
+from cnncompress.chains.plan import Budget, Plan
+from cnncompress.config import DecomposeSettings
 from cnncompress.errors import CompressError, UsageError
 from cnncompress.latency.setting import TimingSetting
 from cnncompress.latency.table import LatencyTable
 from cnncompress.latency.timed import Latency
+from cnncompress.network.copying import clone
 from cnncompress.network.memory_format import memory_format_of, to_memory_format
-from cnncompress.network.preprocessing import Preprocessing
-from cnncompress.network.profile import profile
-from cnncompress.network.provenance import Provenance, attach
-from cnncompress.pipeline import compressor, run_decompose
-from cnncompress.pipeline.compressor import Compressor
+from cnncompress.network.subject import look_at
+from cnncompress.pipeline import timing
+from cnncompress.pipeline.asked import Aim, NetworkAsked, Timing
 from cnncompress.pipeline.formats import beside, converted, fastest, in_formats, in_words
-from cnncompress.pipeline.measure import Timing, measure_latency
-from cnncompress.pipeline.opened import Opened, open_run
+from cnncompress.pipeline.measure import measure_latency
+from cnncompress.pipeline.opened import open_run
+from cnncompress.planning import Guide, make_candidates
 from cnncompress.terminal.console import Steps
 from tests.pipeline.networks import write_factory
 
@@ -104,46 +105,39 @@ def test_the_fastest_format_is_a_networks_own_unless_another_is_worth_it():
     ]
 
 
-def made(model, tmp_path, **settings):
-    opened = Opened("net", model, Preprocessing((8, 8), None), Provenance())
-    attach(model, opened.provenance)
-    asked = DecomposeSettings.model_validate({"model": "net", "layers": ["2"], **settings}).resolved()
-    return Compressor(asked, opened, None, profile(model, IMAGE), tmp_path, Steps())
-
-
 @pytest.mark.parametrize(("asked", "planned"), [(None, "channels_last"), ("contiguous", "contiguous")])
-def test_shares_of_latency_are_of_the_original_in_its_fastest_format(tmp_path, monkeypatch, asked, planned):
+def test_shares_of_latency_are_of_the_original_in_its_fastest_format(monkeypatch, asked, planned):
     """100 ms as it came and 70 in channels_last: half of it is 35, whichever format is asked for."""
     taken = {"contiguous": 100.0, "channels_last": 70.0}
     times = {name: milliseconds(ms, name) for name, ms in taken.items()}
-    monkeypatch.setattr(compressor, "latency", lambda models, example, **how: {name: times[name] for name in models})
-    monkeypatch.setattr(compressor, "settled_table", lambda *_: LatencyTable(TimingSetting(), None))
-    planner = made(plain(), tmp_path, budget="latency=0.5", memory_format=asked).planner
-    assert planner.references["latency"] == 70.0
-    assert planner.totals["latency"] == taken[planned]
+    monkeypatch.setattr(timing, "latency", lambda models, example, **how: {name: times[name] for name in models})
+    monkeypatch.setattr(timing, "settled_table", lambda *_: LatencyTable(TimingSetting(), None))
+    subject, how = look_at(plain(), IMAGE), Timing(memory_format=asked)
+    model = timing.latency_model(subject, timing.time_formats(subject, how, Steps()), how, Steps())
+    assert (model.original_ms, model.reference_ms) == (taken[planned], 70.0)
+    found = make_candidates(subject, {}, Guide(), model)
+    assert (found.totals["latency"], found.references["latency"]) == (taken[planned], 70.0)
 
 
 @pytest.mark.parametrize("build", [viewing, volumes])
-def test_a_format_that_was_asked_for_is_checked_first(build, tmp_path):
+def test_a_format_that_was_asked_for_is_checked(build):
     with pytest.raises(UsageError, match="does not run in the memory format channels_last") as raised:
-        made(build(), tmp_path, layers=[], memory_format="channels_last")
+        timing.check_format(build(), IMAGE, "channels_last")
     assert "\n" not in str(raised.value)
 
 
-def test_a_budget_that_is_not_of_latency_needs_no_time(tmp_path, monkeypatch):
+def test_a_budget_that_is_not_of_latency_needs_no_time(monkeypatch):
     def fails(*args, **how):
         raise UsageError("no clock here")
 
-    monkeypatch.setattr(compressor, "latency", fails)
-    made_for = {
-        "macs": made(plain(), tmp_path, budget="macs=0.5"),
-        "latency": made(plain(), tmp_path, budget="latency=1"),
-    }
-    plan = made_for["macs"].plan(Budget(macs=0.5))
-    small, times = made_for["macs"].timed(made_for["macs"].fit(plan), plan)
-    assert (times, made_for["macs"].notes) == ({}, ["the latency was not measured: no clock here"])
+    monkeypatch.setattr(timing, "latency", fails)
+    model = plain()
+    given = model, clone(model), Plan(), IMAGE
+    found = timing.time_result(*given, Aim(Budget(macs=0.5)), Timing())
+    assert (found.original, found.compressed) == (None, None)
+    assert [note.text for note in found.notes] == ["the latency was not measured: no clock here"]
     with pytest.raises(UsageError):
-        made_for["latency"].timed(small, plan)
+        timing.time_result(*given, Aim(Budget(latency=1)), Timing())
 
 
 def test_a_format_that_no_stride_tells_survives_a_reload(tmp_path, monkeypatch):
@@ -152,7 +146,7 @@ def test_a_format_that_no_stride_tells_survives_a_reload(tmp_path, monkeypatch):
     write_factory(tmp_path)
     asked = {"model": "net.py:pointwise", "input_size": 8, "rank": 2, "memory_format": "channels_last", "out": "run"}
     run_decompose(DecomposeSettings.model_validate(asked), [])
-    run = open_run(Path("run"), ModelSettings(trust_code=True))
+    run = open_run(Path("run"), NetworkAsked(trust_code=True))
     assert memory_format_of(run.model) == "channels_last"
     found = measure_latency(run, Timing(threads=1))
     assert [latency.memory_format for latency in found.values()][-1] == "channels_last"

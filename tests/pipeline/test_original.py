@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from cnncompress.api import run_decompose, run_evaluate, run_finetune, run_report
 from cnncompress.config import DecomposeSettings, ModelSettings
 from cnncompress.errors import CompressError
 from cnncompress.files.tensorfile import digest_of
@@ -17,9 +18,10 @@ from cnncompress.latency.timed import Latency
 from cnncompress.models import load_model
 from cnncompress.network.evaluate import Evaluation
 from cnncompress.network.profile import size_bytes
-from cnncompress.pipeline import compressor, open_model, run_decompose, run_evaluate, run_report
-from cnncompress.pipeline.finetune import ERRORS, add_tuned, run_finetune
-from cnncompress.pipeline.opened import open_run
+from cnncompress.pipeline import decompose, timing
+from cnncompress.pipeline.asked import NetworkAsked
+from cnncompress.pipeline.finetune import ERRORS, add_tuned
+from cnncompress.pipeline.opened import open_network, open_run
 from cnncompress.pipeline.original import NOT_AT_HAND, original_network, original_of
 from cnncompress.reporting import Report, Row
 from tests.pipeline.networks import write_factory, write_images
@@ -39,7 +41,7 @@ def decomposed(model, **settings):
 
 
 def opened(path="run"):
-    return open_run(Path(path), ModelSettings.model_validate(TRUSTED))
+    return open_run(Path(path), NetworkAsked(**TRUSTED))
 
 
 def weights_file(path, seed, **arguments):
@@ -65,7 +67,9 @@ def test_the_original_is_the_same_tensor_by_tensor(model, settings, monkeypatch)
     if "weights" in settings and settings["weights"] != "none":
         weights_file("own.safetensors", 7, **settings.get("model_arg", {}))
     decomposed(model, **settings)
-    before = open_model(ModelSettings.model_validate({"model": model, "input_size": 8, **settings}))
+    settings = dict(settings)
+    arguments = settings.pop("model_arg", {})
+    before = open_network(NetworkAsked(model, input_size=(8, 8), arguments=arguments, **settings))
     Path("elsewhere").mkdir()
     monkeypatch.chdir("elsewhere")
     found = original_network(opened("../run"))
@@ -137,7 +141,7 @@ def test_the_row_of_the_original_is_of_the_original(model, tmp_path, monkeypatch
         seen.append({name: size_bytes(network) for name, network in models.items()})
         return {name: Latency(1.0, 1.0, 1.0, 1, 1, "cpu", "float32") for name in models}
 
-    monkeypatch.setattr(compressor, "latency", times)
+    monkeypatch.setattr(timing, "latency", times)
     data = write_images(tmp_path / "images")
     asked = {
         "input_size": None,
@@ -163,7 +167,7 @@ def test_a_drop_from_an_accuracy_that_is_not_known_is_refused_at_once(model, tmp
     weights_file("own.safetensors", 7)
     decomposed(model, weights="own.safetensors")
     Path("own.safetensors").unlink()
-    monkeypatch.setattr(compressor.Compressor, "fit", lambda *_: pytest.fail("a network was made"))
+    monkeypatch.setattr(decompose, "fit", lambda *_: pytest.fail("a network was made"))
     asked = {"model": "run", "data": data, "max_drop": 1.0, "out": "again", **TRUSTED}
     with pytest.raises(CompressError, match="of the original on these images is not known"):
         run_decompose(DecomposeSettings.model_validate(asked), [])

@@ -5,12 +5,12 @@ import torch
 from torch import nn
 
 from cnncompress.chains.modules import FactoredLayer
-from cnncompress.config import ModelSettings
 from cnncompress.fitting import decompose
 from cnncompress.network.layers import layers_of
 from cnncompress.network.run import inference
-from cnncompress.pipeline import open_model
-from cnncompress.pipeline.measure import inspect_layers, rank_for_energy
+from cnncompress.pipeline.asked import NetworkAsked
+from cnncompress.pipeline.inspect import inspect_layers, rank_for_energy
+from cnncompress.pipeline.opened import open_network
 from cnncompress.planning import plan
 from tests.network.test_profile import ALL, on_meta  # noqa: F401
 
@@ -70,7 +70,7 @@ def test_energy_by_rank():
 
 
 def test_the_example_has_the_size_and_dtype_of_the_network():
-    opened = open_model(ModelSettings(model="digits_vgg", input_size="48x40"))
+    opened = open_network(NetworkAsked("digits_vgg", input_size=(48, 40)))
     opened.model.double()
     example = opened.example(2)
     assert (example.shape, example.dtype) == ((2, 3, 48, 40), torch.float64)

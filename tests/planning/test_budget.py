@@ -21,8 +21,18 @@ from cnncompress.network.copying import clone
 from cnncompress.network.divergence import Answers
 from cnncompress.network.memory_format import memory_format_of, to_memory_format
 from cnncompress.network.profile import profile
-from cnncompress.network.trace import trace
-from cnncompress.planning import Choice, Planner, candidates, choices_of, network_clock, plan
+from cnncompress.network.subject import look_at
+from cnncompress.planning import (
+    Choice,
+    Guide,
+    LatencyModel,
+    Planner,
+    candidates,
+    choices_of,
+    make_candidates,
+    network_clock,
+    plan,
+)
 from cnncompress.planning.whole import with_random_chains
 from cnncompress.statistics import collect_statistics
 from tests.decompositions.helpers import randn, randomize
@@ -273,10 +283,10 @@ def steady(jobs, size, setting):
     return [chain_macs(job.chain, size) / 1000 for job in jobs]
 
 
-def planner_of(model, method="auto", **options) -> Planner:
-    calls = trace(model, X)
-    choices, _ = choices_of(model, calls, Choice(method), {})
-    return Planner(model, X, choices, calls, progress=False, **options)
+def planner_of(model, method="auto", times=None, answers=None) -> Planner:
+    subject = look_at(model, X)
+    choices, _ = choices_of(subject, Choice(method), {})
+    return Planner(make_candidates(subject, choices, Guide(answers=answers), times, progress=False))
 
 
 def test_a_budget_of_latency(model, monkeypatch):
@@ -303,7 +313,7 @@ def test_chains_that_take_longer_in_the_network_get_less(model, monkeypatch):
         asked.append((rest + 1.5 * sum(p.macs[1] for p in found.layers.values())) / 1000 + 20)
         return asked[-1]
 
-    planner = planner_of(model, table=LatencyTable(TimingSetting(), None), original_ms=original, clock=clock)
+    planner = planner_of(model, times=LatencyModel(LatencyTable(TimingSetting(), None), original, clock=clock))
     found = planner.plan(Budget(latency=0.6))
     assert len(asked) == 2  # the second one agrees
     assert asked[0] > 0.62 * original
@@ -324,7 +334,7 @@ def test_a_share_of_latency_that_is_named_as_reachable_is(model, monkeypatch):
     monkeypatch.setattr(table, "measure", steady)
     original = profile(model, X).macs / 1000 + 20
     times = LatencyTable(TimingSetting(), None)
-    planner = planner_of(model, "spatial-svd", table=times, original_ms=original, reference_ms=2 * original)
+    planner = planner_of(model, "spatial-svd", LatencyModel(times, original, 2 * original))
     with pytest.raises(UsageError, match="no plan meets the budget") as raised:
         planner.plan(Budget(latency=0.01))
     share = float(re.search(r"go down to latency=([\d.]+)", str(raised.value))[1])
@@ -343,7 +353,7 @@ def test_the_same_budget_has_the_same_plan_whatever_was_asked_before(model, monk
 
         times = LatencyTable(TimingSetting(), None)
         answers = Answers(model, X)
-        planner = planner_of(model, "spatial-svd", answers=answers, table=times, original_ms=original, clock=clock)
+        planner = planner_of(model, "spatial-svd", LatencyModel(times, original, clock=clock), answers)
         with pytest.raises(UsageError):
             planner.plan(Budget(macs=0.001))
         return {str(budgets[i]): planner.plan(budgets[i]) for i in order}

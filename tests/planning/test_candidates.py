@@ -10,6 +10,7 @@ from cnncompress.chains.spec import Call, ConvSpec
 from cnncompress.decompositions import get_method
 from cnncompress.metrics import REGISTRY, layer_metrics, squared_error
 from cnncompress.planning.candidates import AUTO, STEPS, Family, make_layer, ranks_of, spread, usual_multiple
+from cnncompress.planning.rules import Kept
 from tests.decompositions.helpers import made_up_statistics, randn
 
 SPEC = ConvSpec(12, 18, (3, 3), padding=(1, 1), bias=True)
@@ -131,9 +132,9 @@ def test_numbers_of_clusters_stay_possible():
 )
 def test_the_reason_for_keeping_is_the_one_that_matters(spec, methods, multiple, reason):
     found = layer(spec, methods, multiple=multiple)
-    assert isinstance(found, str)
-    assert reason in found
-    assert "\n" not in found
+    assert isinstance(found, Kept)
+    assert reason in found.reason
+    assert "\n" not in found.reason
 
 
 def test_a_rank_in_the_method_is_the_only_one():

@@ -12,8 +12,8 @@ from cnncompress.chains.modules import FactoredLayer
 from cnncompress.chains.plan import Budget
 from cnncompress.fitting import decompose
 from cnncompress.network.divergence import Answers
-from cnncompress.network.trace import trace
-from cnncompress.planning import Choice, Planner, choices_of, plan
+from cnncompress.network.subject import look_at
+from cnncompress.planning import Choice, Guide, Planner, choices_of, make_candidates, plan
 from cnncompress.statistics import collect_statistics
 from tests.decompositions.helpers import randn, randomize
 from tests.planning.test_budget import images
@@ -46,9 +46,9 @@ class Answering:
 
 
 def planned(model, answers, budget, example):
-    calls = trace(model, example)
-    choices, _ = choices_of(model, calls, Choice(), {})
-    return Planner(model, example, choices, calls, answers=answers, progress=False).plan(budget)
+    subject = look_at(model, example)
+    choices, _ = choices_of(subject, Choice(), {})
+    return Planner(make_candidates(subject, choices, Guide(answers=answers), progress=False)).plan(budget)
 
 
 def brute_force(model: nn.Module, slopes: dict[str, float], share: float) -> dict[str, tuple[int, ...] | None]:

@@ -22,12 +22,12 @@ from pathlib import Path
 import torch
 from PIL import Image
 
+from cnncompress.api import run_finetune
 from cnncompress.errors import CompressError
 from cnncompress.files import publish, tensorfile
 from cnncompress.finetuning import checkpoints
 from cnncompress.models import load_model
 from cnncompress.network.provenance import Provenance, attach, provenance
-from cnncompress.pipeline import run_finetune
 from cnncompress.programs.export import export_pt2
 from cnncompress.runs import load_run, save_run, update_run
 from tests.run_networks import EMPTY, network

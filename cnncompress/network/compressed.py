@@ -1,0 +1,47 @@
+"""What a compression gives: the network, with the plan it follows and where it comes from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from cnncompress.chains.plan import Plan
+from cnncompress.errors import UsageError
+from cnncompress.network.provenance import Provenance, attach, provenance
+
+
+@dataclass(frozen=True)
+class Compressed:
+    """A compressed network, called as the network is: `small(images)`.
+
+    `network` is the module itself, for whatever takes one. `plan` says what became of every layer, of an earlier
+    compression too; `provenance` where the network comes from.
+    """
+
+    network: nn.Module
+    plan: Plan
+    provenance: Provenance
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """What the network answers."""
+        return self.network(*args, **kwargs)
+
+    def __repr__(self) -> str:
+        return f"<Compressed {type(self.network).__name__}: {self.plan!r}>"
+
+
+def compressed(network: nn.Module) -> Compressed:
+    """A network with the provenance that is attached to it."""
+    known = provenance(network) or Provenance()
+    return Compressed(network, known.plan, known)
+
+
+def network_of(model: nn.Module | Compressed) -> nn.Module:
+    """The module of either; a Compressed's provenance is attached to it. UsageError for anything else."""
+    if isinstance(model, Compressed):
+        return attach(model.network, model.provenance)
+    if not isinstance(model, nn.Module):
+        raise UsageError(f"a network is expected, not a {type(model).__name__}: load_model('resnet50').model is one")
+    return model

@@ -1,0 +1,183 @@
+"""What a job is told, as small values; the command line's settings become these, and nothing below knows settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cnncompress.chains.plan import Budget
+from cnncompress.chains.spec import Pair
+from cnncompress.metrics import get_metric
+from cnncompress.names.metrics import DEFAULT
+from cnncompress.network.device import resolve_device
+from cnncompress.planning import Choice, RankRequest, seeded
+
+
+@dataclass(frozen=True)
+class NetworkAsked:
+    """A network by `name`, which may be a run, and what is told of it and of its input; None where nothing is."""
+
+    name: str | None = None
+    weights: str = "DEFAULT"
+    num_classes: int | None = None
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    input_size: Pair | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    seed: int = 0
+    trust_code: bool = False
+
+
+@dataclass(frozen=True)
+class ImagesAsked:
+    """A data set by its `spec`, None for none, and how its images are read and go through a network."""
+
+    spec: str | None = None
+    batch_size: int = 64
+    workers: int = 0
+    device: str = "auto"
+
+
+@dataclass(frozen=True)
+class Aim:
+    """How much of a network is to be kept: as a budget says, as accuracy allows, or as a plan in a file does.
+
+    None of them leaves it to ranks. `assumed` marks a budget that nobody asked for.
+    """
+
+    budget: Budget | None = None
+    max_drop: float | None = None
+    plan: Path | None = None
+    assumed: bool = False
+
+    @property
+    def searching(self) -> bool:
+        """True where a budget, not a rank, decides."""
+        return self.budget is not None or self.max_drop is not None
+
+    @property
+    def by_latency(self) -> bool:
+        """True for a budget of latency."""
+        return self.budget is not None and self.budget.latency is not None
+
+
+@dataclass(frozen=True)
+class LayersAsked:
+    """What the layers may become: a method and a rank, others by pattern, and which layers stay as they are.
+
+    `ranked` is True where the rank was given and is not the default.
+    """
+
+    method: str = "auto"
+    rank: RankRequest = 0.25
+    per_layer: Mapping[str, Choice] = field(default_factory=dict)
+    layers: Sequence[str] = ()
+    skip: Sequence[str] = ()
+    multiple: int | None = None
+    ranked: bool = False
+
+    def rules(self, seed: int) -> tuple[Choice, dict[str, Choice]]:
+        """The choice for all layers and those by pattern; methods that draw random numbers have the seed."""
+        special = {p: Choice(seeded(c.method, seed), c.rank) for p, c in self.per_layer.items()}
+        return Choice(seeded(self.method, seed), self.rank), special
+
+
+@dataclass(frozen=True)
+class FitAsked:
+    """How chains are fitted: in which metric, corrected in which way, refined and reconstructed by how many steps.
+
+    `metric_assumed` marks a metric that nobody asked for.
+    """
+
+    metric: str = DEFAULT
+    correct: str = "none"
+    refine: int | None = None
+    reconstruct: int = 0
+    calibration_images: int = 1000
+    seed: int = 0
+    metric_assumed: bool = False
+
+    @property
+    def guided(self) -> bool:
+        """True where the metric needs statistics of images."""
+        return bool(get_metric(self.metric).needs)
+
+    @property
+    def corrected(self) -> bool:
+        """True where outputs are corrected on images, which takes a bias in every chain."""
+        return self.correct != "none"
+
+    @property
+    def looks_at_images(self) -> bool:
+        """True where a correction or a reconstruction looks at images."""
+        return self.corrected or self.reconstruct > 0
+
+    @property
+    def calibrated(self) -> bool:
+        """True where calibration images are looked at at all."""
+        return self.looks_at_images or self.guided
+
+    @property
+    def predicts_nats(self) -> bool:
+        """True where the errors of a plan are nats."""
+        return get_metric(self.metric).nats or self.corrected
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How latency is measured; `memory_format` None is that of each network."""
+
+    batch_size: int = 1
+    threads: int | None = None
+    device: str = "auto"
+    memory_format: str | None = None
+
+    def settings(self) -> dict[str, Any]:
+        """The arguments of `latency`, without the memory format."""
+        return {"batch": self.batch_size, "threads": self.threads, "device": str(resolve_device(self.device))}
+
+    def asked(self) -> dict[str, Any]:
+        """The memory format as an argument of `latency`."""
+        return {"memory_format": self.memory_format}
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a run is written, None for `runs/NAME`, and what may be replaced there; a dry run writes none."""
+
+    out: Path | None = None
+    force: bool = False
+    dry_run: bool = False
+    keep_statistics: bool = False
+
+
+@dataclass(frozen=True)
+class TrainingAsked:
+    """Where a training writes, None for the run itself, whether it replaces what is there, and whether it goes on."""
+
+    out: Path | None = None
+    force: bool = False
+    resume: bool = False
+
+
+@dataclass(frozen=True)
+class Job:
+    """All of `cnncompress decompose`: a network, images, how much is to be kept, what layers may become, and how.
+
+    `timing` is that of budgets of latency; its memory format is the one of the result.
+    """
+
+    network: NetworkAsked
+    images: ImagesAsked = ImagesAsked()
+    aim: Aim = Aim()
+    layers: LayersAsked = field(default_factory=LayersAsked)
+    fit: FitAsked = FitAsked()
+    timing: Timing = Timing()
+    place: Place = Place()
+
+    @property
+    def seed(self) -> int:
+        """The seed of everything random."""
+        return self.network.seed

@@ -1,0 +1,107 @@
+"""From a plan to a compressed network: fitted, corrected and reconstructed as asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from cnncompress.chains.plan import Plan
+from cnncompress.correction import decompose_in_order, reconstruct, reestimate
+from cnncompress.correction.graph import UNFOLLOWED, trace_graph
+from cnncompress.data import Data, make_loader
+from cnncompress.errors import DataError
+from cnncompress.fitting import decompose
+from cnncompress.network.divergence import Answers, agreement, to_check
+from cnncompress.network.subject import Subject
+from cnncompress.pipeline.asked import FitAsked, ImagesAsked
+from cnncompress.pipeline.calibration import Calibration
+from cnncompress.pipeline.notes import Note, notes
+from cnncompress.terminal.console import Steps
+from cnncompress.terminal.words import counted
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A compressed network, and what is to be said of how it was made."""
+
+    network: nn.Module
+    notes: tuple[Note, ...] = ()
+
+
+def answers_of(subject: Subject, calibration: Calibration) -> Answers:
+    """The original's answers to some of the calibration images."""
+    return Answers(subject.network, to_check(_images(calibration), subject.cost.total_macs))
+
+
+def _images(calibration: Calibration) -> Tensor:
+    if calibration.images is None:
+        raise DataError("no images to correct the outputs on; check the data set")
+    return calibration.images
+
+
+def fit(
+    subject: Subject, plan: Plan, calibration: Calibration, asked: FitAsked, adjust: Collection[str], steps: Steps
+) -> Fitted:
+    """The compressed network of a plan; convolutions of `adjust` that stay get kernels that suit their new inputs."""
+    with steps("factorize", f"fit {counted(len(plan.layers), 'layer')}"):
+        made = _corrected if asked.corrected else _plain
+        found = made(subject, plan, calibration, asked, adjust)
+    if not asked.reconstruct:
+        return found
+    with steps("reconstruct", f"reconstruct blocks, {asked.reconstruct} gradient steps each"):
+        images = _images(calibration)
+        small, said = reconstruct(subject.network, found.network, images, asked.reconstruct, seed=asked.seed)
+    return Fitted(small, (*found.notes, *notes("fit", *said)))
+
+
+def _plain(subject: Subject, plan: Plan, calibration: Calibration, asked: FitAsked, adjust: Collection[str]) -> Fitted:
+    """Every layer fitted alone."""
+    refine = 1 if asked.refine is None else asked.refine
+    return Fitted(decompose(subject.network, plan, statistics=calibration.statistics, refine=refine))
+
+
+def _corrected(
+    subject: Subject, plan: Plan, calibration: Calibration, asked: FitAsked, adjust: Collection[str]
+) -> Fitted:
+    """Every layer fitted to what the compressed layers before it really give."""
+    model, images = subject.network, _images(calibration)
+    said = [UNFOLLOWED] if trace_graph(model, images[:1]) is None else []
+    small = decompose_in_order(
+        model,
+        plan,
+        images,
+        statistics=calibration.statistics,
+        refine=asked.refine,
+        refit=asked.correct == "refit",
+        adjust=adjust,
+        seed=asked.seed,
+    )
+    found = Fitted(small, notes("fit", *said))
+    return found if asked.correct == "refit" else _normalised(found, images, answers_of(subject, calibration))
+
+
+def _normalised(made: Fitted, images: Tensor, answers: Answers) -> Fitted:
+    """The network with its batch normalisations estimated again, where that brings its answers nearer.
+
+    Not after a refit, which already gives every layer the outputs of the original: it then makes things worse.
+    """
+    other = reestimate(made.network, images)
+    if other is None:
+        return made
+    before, after = answers.divergence(made.network), answers.divergence(other)
+    what = f"divergence on calibration images {before:.3g} nats without, {after:.3g} with"
+    better = after < before
+    said = notes("fit", f"batch normalisation {'estimated again' if better else 'left as it was'}: {what}")
+    return Fitted(other if better else made.network, (*made.notes, *said))
+
+
+def compared(subject: Subject, small: nn.Module, data: Data, read: ImagesAsked) -> tuple[Note, ...]:
+    """How near the answers are to the original's, on images that calibrated nothing."""
+    loader = make_loader(data.val, read.batch_size, workers=read.workers)
+    found = agreement(subject.network, small, loader)
+    told = f"the answers diverge by {found.divergence:.3g} nats"
+    if found.same is not None:
+        told = f"the most probable class is the original's for {found.same:.2f} %, and {told}"
+    return notes("answers", f"on {found.images} images{' without labels' * (not data.labelled)}, {told}")

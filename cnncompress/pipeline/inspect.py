@@ -1,0 +1,79 @@
+"""The layers of a network: what they are, what they cost, which methods apply, how their energy lies."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from cnncompress.chains.modules import spec_of
+from cnncompress.network.layers import layers_of, refuse_module
+from cnncompress.network.subject import look_at
+from cnncompress.pipeline.asked import NetworkAsked
+from cnncompress.pipeline.opened import Opened, need_layers, open_network
+from cnncompress.planning import choose_method, describe_methods
+from cnncompress.terminal.console import bar
+
+
+@dataclasses.dataclass
+class Inspected:
+    """One layer: what it is, what it costs, which methods apply, and the rank that keeps a share of its energy."""
+
+    layer: str
+    shape: str
+    params: int
+    macs: int
+    methods: list[str]
+    full_rank: int | None = None
+    rank_at: dict[float, int] = dataclasses.field(default_factory=dict)
+    note: str = ""
+
+
+def inspect_network(asked: NetworkAsked) -> tuple[Opened, list[Inspected]]:
+    """A network or run and its layers."""
+    opened = open_network(asked)
+    need_layers(opened, "list the layers of")
+    return opened, inspect_layers(opened.model, opened.example())
+
+
+def inspect_layers(
+    model: nn.Module, example: torch.Tensor, energies: Sequence[float] = (0.5, 0.9, 0.99)
+) -> list[Inspected]:
+    """The layers of a network in the order of their calls on `example` [n, 3, h, w]; no energies on the meta device.
+
+    What it computes beside them comes last, most MACs first.
+    """
+    modules = layers_of(model)
+    subject = look_at(model, example)
+    calls = subject.calls
+    rows = []
+    order = sorted(modules, key=lambda n: calls[n].order if n in calls else len(calls))
+    for name in bar(order, desc="inspect", unit="layer", leave=False):
+        module, spec = modules[name], spec_of(modules[name])
+        reasons = describe_methods(spec)
+        row = Inspected(name, str(spec), spec.params, 0, [m for m, why in reasons.items() if why is None])
+        if name not in calls:
+            row.methods, row.note = [], "not called as a layer"
+        else:
+            row.macs = calls[name].macs
+            unfit = "" if row.methods else next(why for why in reasons.values() if why)
+            row.note = refuse_module(module) or calls[name].kept or unfit
+        if not row.note:
+            method = choose_method("auto", spec)[0]
+            row.full_rank = method.full_rank(spec)[0]
+            weight = module.weight.reshape(spec.weight_shape)
+            values = None if weight.is_meta else method.spectrum(weight, spec)
+            if values is not None:
+                row.rank_at = {share: rank_for_energy(values, share) for share in energies}
+        rows.append(row)
+    rest = subject.cost.others
+    return [*rows, *(Inspected(o.name, o.kind, o.params, o.macs, [], note=o.reason) for o in rest)]
+
+
+def rank_for_energy(singular_values: torch.Tensor, share: float) -> int:
+    """The smallest rank whose squared singular values [groups, n] hold `share` of the sum, in every group."""
+    energy = singular_values.square().cumsum(-1)
+    reached = energy >= share * energy[..., -1:] * (1 - 1e-12)
+    return int(reached.int().argmax(-1).max()) + 1

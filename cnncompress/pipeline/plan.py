@@ -1,0 +1,110 @@
+"""The plan that a job asks for: from a budget, from a file, or by rank."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
+
+from cnncompress.chains.plan import Budget, Plan
+from cnncompress.errors import UnreachableError
+from cnncompress.metrics import get_metric
+from cnncompress.network.device import resolve_device
+from cnncompress.pipeline.asked import Aim
+from cnncompress.pipeline.calibration import STATISTICS, Calibration, calibrate, calibration_set
+from cnncompress.pipeline.fit import answers_of
+from cnncompress.pipeline.timing import check_format, latency_model, time_formats
+from cnncompress.pipeline.work import Work
+from cnncompress.planning import Guide, Planner, make_candidates, plan_by_rank, read_plan, with_reasons
+from cnncompress.terminal.console import Steps
+from cnncompress.terminal.words import counted
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A plan, the aim that it follows, and the calibration that it is from, None where it needed none."""
+
+    plan: Plan
+    aim: Aim
+    calibration: Calibration | None = None
+
+
+@dataclass(frozen=True)
+class Planning:
+    """All that plans within budgets are made from; they are for networks in `memory_format`, "" for their own."""
+
+    planner: Planner
+    calibration: Calibration
+    memory_format: str
+
+
+def calibrated(work: Work, layers: Collection[str], steps: Steps) -> Calibration:
+    """The statistics of some layers and the images to correct on, as far as the job needs them."""
+    asked, subject = work.job.fit, work.subject
+    if not asked.calibrated:
+        return Calibration()
+    chosen, cache = calibration_set(work.data, asked, subject.calls), work.out / STATISTICS
+    if not asked.guided:
+        return calibrate(subject, chosen, asked, layers, work.job.images, cache)
+    with steps("calibrate", f"collect the statistics of {counted(len(layers), 'layer')}"):
+        return calibrate(subject, chosen, asked, layers, work.job.images, cache)
+
+
+def prepare_planning(work: Work, steps: Steps) -> Planning:
+    """Calibrate, time where a budget is of latency, and make candidates for every layer that may change."""
+    job, subject = work.job, work.subject
+    calibration = calibrated(work, list(work.choices), steps)
+    with steps("candidates", f"try methods and ranks on {counted(len(work.choices), 'layer')}"):
+        timed = time_formats(subject, job.timing, steps) if job.aim.by_latency else None
+        times = None if timed is None else latency_model(subject, timed, job.timing, steps)
+        answers = answers_of(subject, calibration) if job.fit.corrected else None
+        guide = Guide(job.fit.metric, calibration.statistics, answers)
+        multiple = job.layers.multiple or (8 if resolve_device(job.images.device).type == "cuda" else None)
+        planner = Planner(make_candidates(subject, work.choices, guide, times, multiple=multiple))
+    kept_in = job.timing.memory_format or ("" if timed is None else timed.reference)
+    return Planning(planner, calibration, kept_in)
+
+
+def plan_within(work: Work, planning: Planning, budget: Budget, steps: Steps) -> Plan:
+    """The plan within a budget, with the reasons of the layers that no plan may change."""
+    with steps("plan", f"plan within {budget}"):
+        return _complete(work, planning.planner.plan(budget), planning.memory_format)
+
+
+def make_plan(work: Work, steps: Steps) -> Planned:
+    """The plan that the job asks for."""
+    job, subject = work.job, work.subject
+    if job.aim.budget is not None:
+        planning = prepare_planning(work, steps)
+        aim, plan = within_reach(lambda budget: plan_within(work, planning, budget, steps), job.aim, job.aim.budget)
+        return Planned(plan, aim, planning.calibration)
+    with steps("plan"):
+        if job.aim.plan is not None:
+            metric = None if work.data is None else job.fit.metric
+            plan = read_plan(job.aim.plan, subject.calls, work.reasons, job.fit.corrected, metric)
+        else:
+            centred = get_metric(job.fit.metric).centred or job.fit.corrected
+            plan = plan_by_rank(work.choices, subject.calls, job.fit.metric, False, centred)
+    return Planned(_complete(work, plan, job.timing.memory_format or ""), job.aim)
+
+
+def _complete(work: Work, plan: Plan, memory_format: str) -> Plan:
+    """The plan in its memory format, which the network is checked to run in, with all reasons."""
+    plan.memory_format = plan.memory_format or memory_format
+    check_format(work.opened.model, work.subject.example, plan.memory_format)
+    return with_reasons(plan, work.reasons, work.subject.calls)
+
+
+def within_reach(plan: Callable[[Budget], Plan], aim: Aim, budget: Budget) -> tuple[Aim, Plan]:
+    """The plan within a budget, and the aim that it follows.
+
+    Where no plan meets a budget that nobody asked for, it is halfway between the network itself and the least that can
+    be had.
+    """
+    try:
+        return aim, plan(budget)
+    except UnreachableError as error:
+        if not aim.assumed:
+            raise
+        budget = Budget(macs=math.ceil(500 * (1 + error.shares["macs"])) / 1000)
+    return replace(aim, budget=budget), plan(budget)

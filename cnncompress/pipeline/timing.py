@@ -1,0 +1,104 @@
+"""Milliseconds of an original and of what becomes of it, in the memory formats that they run in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from cnncompress.chains.plan import Plan
+from cnncompress.errors import CompressError, UsageError
+from cnncompress.latency.network import latency
+from cnncompress.latency.setting import TimingSetting
+from cnncompress.latency.timed import Latency
+from cnncompress.network.memory_format import memory_format_of
+from cnncompress.network.subject import Subject
+from cnncompress.pipeline.asked import Aim, Timing
+from cnncompress.pipeline.formats import beside, converted, fastest, in_formats, in_words
+from cnncompress.pipeline.notes import Note, notes
+from cnncompress.planning import LatencyModel, network_clock, settled_table
+from cnncompress.terminal.console import Steps
+
+
+def check_format(model: nn.Module, example: Tensor, memory_format: str | None) -> None:
+    """UsageError where the network does not run in the memory format that was asked for."""
+    if memory_format in (None, "", memory_format_of(model)):
+        return
+    try:
+        converted(model, example, str(memory_format))
+    except CompressError as error:
+        raise UsageError(f"this network does not run in the memory format {memory_format}: {error}") from error
+
+
+@dataclass(frozen=True)
+class TimedFormats:
+    """A network by the memory formats that it runs in, its own first, and its latency in each."""
+
+    networks: Mapping[str, nn.Module]
+    latencies: Mapping[str, Latency]
+
+    @property
+    def reference(self) -> str:
+        """The memory format that the network is fastest in, which shares of latency are of."""
+        return fastest(self.latencies)
+
+
+def time_formats(subject: Subject, timing: Timing, steps: Steps) -> TimedFormats:
+    """Time the original in every memory format that it runs in."""
+    networks = in_formats(subject.network, subject.example)
+    with steps("latency", "time the networks"):
+        return TimedFormats(networks, latency(networks, subject.example, **timing.settings()))
+
+
+def latency_model(subject: Subject, timed: TimedFormats, timing: Timing, steps: Steps) -> LatencyModel:
+    """What budgets of latency need to know, in the memory format asked for, or else in the fastest."""
+    planned, reference = timing.memory_format or timed.reference, timed.reference
+    dtype = str(subject.example.dtype).removeprefix("torch.")
+    setting = TimingSetting(**timing.settings(), dtype=dtype, memory_format=planned)
+    with steps("latency", "time layers and chains"):
+        table = settled_table(timed.networks[planned], subject.example, subject.calls, setting)
+    original, best = timed.latencies[planned].median, timed.latencies[reference].median
+    clock = network_clock(timed.networks[reference], subject.example, best, planned, **timing.settings())
+    return LatencyModel(table, original, best, clock)
+
+
+@dataclass(frozen=True)
+class TimedResult:
+    """A compressed network in the memory format that it is to be in, with the latencies of both networks, if known."""
+
+    network: nn.Module
+    memory_format: str
+    original: Latency | None = None
+    compressed: Latency | None = None
+    notes: tuple[Note, ...] = ()
+
+
+def time_result(
+    original: nn.Module, small: nn.Module, plan: Plan, example: Tensor, aim: Aim, timing: Timing
+) -> TimedResult:
+    """The network of a plan, in its fastest memory format unless the plan names one, timed in turns with the original.
+
+    The original runs in all memory formats that it can. Where no budget of latency asks for times, a network that
+    cannot be timed has none, and a note tells why.
+    """
+    try:
+        models = {plan.memory_format: small} if plan.memory_format else in_formats(small, example)
+        named = {"original": in_formats(original, example), "compressed": models}
+        together = {f"{what}, {name}": m for what, by in named.items() for name, m in by.items()}
+        times = latency(together, example, **timing.settings())
+    except CompressError as error:
+        if aim.by_latency:
+            raise
+        return TimedResult(small, plan.memory_format, notes=notes("latency", f"the latency was not measured: {error}"))
+    originals, found = ({name: times[f"{what}, {name}"] for name in by} for what, by in named.items())
+    own, best, before = next(iter(models)), fastest(found), originals[fastest(originals)]
+    said = []
+    if best != own:
+        gain = found[best].median / found[own].median
+        said.append(f"kept in the memory format {best}, where it takes {gain:.2f} of its time in {own}")
+    if found[best].median >= before.median and aim.budget is not None and not aim.by_latency:
+        said.append("`--budget latency=0.9` beside the other budget plans for time too")
+    said += in_words(originals)
+    kept = best if best != own else plan.memory_format
+    return TimedResult(models[best], kept, before, beside(before, found[best]), notes("latency", *said))

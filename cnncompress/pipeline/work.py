@@ -1,0 +1,107 @@
+"""A job in hand: the network opened, looked at and checked, its images at hand, its place reserved."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from torch import nn
+
+from cnncompress.data import Data
+from cnncompress.files.place import default_place
+from cnncompress.latency.clock import check_threads
+from cnncompress.metrics import get_metric
+from cnncompress.network.checking import check_weights, remarks_on
+from cnncompress.network.device import resolve_device
+from cnncompress.network.evaluate import Evaluation
+from cnncompress.network.subject import Subject, look_at
+from cnncompress.pipeline.asked import Job
+from cnncompress.pipeline.calibration import apart, with_gradients
+from cnncompress.pipeline.images import evaluate_on, open_data
+from cnncompress.pipeline.notes import Note, notes
+from cnncompress.pipeline.opened import Opened, count_outputs, need_layers, open_network
+from cnncompress.pipeline.original import original_row
+from cnncompress.pipeline.timing import check_format
+from cnncompress.pipeline.words import labels_for
+from cnncompress.planning import Choice, choices_of, reasons_of
+from cnncompress.reporting import Row
+from cnncompress.runs.lock import reserved
+from cnncompress.terminal.console import Steps
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a job is done on: `choices` are asked of the layers that may change, `reasons` keep the others.
+
+    `outputs` is the number of classes that the network tells apart, None where it does something else; `out` the place
+    of the run.
+    """
+
+    job: Job
+    opened: Opened
+    subject: Subject
+    data: Data | None
+    choices: Mapping[str, Choice]
+    reasons: Mapping[str, str]
+    outputs: int | None
+    out: Path
+    notes: tuple[Note, ...]
+
+
+def prepare(job: Job, held: ExitStack, steps: Steps) -> Work:
+    """Open and check all that a job needs; nobody else may write at its place while `held` is open."""
+    resolve_device(job.images.device)
+    check_threads(job.timing.threads)
+    get_metric(job.fit.metric)
+    if job.place.out is not None and not job.place.dry_run:
+        held.enter_context(reserved(job.place.out, job.place.force))
+    with steps("build", f"load {job.network.name}"):
+        opened = open_network(job.network)
+        need_layers(opened, "decompose")
+        out = job.place.out or default_place(opened.name)
+        if not job.place.dry_run:
+            held.enter_context(reserved(out, job.place.force))
+        data = apart(open_data(job.images.spec, opened, labels_for(job)), job.fit)
+        check_weights(opened.model)
+        check_format(opened.model, opened.example(), job.timing.memory_format)
+        subject = look_at(opened.model, opened.example())
+        default, special = job.layers.rules(job.seed)
+        choices, reasons = choices_of(subject, default, special, job.layers.layers, job.layers.skip)
+        fit, told = with_gradients(job.fit, opened.model, opened.example())
+        said = notes("network", *remarks_on(opened.model, opened.example(2))) + told
+        if opened.assumed:
+            said += notes("input", f"assumed of {opened.taken_for}")
+        outputs = count_outputs(opened)
+    return Work(
+        replace(job, fit=fit), opened, subject, data, choices, reasons | reasons_of(subject.cost), outputs, out, said
+    )
+
+
+@dataclass(frozen=True)
+class Before:
+    """The row of the original, and its accuracy where it was measured for it."""
+
+    row: Row
+    result: Evaluation | None = None
+
+
+def measure_original(work: Work, steps: Steps) -> Before:
+    """The row of the original; its accuracy is measured where it is not known yet."""
+    found: list[Evaluation | None] = []
+
+    def measured(network: nn.Module) -> Evaluation | None:
+        found.append(measure(work, network, steps))
+        return found[-1]
+
+    row = original_row(work.opened, work.subject.cost, work.data, measured)
+    return Before(row, next(iter(found), None))
+
+
+def measure(work: Work, network: nn.Module, steps: Steps) -> Evaluation | None:
+    """Accuracy on the evaluation images; None without data and for a network that tells no classes apart."""
+    if work.data is None or work.outputs is None:
+        return None
+    with steps("evaluate", f"evaluate the {'original' if network is work.opened.model else 'compressed'} network"):
+        return evaluate_on(network, work.data, work.job.images)

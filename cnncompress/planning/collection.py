@@ -1,0 +1,116 @@
+"""What every layer of a network may become, with costs and errors: all that a budget chooses from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from cnncompress.chains.plan import Plan
+from cnncompress.latency.table import LatencyTable
+from cnncompress.maths.linalg import check_finite
+from cnncompress.metrics import get_metric, layer_metrics
+from cnncompress.metrics.statistics import LayerStatistics
+from cnncompress.names.metrics import DEFAULT
+from cnncompress.network.divergence import Answers
+from cnncompress.network.subject import Subject
+from cnncompress.planning.candidates import Layer, make_layer, methods_of
+from cnncompress.planning.rules import Choice, Kept
+from cnncompress.terminal.console import bar
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Guide:
+    """What errors are told by: a metric, its statistics by layer, and answers that its predictions are checked with.
+
+    Chains have a bias where the metric is centred, and where there are answers, as a correction then follows.
+    """
+
+    metric: str = DEFAULT
+    statistics: Mapping[str, LayerStatistics] = field(default_factory=dict)
+    answers: Answers | None = None
+
+    @property
+    def centred(self) -> bool:
+        """True where every chain has a bias."""
+        return get_metric(self.metric).centred or self.answers is not None
+
+
+@dataclass(frozen=True)
+class LatencyModel:
+    """Milliseconds of layers, of chains and of the whole network, for budgets of latency.
+
+    `original_ms` is what the network takes in the setting of the `table`. Shares are of `reference_ms`, what it takes
+    in its fastest setting; None is the same. `clock` measures the whole network after a plan.
+    """
+
+    table: LatencyTable
+    original_ms: float
+    reference_ms: float | None = None
+    clock: Callable[[Plan], float] | None = None
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Layers that may change with all they may become, and those that cannot, with the reason.
+
+    `measured` has the divergences that were measured so far, by layer, family and place of the rank.
+    """
+
+    subject: Subject
+    layers: tuple[Layer, ...]
+    kept: Mapping[str, str]
+    guide: Guide
+    times: LatencyModel | None = None
+    progress: bool = True
+    measured: dict[tuple[str, int, int], float] = field(default_factory=dict, repr=False)
+
+    @property
+    def totals(self) -> dict[str, float]:
+        """What the network costs in the setting that is planned for."""
+        cost = self.subject.cost
+        found = {"macs": float(cost.total_macs), "params": float(cost.params)}
+        return found if self.times is None else {**found, "latency": self.times.original_ms}
+
+    @property
+    def references(self) -> dict[str, float]:
+        """The costs that a budget is a share of."""
+        other = None if self.times is None else self.times.reference_ms
+        return self.totals if other is None else {**self.totals, "latency": other}
+
+    def bar(self, items: Collection[T], what: str) -> Iterable[T]:
+        """The items, with a progress bar where one is wanted."""
+        return bar(items, progress=self.progress, desc=what, unit="layer", leave=False)
+
+
+def make_candidates(
+    subject: Subject,
+    choices: Mapping[str, Choice],
+    guide: Guide,
+    times: LatencyModel | None = None,
+    *,
+    multiple: int | None = None,
+    progress: bool = True,
+) -> Candidates:
+    """Try methods and ranks on the layers of `choices`, in their order; the ranks of the choices do not count.
+
+    Ranks are multiples of `multiple`; None is what suits processors, layer by layer. CompressError for weights that
+    are not finite, UsageError for missing statistics.
+    """
+    layers: list[Layer] = []
+    kept: dict[str, str] = {}
+    found = Candidates(subject, (), kept, guide, times, progress)
+    for name in found.bar(choices, "candidates"):
+        module, call = subject.network.get_submodule(name), subject.calls[name]
+        weight = module.weight.detach().cpu().reshape(call.spec.weight_shape)  # type: ignore[operator,union-attr]
+        check_finite(weight, name)
+        methods = methods_of(choices[name], call.spec)
+        metrics = layer_metrics(guide.metric, call.spec, guide.statistics.get(name))
+        layer = make_layer(name, call, weight, methods, metrics, centred=guide.centred, multiple=multiple)
+        if isinstance(layer, Kept):
+            kept[name] = layer.reason
+        else:
+            layers.append(layer)
+    return Candidates(subject, tuple(layers), kept, guide, times, progress)
