@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from cnncompress.finetuning import FinetuneResult, FinetuneSettings, distillation_loss
     from cnncompress.fitting import decompose
     from cnncompress.models import load_model
+    from cnncompress.network.compressed import Compressed
     from cnncompress.network.evaluate import Evaluation, evaluate
     from cnncompress.network.preprocessing import Preprocessing
     from cnncompress.network.profile import profile
@@ -38,6 +39,7 @@ _HOME = {
     "Budget": "chains.plan",
     "Choice": "planning",
     "CompressError": "errors",
+    "Compressed": "network.compressed",
     "ConvSpec": "chains.spec",
     "Evaluation": "network.evaluate",
     "FinetuneResult": "finetuning",
@@ -70,6 +72,7 @@ __all__ = [
     "Budget",
     "Choice",
     "CompressError",
+    "Compressed",
     "ConvSpec",
     "Evaluation",
     "FinetuneResult",

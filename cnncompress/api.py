@@ -289,6 +289,7 @@ def _images(settings: ModelSettings) -> ImagesAsked:
 __all__ = [
     "Compressed",
     "Decomposed",
+    "Latency",
     "LayerTime",
     "Timing",
     "Tuned",

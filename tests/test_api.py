@@ -13,6 +13,7 @@ from torch import nn
 
 import cnncompress as cc
 from cnncompress.chains.modules import FactoredLayer
+from cnncompress.network.provenance import provenance
 from tests.finetuning.toy import Toy, network
 
 
@@ -92,10 +93,27 @@ def test_compress_meets_its_budget_and_leaves_the_network_alone():
     small = cc.compress(model, images, cc.Budget(macs=0.6))
     example = images[:1]
     assert cc.profile(small, example).macs <= 0.6 * cc.profile(model, example).macs
-    assert any(isinstance(module, FactoredLayer) for module in small.modules())
+    assert any(isinstance(module, FactoredLayer) for module in small.network.modules())
+    assert small.plan.achieved["macs"] <= 0.6
+    assert small.plan == small.provenance.plan
+    assert torch.equal(small(images), small.network(images))
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     only = cc.compress(model, images, cc.Budget(macs=0.9), skip=["0"])
-    assert torch.equal(only[0].weight, model[0].weight)
+    assert torch.equal(only.network[0].weight, model[0].weight)
+
+
+def test_what_compress_gives_is_saved_and_measured_like_a_network(tmp_path):
+    model, images = network(), Toy().images
+    small = cc.compress(model, images, cc.Budget(macs=0.7))
+    labels = torch.zeros(len(images)).long()
+    measured = [cc.evaluate(one, [(images, labels)], progress=False).loss for one in (small, small.network)]
+    assert measured[0] == measured[1]
+    for one, name in ((small, "whole"), (small.network, "plain")):
+        cc.save(one, tmp_path / name)
+    found = [cc.load(tmp_path / name) for name in ("whole", "plain")]
+    assert all(torch.equal(again(images), small(images)) for again in found)
+    kept = copy.deepcopy(small.network)
+    assert provenance(kept).plan == small.plan == provenance(found[0]).plan
 
 
 @pytest.mark.parametrize(

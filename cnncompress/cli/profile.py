@@ -10,8 +10,7 @@ import click
 from cnncompress.cli import frame, options
 
 if TYPE_CHECKING:
-    from cnncompress.api import LayerTime
-    from cnncompress.latency.timed import Latency
+    from cnncompress.api import Latency, LayerTime
 
 
 @frame.command(

@@ -9,7 +9,7 @@ from torch import nn
 
 from cnncompress.chains.plan import Plan
 from cnncompress.errors import UsageError
-from cnncompress.network.provenance import Provenance, attach, provenance
+from cnncompress.network.provenance import Provenance, provenance
 
 
 @dataclass(frozen=True)
@@ -33,15 +33,15 @@ class Compressed:
 
 
 def compressed(network: nn.Module) -> Compressed:
-    """A network with the provenance that is attached to it."""
+    """A network with the provenance that is attached to it, which stays attached."""
     known = provenance(network) or Provenance()
     return Compressed(network, known.plan, known)
 
 
 def network_of(model: nn.Module | Compressed) -> nn.Module:
-    """The module of either; a Compressed's provenance is attached to it. UsageError for anything else."""
+    """The module of either; UsageError for anything else."""
     if isinstance(model, Compressed):
-        return attach(model.network, model.provenance)
+        return model.network
     if not isinstance(model, nn.Module):
         raise UsageError(f"a network is expected, not a {type(model).__name__}: load_model('resnet50').model is one")
     return model

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     pass
-from cnncompress.chains.spec import ConvSpec
+from cnncompress.chains.spec import Call, ConvSpec
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Profile:
 
     `macs` are those of convolution and linear layers; `other_macs` what matrix products outside of them take
     (attention), as `torch.utils.flop_counter` sees them. `others` are the modules that these are in, most MACs first.
+    `calls` tells how the network used its layers meanwhile, as `trace` finds it.
     """
 
     params: int
@@ -46,6 +48,7 @@ class Profile:
     layers: tuple[LayerProfile, ...] = field(repr=False)
     input_shape: tuple[int, ...]
     others: tuple[OtherProfile, ...] = field(default=(), repr=False)
+    calls: Mapping[str, Call] = field(default_factory=dict, repr=False)
 
     @property
     def total_macs(self) -> int:

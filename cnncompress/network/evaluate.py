@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cnncompress.errors import CompressError, DataError
+from cnncompress.network.compressed import Compressed, network_of
 from cnncompress.network.device import resolve_device
 from cnncompress.network.inputs import input_dtype, read_batch
 from cnncompress.network.run import forward, inference
@@ -96,13 +97,15 @@ def summarise(sums: Tensor) -> Evaluation:
     return Evaluation(100 * top1 / images, 100 * top5 / images, loss / images, int(images))
 
 
-def evaluate(model: nn.Module, loader: Any, device: str | torch.device = "cpu", progress: bool = True) -> Evaluation:
+def evaluate(
+    model: nn.Module | Compressed, loader: Any, device: str | torch.device = "cpu", progress: bool = True
+) -> Evaluation:
     """Top-1, top-5 and loss of `model` on the batches of `loader`, with labels, as `inputs.read_batch` takes them.
 
     Moves the network to `device` and leaves it there. Raises DataError for an empty loader and for labels that the
     network has no output for.
     """
-    device = resolve_device(device)
+    model, device = network_of(model), resolve_device(device)
     kept: list[Tensor] = []
     result = summarise(tally(model.to(device), loader, device, progress=progress, kept=kept))
     return replace(result, hits=torch.cat(kept))

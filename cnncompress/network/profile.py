@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_leaves
 from cnncompress.chains.modules import spec_of
 from cnncompress.chains.spec import Call
 from cnncompress.errors import CompressError
+from cnncompress.network.compressed import Compressed, network_of
 from cnncompress.network.copying import clone
 from cnncompress.network.costs import LayerProfile, OtherProfile, Profile
 from cnncompress.network.counting import counting_macs
@@ -21,7 +22,7 @@ from cnncompress.network.others import others
 from cnncompress.network.trace import trace
 
 
-def profile(model: nn.Module, example: Tensor) -> Profile:
+def profile(model: nn.Module | Compressed, example: Tensor) -> Profile:
     """Count what `model` costs on the first image of `example` [n, c, h, w]; the network stays as it is.
 
     `params` counts every parameter once, `size_bytes` every tensor of the state dict once. MACs of a convolution or
@@ -30,6 +31,7 @@ def profile(model: nn.Module, example: Tensor) -> Profile:
     Layers that the forward pass does not call as such come last, with 0 MACs.
     Raises CompressError if the forward pass fails.
     """
+    model = network_of(model)
     try:
         # Counting needs shapes only, so it takes neither time nor memory where the network runs on the meta device.
         calls, total, rest = _count(_meta_copy(model), torch.empty_like(example[:1], device="meta"))
@@ -46,6 +48,7 @@ def profile(model: nn.Module, example: Tensor) -> Profile:
         layers=tuple(profiles),
         input_shape=tuple(example.shape[1:]),
         others=rest,
+        calls=calls,
     )
 
 

@@ -22,13 +22,13 @@ ASKED = "the forward pass asks of it what a chain does not have"
 OTHERWISE = "the forward pass goes another way where a chain stands in its place"
 
 
-def examine(model: nn.Module, example: Tensor) -> dict[str, Call]:
+def examine(model: nn.Module, example: Tensor, calls: Mapping[str, Call] | None = None) -> dict[str, Call]:
     """The calls of the layers as `trace` finds them, with the reason where no chain can stand in a layer's place.
 
     Every layer is put into a chain of itself alone. That must change nothing: on the first image of `example` the
-    network gives what it gave before.
+    network gives what it gave before. `calls` are those of an earlier trace, by default found now.
     """
-    calls = trace(model, example)
+    calls = trace(model, example) if calls is None else calls
     layers = layers_of(model)
     names = [name for name in calls if layers[name] is not model and refuse_module(layers[name]) is None]
     trial = _Trial(model, example[:1])

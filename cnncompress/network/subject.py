@@ -24,6 +24,6 @@ class Subject:
 
 
 def look_at(network: nn.Module, example: Tensor) -> Subject:
-    """The subject that a network is on `example` [n, c, h, w]; raises as `examine` and `profile` do."""
+    """The subject that a network is on `example` [n, c, h, w], traced once; raises as `examine` and `profile` do."""
     cost = profile(network, example)
-    return Subject(network, example, examine(network, example), cost)
+    return Subject(network, example, examine(network, example, cost.calls), cost)

@@ -27,6 +27,7 @@ from cnncompress.files.tensorfile import load_tensors, save_tensors
 from cnncompress.models import ModelSource
 from cnncompress.models.classes import class_source
 from cnncompress.models.sources import code_of, find_source, foreign_code
+from cnncompress.network.compressed import Compressed, network_of
 from cnncompress.network.inputs import input_dtype
 from cnncompress.network.preprocessing import Preprocessing
 from cnncompress.network.provenance import Provenance, attach, provenance
@@ -129,14 +130,17 @@ def copy_run(source: str | Path, target: str | Path, force: bool = False) -> Non
                 files.link(name, folder / name)
 
 
-def save(model: nn.Module, path: str | Path, force: bool = False, source: ModelSource | str | None = None) -> None:
-    """Save a network as a run without measurements.
+def save(
+    model: nn.Module | Compressed, path: str | Path, force: bool = False, source: ModelSource | str | None = None
+) -> None:
+    """Save a network, or what `compress` gives, as a run without measurements.
 
     `source` tells how to build the architecture of one that `load_model` did not load: a model name such as
     `path/file.py:factory`, or a ModelSource. By default it is the class of the network, where that can be built by its
     name; else the network is kept as an exported program, which runs and trains but is not decomposed again.
     Raises as `save_run` does, and CompressError where neither can be had.
     """
+    model = network_of(model)
     if source is not None:
         source = find_source(source) if isinstance(source, str) else source
         attach(model, dataclasses.replace(provenance(model) or Provenance(), source=source))
