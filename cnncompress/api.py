@@ -17,20 +17,17 @@ from torch.utils.data import Dataset
 
 from cnncompress.chains.plan import Budget
 from cnncompress.config import DEFAULT_BUDGET, DecomposeSettings, ModelSettings, TuneSettings, merge
-from cnncompress.correction import decompose_in_order
-from cnncompress.errors import NoGradientError, UsageError, nearest
+from cnncompress.errors import UsageError, nearest
 from cnncompress.files.place import resolve
 from cnncompress.finetuning import FinetuneResult, FinetuneSettings
 from cnncompress.finetuning import finetune as train_in_place
 from cnncompress.latency.timed import Latency
-from cnncompress.names.metrics import DEFAULT, GUIDED, OF_INPUTS
-from cnncompress.network.compressed import Compressed, compressed, network_of
+from cnncompress.names.metrics import DEFAULT
+from cnncompress.network.compressed import Compressed, network_of
 from cnncompress.network.costs import Profile
-from cnncompress.network.divergence import Answers, batches, to_check
 from cnncompress.network.evaluate import Evaluation
 from cnncompress.network.inputs import input_dtype, read_batch
 from cnncompress.network.provenance import provenance
-from cnncompress.network.subject import look_at
 from cnncompress.pipeline.asked import (
     Aim,
     FitAsked,
@@ -53,23 +50,16 @@ from cnncompress.pipeline.measure import (
     profile_network,
     report_on,
 )
+from cnncompress.pipeline.memory import compress_network
 from cnncompress.pipeline.opened import Opened
 from cnncompress.planning import (
     Choice,
-    Guide,
-    Planner,
-    choices_of,
-    make_candidates,
-    reasons_of,
     warn_unless_built_by_name,
-    with_reasons,
 )
 from cnncompress.programs.export import ExportReport, export_onnx, export_pt2
 from cnncompress.reporting import Report
 from cnncompress.runs import load
 from cnncompress.runs.lock import writing
-from cnncompress.statistics import collect_statistics
-from cnncompress.terminal.console import LOG
 
 EXPORTERS = {"onnx": export_onnx, "pt2": export_pt2}
 
@@ -103,20 +93,7 @@ def compress(
     if not len(images):
         raise UsageError("there are no images to calibrate on: give some fifty or more")
     warn_unless_built_by_name(model)
-    subject = look_at(model, images[:1])
-    choices, reasons = choices_of(subject, Choice(method), {}, layers, skip)
-    metric, names = GUIDED, list(choices)
-    try:
-        statistics = collect_statistics(model, batches(images), metric, layers=names, seed=seed)
-    except NoGradientError as error:
-        metric = OF_INPUTS
-        LOG.warning(f"the metric is {metric}, as {error}")
-        statistics = collect_statistics(model, batches(images), metric, layers=names, seed=seed)
-    guide = Guide(metric, statistics, Answers(model, to_check(images, subject.cost.total_macs)))
-    planned = Planner(make_candidates(subject, choices, guide)).plan(budget)
-    planned.input_shape = tuple(images.shape[1:])
-    planned = with_reasons(planned, reasons | reasons_of(subject.cost), subject.calls)
-    return compressed(decompose_in_order(model, planned, images, statistics=statistics, adjust=names, seed=seed))
+    return compress_network(model, images, budget, LayersAsked(method, layers=layers, skip=skip), seed)
 
 
 def finetune(

@@ -65,7 +65,13 @@ from cnncompress.terminal import console
     "[default: refit with a budget and images, else none].",
 )
 @click.option("--reconstruct", type=int, metavar="N", help="N label-free gradient steps a block [default: 0].")
-@click.option("--calibration-images", type=int, metavar="N", help="Images to calibrate on [default: 1000].")
+@click.option(
+    "--calibration-images",
+    type=int,
+    metavar="N",
+    help="Images to calibrate on, spread evenly. Corrections look at those of them that memory holds (1 GiB a layer's "
+    "output), comparisons of answers at 4 to 256 of these [default: 1000].",
+)
 @click.option(
     "--keep-statistics", is_flag=True, default=None, help="Keep the metric's statistics in the run, for reuse."
 )

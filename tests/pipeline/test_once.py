@@ -1,0 +1,100 @@
+"""What a decomposition does once: looking at how a network calls its layers, and decoding an image."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+import torch
+
+from cnncompress.api import run_decompose
+from cnncompress.config import DecomposeSettings
+from cnncompress.data import Images
+from cnncompress.network import profile, standing_in
+from cnncompress.network.trace import trace
+from cnncompress.pipeline import calibration
+from cnncompress.pipeline.asked import FitAsked, ImagesAsked
+from cnncompress.pipeline.calibration import CalibrationSet
+from tests.pipeline.networks import write_factory, write_images
+
+WAYS = {
+    "budget": {"budget": "macs=0.8"},
+    "rank": {"rank": 2, "correct": "refit"},
+    "biases": {"budget": "macs=0.8", "metric": "data-covariance", "correct": "bias"},
+    "plain": {"rank": 2, "metric": "kronecker", "correct": "none"},
+    "reconstructed": {"rank": 2, "reconstruct": 2},
+}
+
+
+@pytest.fixture
+def decomposed(tmp_path, monkeypatch):
+    """Runs a decomposition of a small network on 8×8 images, 2 classes of 10."""
+    monkeypatch.chdir(tmp_path)
+    asked = {"model": write_factory(tmp_path), "data": write_images(tmp_path / "images", images=10), "input_size": 8}
+
+    def run(**settings):
+        return run_decompose(DecomposeSettings.model_validate({**asked, "out": "run", **settings}), [])
+
+    return run
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_network_is_traced_once(decomposed, monkeypatch, way):
+    """The original once, and what comes out once, for what it costs; a correction looks at the original once more."""
+    traced = []
+
+    def counted(model, example):
+        traced.append(model)
+        return trace(model, example)
+
+    for module in (profile, standing_in):
+        monkeypatch.setattr(module, "trace", counted)
+    decomposed(**WAYS[way])
+    corrected = "correct" not in WAYS[way] or WAYS[way]["correct"] != "none"
+    assert len(traced) == 2 + (corrected and way != "reconstructed")
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_calibration_image_is_decoded_once(decomposed, monkeypatch, way):
+    """For statistics, for the comparison of answers, for the correction: half of the 20 images, once each.
+
+    The other half is evaluated, before and after.
+    """
+    decoded, original = Counter(), Images.__getitem__
+
+    def counted(self, index):
+        decoded[self.name(index)] += 1
+        return original(self, index)
+
+    monkeypatch.setattr(Images, "__getitem__", counted)
+    decomposed(**WAYS[way])
+    assert Counter(decoded.values()) == {1: 10, 2: 10}
+
+
+class Recorded:
+    """Numbers in place of images: item i is an image full of i."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int):
+        return torch.full((1, 2, 2), float(index)), 0
+
+
+@pytest.mark.parametrize(("limit", "held"), [(100, [0, 3, 6, 9, 12]), (3, [0, 6, 12]), (1, [0])])
+def test_a_correction_looks_at_images_of_the_statistics(monkeypatch, limit, held):
+    """Five of 13 images calibrate, spread evenly; those that memory allows of them are held, spread evenly too."""
+    monkeypatch.setattr(calibration, "most_images", lambda calls: limit)
+    data = type("D", (), {"train": Recorded(13), "fingerprint": "f"})
+    chosen = calibration.calibration_set(data, FitAsked("kronecker", "refit", calibration_images=5), {})
+    assert chosen.indices == (0, 3, 6, 9, 12)
+    passing = calibration._Held(chosen, ImagesAsked(batch_size=2), torch.float32)
+    seen = torch.cat([batch[0] for batch in passing])
+    assert seen[:, 0, 0, 0].tolist() == [0, 3, 6, 9, 12]
+    assert passing.images()[:, 0, 0, 0].tolist() == held
+    again = calibration._read_held(chosen, ImagesAsked(batch_size=2), torch.float32)
+    assert torch.equal(again, passing.images())
+    assert isinstance(chosen, CalibrationSet)
