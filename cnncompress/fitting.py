@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from cnncompress.chains.compose import extract_groups
+from cnncompress.chains.lowering import lower_kernels
 from cnncompress.chains.modules import FactoredLayer, spec_of
 from cnncompress.chains.plan import LayerPlan, Plan
 from cnncompress.decompositions import get_method
@@ -117,7 +118,8 @@ def fit_layer(
     weight = weight if statistics is None else weight.cpu()  # where the statistics are
     method = get_method(layer_plan.method, **layer_plan.options)
     kernels = method.factorize(weight, spec, layer_plan.rank, metrics, refine, start)
-    chain = build_chain(layer_plan, kernels, module)
+    stages = method.stages(spec, layer_plan.rank)
+    chain = build_chain(layer_plan, lower_kernels(stages, kernels, layer_plan.lowering), module)
     dense = extract_groups(chain.to_dense(), spec.groups).to(weight.device)
     result = Fitted(chain, relative_error(metrics, weight, dense), kernels=kernels)
     kind = get_metric(metric)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from cnncompress.chains.spec import Chain, Permutation
+from cnncompress.chains.spec import Chain
 from cnncompress.errors import UnsupportedLayerError
 
 
@@ -30,17 +30,20 @@ def compose(chain: Chain, kernels: Sequence[Tensor]) -> Tensor:
     """
     total: Tensor | None = None
     for stage, kernel in zip(chain, kernels, strict=True):
-        if isinstance(stage, Permutation):
-            if total is None:
-                total = torch.eye(stage.channels, dtype=torch.float64, device=kernel.device)[:, :, None, None]
-            total = total[kernel]
-        elif total is None:
-            total = dense_kernel(kernel, stage.groups)
-        else:
-            total = compose_two(total, kernel, stage.groups)
+        total = stage.compose(total, kernel)
     if total is None:
         raise UnsupportedLayerError("an empty chain has no kernel")
     return total
+
+
+def in_double(chain: Chain, kernels: Sequence[Tensor]) -> list[Tensor]:
+    """The kernels in float64; an index stays what it is."""
+    return [k if stage.reorders else k.double() for stage, k in zip(chain, kernels, strict=True)]
+
+
+def last_computing(chain: Chain) -> int:
+    """The place of the last stage that computes, which the bias belongs to."""
+    return max(i for i, stage in enumerate(chain) if not stage.reorders)
 
 
 def compose_two(first: Tensor, second: Tensor, groups: int = 1) -> Tensor:

@@ -3,7 +3,7 @@
 A lowering is a string of words joined by `+`, empty for the chain as it is:
 
 - `pad8`, `pad16`: widths between stages, in each group, rounded up to a multiple with channels of zeros.
-- `dense`: grouped convolutions as dense ones with zeros; permutations beside them go into their kernels.
+- `dense`: grouped stages as dense ones with zeros; permutations beside them go into their kernels.
 - `split`: each grouped convolution as one dense convolution a group; shapes and kernels stay as they are.
 - `merge`: a 1×1 convolution and its neighbour, both without groups, as one of at most half as many weights more.
 """
@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from cnncompress.chains.compose import compose_two, dense_kernel
-from cnncompress.chains.spec import Chain, ConvSpec, Permutation, Stage, chain_params, convolutions
+from cnncompress.chains.compose import compose_two
+from cnncompress.chains.spec import Chain, ConvSpec, Stage, chain_params, convolutions
 
 MULTIPLES = {"pad8": 8, "pad16": 16}
 SPLIT, DENSE, MERGE = "split", "dense", "merge"
@@ -45,7 +45,7 @@ def lower(chain: Chain, lowering: str) -> Chain:
         if word in MULTIPLES:
             chain = _pad_chain(chain, MULTIPLES[word])
         elif word == DENSE:
-            chain = _without_folded(tuple(_ungrouped(stage) for stage in chain))
+            chain = _without_folded(_ungrouped(chain))
         elif word == MERGE:
             chain = _merge(chain, None)[0]
     return chain
@@ -59,7 +59,8 @@ def lower_kernels(chain: Chain, kernels: Sequence[Tensor], lowering: str) -> lis
         if word in MULTIPLES:
             found = _pad_kernels(chain, _pad_chain(chain, MULTIPLES[word]), found)
         elif word == DENSE:
-            found = _fold(chain, _expand(chain, found))
+            dense = [stage.ungroup(kernel) for stage, kernel in zip(chain, found, strict=True)]
+            found = _fold(_ungrouped(chain), dense)
         elif word == MERGE:
             found = _merge(chain, found)[1]
         chain = lower(chain, word)
@@ -71,7 +72,7 @@ def regroupings(spec: ConvSpec, chain: Chain) -> list[str]:
 
     What is larger than the layer itself without groups, or a single stage as the layer is, is none of them.
     """
-    grouped = [s.groups for s in convolutions(chain) if s.groups > 1 and not _square_depthwise(s)]
+    grouped = [s.groups for s in chain if s.groups > 1 and not _square_depthwise(s)]
     found = [DENSE, f"{DENSE}+{MERGE}"] if grouped else [MERGE]
     known, smaller = [chain], []
     for lowering in found:
@@ -93,8 +94,8 @@ def paddings(chain: Chain) -> list[str]:
 # --- padding ---
 
 
-def _square_depthwise(stage: ConvSpec) -> bool:
-    return stage.depthwise and stage.in_channels == stage.out_channels
+def _square_depthwise(stage: Stage) -> bool:
+    return isinstance(stage, ConvSpec) and stage.depthwise and stage.in_channels == stage.out_channels
 
 
 def _groups(chain: Chain) -> int | None:
@@ -134,38 +135,43 @@ def _pad_kernels(chain: Chain, padded: Chain, kernels: Sequence[Tensor]) -> list
 # --- dense ---
 
 
-def _ungrouped(stage: ConvSpec | Permutation) -> ConvSpec | Permutation:
-    return stage if isinstance(stage, Permutation) else stage.replace(groups=1)
+def _ungrouped(chain: Chain) -> Chain:
+    return tuple(stage.ungrouped() for stage in chain)
 
 
-def _expand(chain: Chain, kernels: Sequence[Tensor]) -> list[Tensor]:
-    """The kernels without groups."""
-    return [
-        kernel if isinstance(stage, Permutation) else dense_kernel(kernel, stage.groups)
-        for stage, kernel in zip(chain, kernels, strict=True)
-    ]
+def _takers(chain: Chain) -> list[int | None]:
+    """For every stage of a chain without groups the place of the one whose kernel takes it up, None where none does.
+
+    A permutation goes into the stage after it, else into the one before.
+    """
+    takers: list[int | None] = []
+    for i, stage in enumerate(chain):
+        after = next((j for j in range(i + 1, len(chain)) if not chain[j].reorders), None)
+        before = next((j for j in reversed(range(i)) if not chain[j].reorders), None)
+        if not stage.reorders:
+            takers.append(None)
+        elif after is not None and chain[after].free_inputs:
+            takers.append(after)
+        else:
+            takers.append(before if before is not None and chain[before].free_kernel else None)
+    return takers
 
 
 def _without_folded(chain: Chain) -> Chain:
-    """A chain without groups, and without its permutations where it has any convolution to take them."""
-    return tuple(convolutions(chain)) or chain
+    """The chain without the stages that go into others."""
+    return tuple(stage for stage, taker in zip(chain, _takers(chain), strict=True) if taker is None)
 
 
 def _fold(chain: Chain, kernels: Sequence[Tensor]) -> list[Tensor]:
-    """Kernels without the permutations: each goes into the convolution after it, the last into the one before."""
-    if not any(isinstance(stage, ConvSpec) for stage in chain):
-        return list(kernels)
-    found: list[Tensor] = []
-    order: Tensor | None = None
-    for stage, kernel in zip(chain, kernels, strict=True):
-        if isinstance(stage, Permutation):
-            order = kernel if order is None else order[kernel]
-            continue
-        found.append(kernel if order is None else kernel[:, torch.argsort(order)])
-        order = None
-    if order is not None:
-        found[-1] = found[-1][order]
-    return found
+    """The kernels of `_without_folded(chain)`."""
+    found, takers = list(kernels), _takers(chain)
+    for i, taker in reversed(list(enumerate(takers))):
+        if taker is not None and taker > i:
+            found[taker] = found[taker][:, torch.argsort(found[i])]
+    for i, taker in enumerate(takers):
+        if taker is not None and taker < i:
+            found[taker] = found[taker][found[i]]
+    return [kernel for kernel, taker in zip(found, takers, strict=True) if taker is None]
 
 
 # --- merging ---
@@ -184,7 +190,7 @@ def _merge(chain: Chain, kernels: Sequence[Tensor] | None) -> tuple[Chain, list[
 
 def _merged(first: Stage, second: Stage) -> ConvSpec | None:
     """The convolution that does what two stages do, or None where there is none, or one of too many weights."""
-    if isinstance(first, Permutation) or isinstance(second, Permutation):
+    if not (isinstance(first, ConvSpec) and isinstance(second, ConvSpec)):
         return None
     if not (_position_wise(first) or _position_wise(second)) or first.bias or max(first.groups, second.groups) > 1:
         return None

@@ -1,16 +1,18 @@
-"""Chains as torch modules: the plain module of each stage, and the layer that runs them one after the other."""
+"""Chains as torch modules: the layer that runs its stages one after the other in the place of another."""
 
 from __future__ import annotations
 
-from typing import Any, Literal, cast
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import conv2d, pad
 
-from cnncompress.chains.compose import compose
+from cnncompress.chains.compose import compose, last_computing
+from cnncompress.chains.layers import Permute as Permute
+from cnncompress.chains.layers import SplitConv2d as SplitConv2d
 from cnncompress.chains.lowering import SPLIT, check_lowering, words
-from cnncompress.chains.spec import Chain, ConvSpec, Pair, Permutation, Stage, as_pair
+from cnncompress.chains.spec import Chain, ConvSpec, Pair, as_pair
 from cnncompress.errors import CompressError, UnsupportedLayerError
 
 NEW = ("aten::new_zeros", "aten::new_ones", "aten::new_empty", "aten::new_full")  # need no values
@@ -50,54 +52,6 @@ def spec_of(module: nn.Module) -> ConvSpec:
     )
 
 
-class Permute(nn.Module):
-    """A fixed channel permutation, on dimension 1 of images or the last of vectors."""
-
-    index: Tensor
-
-    def __init__(self, channels: int, linear: bool = False, device: Any = None) -> None:
-        super().__init__()
-        self.register_buffer("index", torch.arange(channels, device=device))
-        self.dim = -1 if linear else 1
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`x` with its channels reordered."""
-        return x.index_select(self.dim, self.index)
-
-
-class SplitConv2d(nn.Conv2d):
-    """A grouped convolution that runs as one dense convolution a group; its tensors are those of a Conv2d."""
-
-    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        padding: Any = self.padding
-        if self.padding_mode != "zeros":
-            input = pad(input, self._reversed_padding_repeated_twice, mode=self.padding_mode)
-            padding = 0
-        biases = [None] * self.groups if bias is None else bias.chunk(self.groups)
-        parts = zip(input.chunk(self.groups, -3), weight.chunk(self.groups), biases, strict=True)
-        return torch.cat([conv2d(x, w, b, self.stride, padding, self.dilation) for x, w, b in parts], -3)
-
-
-def build_stage(stage: Stage, split: bool = False, **factory: Any) -> nn.Module:
-    """The plain torch module of a stage; with `split`, grouped convolutions run group by group."""
-    if isinstance(stage, Permutation):
-        return Permute(stage.channels, stage.linear, factory.get("device"))
-    if stage.linear:
-        return nn.Linear(stage.in_channels, stage.out_channels, stage.bias, **factory)
-    return (SplitConv2d if split and stage.groups > 1 and not stage.depthwise else nn.Conv2d)(
-        stage.in_channels,
-        stage.out_channels,
-        stage.kernel_size,
-        stage.stride,
-        stage.padding,
-        stage.dilation,
-        stage.groups,
-        stage.bias,
-        cast(Any, stage.padding_mode),
-        **factory,
-    )
-
-
 class Absent(Tensor):
     """The weight or bias of a layer that was replaced: it has a shape, a dtype and a device, but no values."""
 
@@ -125,9 +79,10 @@ class FactoredLayer(nn.Sequential):
     def __init__(self, chain: Chain, lowering: str = "", **factory: Any) -> None:
         check_lowering(lowering)
         split = SPLIT in words(lowering)
-        super().__init__(*(build_stage(stage, split, **factory) for stage in chain))
+        super().__init__(*(stage.module(split, **factory) for stage in chain))
         self.chain = chain
         self.lowering = lowering
+        self.in_training_form = False
 
     def stand_in_for(self, layer: nn.Conv2d | nn.Linear) -> None:
         """Answer for the attributes of `layer`; of its weight and its bias, for all but their values."""
@@ -141,21 +96,34 @@ class FactoredLayer(nn.Sequential):
             value = replaced[name]
             if not isinstance(value, Tensor) or not value.is_meta:
                 return value
-            own = self.weighted[0].weight
+            own = next(self.parameters())
             return Tensor._make_wrapper_subclass(Absent, value.shape, dtype=own.dtype, device=own.device)
         return super().__getattr__(name)
 
     @property
-    def weighted(self) -> list[nn.Conv2d | nn.Linear]:
-        """The modules with weights, in order."""
-        return [m for m in self if isinstance(m, nn.Conv2d | nn.Linear)]
+    def weighted(self) -> list[nn.Module]:
+        """The modules with parameters of their own, in order."""
+        return [m for m in self.modules() if next(m.parameters(recurse=False), None) is not None]
 
     def kernels(self) -> list[Tensor]:
         """One tensor a stage: a kernel [F, C/g, kh, kw] (a Linear's as 1×1) or a permutation's index."""
-        return [
-            m.index if isinstance(m, Permute) else m.weight.detach().reshape(spec_of(m).weight_shape)  # type: ignore
-            for m in self
-        ]
+        return [stage.read_kernel(module) for stage, module in zip(self.chain, self, strict=True)]
+
+    def write_kernels(self, kernels: Sequence[Tensor]) -> None:
+        """Put one tensor a stage into the modules; biases become zero."""
+        for stage, module, kernel in zip(self.chain, self, kernels, strict=True):
+            stage.write_kernel(module, kernel)
+
+    def start_training(self) -> None:
+        """Give every stage the parameters that it trains with; the layer computes the same."""
+        changed = [stage.start_training(module) for stage, module in zip(self.chain, self, strict=True)]
+        self.in_training_form = any(changed)
+
+    def fold(self) -> None:
+        """Undo `start_training`: the tensors that are stored, with the values that training gave them."""
+        for stage, module in zip(self.chain, self, strict=True):
+            stage.fold(module)
+        self.in_training_form = False
 
     def to_dense(self) -> Tensor:
         """The kernel [F, C, kh, kw] of one group that does what the chain does."""
@@ -163,21 +131,22 @@ class FactoredLayer(nn.Sequential):
 
     def offset(self) -> Tensor | float:
         """What the last stage's bias adds to the output, [F]; 0 where it has none."""
-        bias = self.weighted[-1].bias
-        return 0.0 if bias is None else bias.detach()[self._order(len(bias))]
-
-    def _order(self, count: int) -> Tensor:
-        """The channel of the last stage that each of `count` outputs comes from."""
-        order = torch.arange(count, device=self.weighted[-1].weight.device)
-        for module in list(self)[list(self).index(self.weighted[-1]) + 1 :]:
-            order = order[cast(Tensor, module.index).to(order.device)]
-        return order
+        last, order = self._end()
+        bias = self.chain[last].read_bias(self[last])
+        return 0.0 if bias is None else bias[order.to(bias.device)]
 
     def add_to_bias(self, shift: Tensor) -> None:
         """Add `shift` [F] to the output by way of the last stage's bias; UnsupportedLayerError where it has none."""
-        bias = self.weighted[-1].bias
-        if bias is None:
+        last, order = self._end()
+        if not self.chain[last].bias:
             raise UnsupportedLayerError("the chain has no bias to put a constant into; plan it with one")
-        order = self._order(len(shift)).to(shift.device)
-        with torch.no_grad():
-            bias += torch.empty_like(shift).index_copy_(0, order, shift).to(bias)
+        shift = torch.empty_like(shift).index_copy_(0, order.to(shift.device), shift)
+        self.chain[last].add_to_bias(self[last], shift)
+
+    def _end(self) -> tuple[int, Tensor]:
+        """The place of the last stage that computes, and the channel of it that each output is."""
+        last = last_computing(self.chain)
+        order = torch.arange(self.chain[last].out_channels)
+        for stage, module in list(zip(self.chain, self, strict=True))[last + 1 :]:
+            order = order[stage.read_kernel(module).to(order.device)]
+        return last, order

@@ -2,34 +2,25 @@
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 from cnncompress.chains.plan import LayerPlan, Plan
-from cnncompress.chains.spec import ConvSpec, Permutation, Stage
+from cnncompress.chains.spec import ConvSpec
+from cnncompress.chains.stages import STAGES, Stage
 
 
 def stage_to_json(stage: Stage) -> dict[str, Any]:
     """A stage as JSON-ready values; the inverse of `stage_from_json`."""
-    if isinstance(stage, Permutation):
-        return {"kind": "permutation", "channels": stage.channels, "linear": stage.linear}
-    values = dataclasses.asdict(stage)
-    return {"kind": "linear" if values.pop("linear") else "conv2d", **values}
+    return {"kind": stage.kind, **stage.to_json()}
 
 
-def _pair(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
-
-
-def stage_from_json(values: dict[str, Any]) -> Stage:
+def stage_from_json(values: Mapping[str, Any]) -> Stage:
     """Read a stage written by `stage_to_json`; KeyError, TypeError or ValueError for anything else."""
-    values = dict(values)
-    kind = values.pop("kind")
-    if kind == "permutation":
-        return Permutation(int(values["channels"]), bool(values["linear"]))
-    if kind not in ("conv2d", "linear"):
+    kind = values["kind"]
+    if kind not in STAGES:
         raise ValueError(f"unknown stage kind {kind!r}")
-    return ConvSpec(**{k: _pair(v) for k, v in values.items()}, linear=kind == "linear")
+    return STAGES[kind].from_json(kind, {k: v for k, v in values.items() if k != "kind"})
 
 
 def plan_to_json(plan: Plan) -> dict[str, Any]:
@@ -59,7 +50,7 @@ def plan_from_json(values: dict[str, Any]) -> Plan:
             raise ValueError(f"{name} is not a layer")
         chain = tuple(stage_from_json(stage) for stage in p["stages"])
         rank, lowering = tuple(p["rank"]), str(p.get("lowering", ""))
-        layers[name] = LayerPlan(spec, p["method"], rank, chain, _pair(p["macs"]), p["options"], lowering)
+        layers[name] = LayerPlan(spec, p["method"], rank, chain, tuple(p["macs"]), p["options"], lowering)
     rises, achieved = ({k: v for k, v in values.get(key, {}).items() if v is not None} for key in ("rises", "achieved"))
     memory_format = str(values.get("memory_format", ""))
     return Plan(layers, dict(values["kept"]), values["metric"], memory_format, rises, achieved)

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from cnncompress.chains.spec import Chain, ConvSpec, Permutation, Rank, convolutions
+from cnncompress.chains.spec import Chain, ConvSpec, Rank
 from cnncompress.decompositions.refine import error_of, nested_errors
 from cnncompress.decompositions.refine import refine as improve
 from cnncompress.decompositions.whitening import whiten
@@ -138,16 +138,10 @@ class Decomposition(ABC):
         chain = self.group_stages(spec.group(), rank)
         if groups == 1:
             return chain
-        if any(isinstance(stage, Permutation) for stage in chain):
-            raise UnsupportedLayerError(f"{self.name} cannot express {spec}: a permutation across groups")
-        return tuple(
-            stage.replace(
-                in_channels=stage.in_channels * groups,
-                out_channels=stage.out_channels * groups,
-                groups=stage.groups * groups,
-            )
-            for stage in convolutions(chain)
-        )
+        try:
+            return tuple(stage.in_groups(groups) for stage in chain)
+        except UnsupportedLayerError as error:
+            raise UnsupportedLayerError(f"{self.name} cannot express {spec}: {error}") from None
 
     def factorize(
         self,

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from cnncompress.chains.compose import compose
-from cnncompress.chains.spec import Chain, ConvSpec, Permutation
+from cnncompress.chains.compose import compose, in_double, last_computing
+from cnncompress.chains.spec import Chain
 from cnncompress.maths.linalg import psd_root, solve_psd
 from cnncompress.metrics import Metric
 
@@ -28,12 +28,12 @@ def refine(chain: Chain, kernels: Sequence[Tensor], weight: Tensor, metric: Metr
     """
     if sweeps == 0:
         return list(kernels)
-    best = [k if isinstance(s, Permutation) else k.double() for s, k in zip(chain, kernels, strict=True)]
+    best = in_double(chain, kernels)
     weight = weight.double()
     if float((weight - compose(chain, best)).square().sum()) <= EXACT * float(weight.square().sum()):
         return best
     best = refit_last(chain, best, weight, metric)
-    stages = [i for i, stage in enumerate(chain) if isinstance(stage, ConvSpec)]
+    stages = [i for i, stage in enumerate(chain) if not stage.reorders]
     for _ in range(sweeps - 1):
         for i in stages[:-1]:
             best = improve_stage(chain, best, i, weight, metric)
@@ -51,24 +51,25 @@ def refit_last(chain: Chain, kernels: Sequence[Tensor], weight: Tensor, metric: 
 
     Conjugate gradients take over where that is not to be had. With Γ and a grouped last stage, the groups depend on
     each other: they start from the solution without Γ. With α, every filter has a system of equations of its own, which
-    is not solved where the stage takes in more than `ROWWISE` channels. Other forms have no closed one.
+    is not solved where the stage takes in more than `ROWWISE` channels. Other forms have no closed one,
+    and neither have stages that are no plain convolutions.
     """
-    last = max(i for i, stage in enumerate(chain) if isinstance(stage, ConvSpec))
+    last = last_computing(chain)
     stage = chain[last]
-    if last == 0 or not isinstance(stage, ConvSpec):
+    if last == 0:
         return list(kernels)
     rowwise = metric.alpha is not None and kernels[last].shape[1] <= ROWWISE
-    if not metric.separable and not rowwise:
+    if not stage.free_kernel or not (metric.separable or rowwise):
         return improve_stage(chain, kernels, last, weight, metric)
     order = torch.arange(len(weight), device=weight.device)  # original row of each row before the permutations
     for index in reversed(kernels[last + 1 :]):
         order = torch.empty_like(order).index_copy_(0, index, order)
-    before = compose(chain[:last], kernels[:last])
+    before, taps = compose(chain[:last], kernels[:last]), kernels[last].shape[2:]
     if metric.alpha is not None:
         alpha = metric.alpha.double().reshape(weight.shape)
-        kernel = _solve_rows(before, weight[order], alpha[order].square(), stage)
+        kernel = _solve_rows(before, weight[order], alpha[order].square(), taps, stage.groups)
     else:
-        kernel = _solve_groups(before, weight.flatten(1)[order], stage, metric)
+        kernel = _solve_groups(before, weight.flatten(1)[order], taps, stage.groups, metric)
     candidate = [*kernels[:last], kernel.reshape(kernels[last].shape), *kernels[last + 1 :]]
     if metric.gamma is not None and stage.groups > 1:
         candidate = improve_stage(chain, candidate, last, weight, metric)
@@ -117,27 +118,27 @@ def _times_part(rows: Tensor, part: Tensor, width: int, metric: Metric) -> Tenso
     return spread if metric.sigma is None else metric.sigma.times(spread)
 
 
-def _solve_groups(before: Tensor, target: Tensor, stage: ConvSpec, metric: Metric) -> Tensor:
+def _solve_groups(before: Tensor, target: Tensor, taps: torch.Size, groups: int, metric: Metric) -> Tensor:
     """Least squares of each group of the last stage, after `before` [M, C, ah, aw]: [F, taps of a group]."""
     solved = []
-    for basis, wanted in zip(before.chunk(stage.groups), target.chunk(stage.groups), strict=True):
-        seen, inner = products(basis, torch.Size(stage.kernel_size), metric)
+    for basis, wanted in zip(before.chunk(groups), target.chunk(groups), strict=True):
+        seen, inner = products(basis, taps, metric)
         solved.append(solve_psd(inner, wanted @ seen.mT))
     return torch.cat(solved)
 
 
-def _solve_rows(before: Tensor, target: Tensor, weights: Tensor, stage: ConvSpec) -> Tensor:
+def _solve_rows(before: Tensor, target: Tensor, weights: Tensor, taps: torch.Size, groups: int) -> Tensor:
     """Weighted least squares of each filter of the last stage, [F, M/g, bh, bw], after a kernel [M, C, ah, aw].
 
     `target` and `weights` are [F, C, kh, kw]. The taps of a filter meet different entries of them.
     """
     F, C = target.shape[:2]
-    (ah, aw), (bh, bw) = before.shape[2:], stage.kernel_size
-    bases = before.flatten(1).chunk(stage.groups)
+    (ah, aw), (bh, bw) = before.shape[2:], taps
+    bases = before.flatten(1).chunk(groups)
     solved = before.new_empty(F, len(bases[0]), bh, bw)
     target, weights = (t.reshape(F, C, bh, ah, bw, aw) for t in (target, weights))
     for f in range(F):
-        basis = bases[f * stage.groups // F]
+        basis = bases[f * groups // F]
         for y in range(bh):
             for x in range(bw):
                 scaled = basis * weights[f, :, y, :, x].flatten()

@@ -11,7 +11,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from cnncompress.chains.spec import Chain, ConvSpec, Permutation
+from cnncompress.chains.compose import in_double, last_computing
+from cnncompress.chains.spec import Chain
 from cnncompress.metrics import Metric
 
 Undo = Callable[[list[Tensor]], list[Tensor]]
@@ -24,17 +25,21 @@ def whiten(weight: Tensor, chain: Chain, metric: Metric, share: float = 1.0) -> 
     """
     weight = weight.double()
     F, C = weight.shape[:2]
-    first, last = (next(s for s in order if isinstance(s, ConvSpec)) for order in (chain, chain[::-1]))
-    dense = last.groups == 1 and last is chain[-1], first.groups == 1 and first is chain[0]
+    i, j = next(i for i, stage in enumerate(chain) if not stage.reorders), last_computing(chain)
+    first, last = chain[i], chain[j]
+    dense = last.groups == 1 and j == len(chain) - 1, first.groups == 1 and i == 0
     left, right = metric.whitener(F, C, dense)
     left, right = (root if share == 1 else _power(root, share) for root in (left, right))
+    left = left if last.free_kernel else torch.eye(F, dtype=torch.float64)  # what a stage cannot take back stays out
+    right = right if first.free_inputs else torch.eye(C, dtype=torch.float64)
     scaled = torch.einsum("gf,gcyx,cd->fdyx", left, weight, right)
 
     def undo(kernels: list[Tensor]) -> list[Tensor]:
-        kernels = [k if isinstance(s, Permutation) else k.double() for s, k in zip(chain, kernels, strict=True)]
-        i, j = chain.index(first), len(chain) - 1 - chain[::-1].index(last)
-        kernels[i] = _unmix_inputs(kernels[i], right, first.groups, kernels[:i])
-        kernels[j] = _unmix_outputs(kernels[j], left, kernels[j + 1 :])
+        kernels = in_double(chain, kernels)
+        if first.free_inputs:
+            kernels[i] = _unmix_inputs(kernels[i], right, first.groups, kernels[:i])
+        if last.free_kernel:
+            kernels[j] = _unmix_outputs(kernels[j], left, kernels[j + 1 :])
         return kernels
 
     return scaled, undo

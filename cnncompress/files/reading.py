@@ -167,6 +167,9 @@ def _explain(first: Any) -> str:
         return f"has an unknown key {key}"
     if first["type"] == "missing":
         return f"lacks {key}"
+    if first["type"] == "value_error" and isinstance(first["ctx"]["error"], ValidationError):  # one schema in another
+        inner = first["ctx"]["error"].errors(include_url=False)[0]
+        return _explain({**inner, "loc": (*first["loc"], *inner["loc"])})
     if first["type"] == "value_error":
         return f"is wrong{at}: {plain(str(first['ctx']['error']))}"
     message = plain(str(first["msg"]))[:200]

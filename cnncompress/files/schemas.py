@@ -3,10 +3,9 @@
 # ruff: noqa: RUF012 - pydantic copies defaults
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr, model_validator
+from pydantic import ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr
 
 from cnncompress.files.reading import Schema
 
@@ -29,101 +28,6 @@ Scalar = StrictBool | StrictInt | StrictFloat | Annotated[StrictStr, Field(max_l
 Options = dict[Name, Scalar | list[Scalar]]
 Numbers = dict[Name, float | None]
 Channelwise = Annotated[list[float], Field(min_length=1, max_length=4096)]
-
-
-# --- plan.json ---
-
-
-class Convolution(Schema):
-    """A `spec.ConvSpec`."""
-
-    kind: Literal["conv2d", "linear"]
-    in_channels: Channels
-    out_channels: Channels
-    kernel_size: Extents
-    stride: Extents
-    padding: Paddings | Literal["same"]
-    dilation: Extents
-    groups: Channels
-    bias: bool
-    padding_mode: Literal["zeros", "reflect", "replicate", "circular"]
-
-    @model_validator(mode="after")
-    def _fits(self) -> Convolution:
-        if self.in_channels % self.groups or self.out_channels % self.groups:
-            raise ValueError(f"{self.in_channels} and {self.out_channels} channels are not in {self.groups} groups")
-        if self.kind == "linear" and (self.kernel_size != [1, 1] or self.groups > 1):
-            raise ValueError("a linear layer has no kernel size and no groups")
-        return self
-
-
-class Permutation(Schema):
-    """A `spec.Permutation`."""
-
-    kind: Literal["permutation"]
-    channels: Channels
-    linear: bool
-
-    @property
-    def in_channels(self) -> int:
-        """As a convolution has it."""
-        return self.channels
-
-    out_channels = in_channels
-
-
-Stage = Annotated[Convolution | Permutation, Field(discriminator="kind")]
-Stages = Annotated[list[Stage], Field(min_length=1, max_length=64)]
-
-
-class PlanEntry(Schema):
-    """One layer of a plan that a person may have written: what follows from method and rank may be left out."""
-
-    method: Name
-    rank: Count | Rank
-    options: Options = {}
-    layer: Convolution | None = None
-    macs: Costs = [0, 0]
-    stages: Stages | None = None
-    lowering: Text = ""
-
-    @model_validator(mode="after")
-    def _connected(self) -> PlanEntry:
-        if self.layer is None or self.stages is None:
-            return self
-        widths = [(stage.in_channels, stage.out_channels) for stage in self.stages]
-        inner = all(out == into for (_, out), (into, _) in pairwise(widths))
-        if not inner or (widths[0][0], widths[-1][1]) != (self.layer.in_channels, self.layer.out_channels):
-            raise ValueError("the channels of its stages do not follow on each other")
-        return self
-
-
-class StoredEntry(PlanEntry):
-    """One layer of a run's plan.json."""
-
-    rank: Rank
-    layer: Convolution
-    stages: Stages
-
-
-class PlanFile(Schema):
-    """A file for `--plan`."""
-
-    metric: Name = "frobenius"
-    memory_format: Literal["", "contiguous", "channels_last"] = ""
-    layers: dict[Name, PlanEntry]
-    kept: dict[Name, Text] = {}
-    achieved: Numbers = {}
-    rises: Numbers = {}
-    errors: Numbers = {}
-
-
-class StoredPlan(PlanFile):
-    """A run's plan.json."""
-
-    metric: Name
-    layers: dict[Name, StoredEntry]  # type: ignore[assignment]
-    kept: dict[Name, Text]
 
 
 # --- metrics.json ---

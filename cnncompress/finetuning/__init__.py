@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from cnncompress.chains.training import fold, start_training
 from cnncompress.data import make_loader
 from cnncompress.errors import UsageError
 from cnncompress.files.state import packed
@@ -86,6 +87,7 @@ def finetune(
     if half:  # steps are smaller than half precision can tell apart
         model.float()
     example = example.to(origin, input_dtype(model))
+    start_training(model)
     flags = [(p, p.requires_grad) for p in model.parameters()]
     modes = [(m, m.training) for m in model.modules()]
     try:
@@ -102,6 +104,7 @@ def finetune(
             learner = Learner(model, names, classes, taught)
             result = Trainer(learner, train, val, settings, kept, chosen).run(resume)
     finally:
+        fold(model)
         with_types(model.to(origin), types, usual)
         for parameter, requires_grad in flags:
             parameter.requires_grad_(requires_grad)

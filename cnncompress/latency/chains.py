@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cnncompress.chains.modules import FactoredLayer, Permute
-from cnncompress.chains.spec import Chain, ConvSpec, Pair, convolutions
+from cnncompress.chains.modules import FactoredLayer
+from cnncompress.chains.spec import Chain, Pair, Stage
 from cnncompress.latency.clock import cpu_threads, milliseconds, preemptions
 from cnncompress.latency.setting import TimingSetting, last_cache_bytes
 from cnncompress.network.device import resolve_device
@@ -46,7 +46,7 @@ def measure(jobs: Sequence[Job], size: Pair, setting: TimingSetting) -> list[flo
     A lowering that does not run here takes forever; RuntimeError where a plain chain does not.
     """
     device = resolve_device(setting.device)
-    inputs = make_input(next(convolutions(jobs[0].chain)), size, setting, device)
+    inputs = make_input(jobs[0].chain[0], size, setting, device)
     with cpu_threads(setting.threads), torch.inference_mode():
         cache = last_cache_bytes(device)
         sweep = torch.zeros(2 * cache, dtype=torch.uint8, device=device).view(torch.int64)
@@ -95,7 +95,7 @@ def _once(pair: tuple[nn.Module, nn.Module], inputs: Tensor, device: torch.devic
     return milliseconds(lambda: pair[1](inputs), device)
 
 
-def make_input(spec: ConvSpec, size: Pair, setting: TimingSetting, device: torch.device) -> Tensor:
+def make_input(spec: Stage, size: Pair, setting: TimingSetting, device: torch.device) -> Tensor:
     """Random numbers that a layer takes in: [batch, C, h, w], or [batch, positions, C] for a Linear."""
     dtype = getattr(torch, setting.dtype)
     if spec.linear:
@@ -117,10 +117,10 @@ def _pair(job: Job, setting: TimingSetting, device: torch.device, enough: int) -
 
 def fill_randomly(chain: FactoredLayer) -> None:
     """Random permutations, and kernels that keep the scale of what they see: tiny numbers would take longer."""
-    for stage in chain:
-        if isinstance(stage, Permute):
-            stage.index.copy_(torch.randperm(len(stage.index), generator=torch.Generator().manual_seed(0)))
-        for parameter in stage.parameters():
+    for stage, module in zip(chain.chain, chain, strict=True):
+        if stage.reorders:
+            stage.write_kernel(module, torch.randperm(stage.in_channels, generator=torch.Generator().manual_seed(0)))
+        for parameter in module.parameters():
             _fill(parameter, 1 / math.sqrt(parameter[0].numel()) if parameter.dim() > 1 else 0.0)
 
 

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from cnncompress.chains.lowering import lower_kernels
-from cnncompress.chains.modules import FactoredLayer, Permute
+from cnncompress.chains.modules import FactoredLayer
 from cnncompress.chains.plan import LayerPlan, Plan
-from cnncompress.chains.spec import ConvSpec
-from cnncompress.decompositions import get_method
 from cnncompress.errors import UnsupportedLayerError
 from cnncompress.network.copying import clone as clone
 from cnncompress.network.memory_format import is_channels_last, to_memory_format
@@ -23,36 +19,20 @@ from cnncompress.network.run import logits as logits
 def build_chain(plan: LayerPlan, kernels: Sequence[Tensor] | None, original: nn.Conv2d | nn.Linear) -> FactoredLayer:
     """The chain of `plan` with these kernels, in the original layer's dtype, device, memory format and mode.
 
-    The kernels are those of the plan's chain or, where it has a lowering, those that its method gives at its rank.
-    `kernels` None leaves the chain without values, on the meta device.
+    One tensor a stage of the plan's chain; `kernels` None leaves the chain without values, on the meta device.
     """
     weight, bias = original.weight, original.bias
     layer = FactoredLayer(plan.chain, plan.lowering, device="meta", dtype=weight.dtype)
     if kernels is not None:
         layer = layer.to_empty(device=weight.device)
-        with torch.no_grad():
-            for module, kernel in zip(layer, _lowered(plan, kernels), strict=True):
-                target = cast(Tensor, module.index if isinstance(module, Permute) else module.weight)
-                target.copy_(kernel.reshape(target.shape))
-            last = layer.weighted[-1].bias
-            if last is not None:
-                last.zero_()
-            if bias is not None:
-                layer.add_to_bias(bias)
+        layer.write_kernels(kernels)
+        if bias is not None:
+            layer.add_to_bias(bias.detach())
         if weight.dim() == 4 and is_channels_last(weight):
             layer = layer.to(memory_format=torch.channels_last)
     layer.requires_grad_(weight.requires_grad)
     layer.stand_in_for(original)
     return layer.train(original.training)
-
-
-def _lowered(plan: LayerPlan, kernels: Sequence[Tensor]) -> Sequence[Tensor]:
-    """The kernels in the shapes of the plan's chain."""
-    expected = [stage.weights if isinstance(stage, ConvSpec) else stage.channels for stage in plan.chain]
-    if not plan.lowering or [kernel.numel() for kernel in kernels] == expected:
-        return kernels
-    plain = get_method(plan.method, **plan.options).stages(plan.spec, plan.rank)
-    return lower_kernels(plain, kernels, plan.lowering)
 
 
 def swap(model: nn.Module, name: str, replacement: nn.Module) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 
 from cnncompress.chains.plan import Plan
-from cnncompress.chains.spec import Permutation
 from cnncompress.data import Data
 from cnncompress.errors import CompressError, RunError
 from cnncompress.network.costs import Profile
@@ -37,7 +36,7 @@ def make_row(name: str, kind: Kind, cost: Profile, result: Evaluation | None, da
 def planned_row(name: str, plan: Plan, cost: Profile, bytes_each: int) -> Row:
     """The line of a network that costs `cost` now, after `plan`; its numbers take `bytes_each` bytes."""
     params = sum(after - before for before, after in (p.params for p in plan.layers.values()))
-    indices = sum(8 * s.channels for p in plan.layers.values() for s in p.chain if isinstance(s, Permutation))
+    indices = sum(stage.fixed_bytes for p in plan.layers.values() for stage in p.chain)
     macs = sum(after - before for before, after in (p.macs for p in plan.layers.values()))
     size = cost.size_bytes + bytes_each * params + indices
     planned = dataclasses.replace(cost, params=cost.params + params, macs=cost.macs + macs, size_bytes=size)

@@ -10,11 +10,11 @@ from typing import Any
 from cnncompress.chains.lowering import check_lowering, lower
 from cnncompress.chains.plan import LayerPlan, Plan
 from cnncompress.chains.plan_json import stage_from_json
+from cnncompress.chains.plan_schema import PlanFile
 from cnncompress.chains.spec import Call
 from cnncompress.decompositions import get_method
 from cnncompress.errors import CompressError, UsageError, nearest
 from cnncompress.files.reading import MalformedError, read_json
-from cnncompress.files.schemas import PlanFile
 from cnncompress.metrics import get_metric
 from cnncompress.names.metrics import DEFAULT
 from cnncompress.planning.rules import Choice, Kept, plan_layer

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from cnncompress.chains.modules import spec_of
 from cnncompress.chains.plan import Plan
-from cnncompress.chains.spec import Chain, Pair, convolutions
+from cnncompress.chains.spec import chain_output_size
 from cnncompress.errors import CompressError, RunError
 from cnncompress.files.state import kind_of_entry, packed, plain_tensors, same_values
 from cnncompress.models import build_architecture
@@ -47,14 +47,8 @@ def _check_layers(model: nn.Module, plan: Plan) -> None:
         if name in layers and planned.spec != (found := spec_of(layers[name])):
             raise CompressError(f"{name} is {found}, and another layer, {planned.spec}, in the plan")
         for size in SIZES:
-            if _size_after(planned.chain, size) != planned.spec.output_size(size):
+            if chain_output_size(planned.chain, size) != planned.spec.output_size(size):
                 raise CompressError(f"the stages of {name} give outputs of other sizes than the layer")
-
-
-def _size_after(chain: Chain, size: Pair) -> Pair:
-    for stage in convolutions(chain):
-        size = stage.output_size(size)
-    return size
 
 
 def check_rebuild(model: nn.Module, known: Provenance) -> None:

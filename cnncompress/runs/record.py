@@ -7,10 +7,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from cnncompress.chains.plan_schema import StoredPlan
 from cnncompress.errors import RunError
 from cnncompress.files.place import FORMAT, INFO, METRICS, PLAN
 from cnncompress.files.reading import MalformedError, Schema, check, checksum, read_json
-from cnncompress.files.schemas import Info, Metrics, StoredPlan
+from cnncompress.files.schemas import Info, Metrics
 from cnncompress.runs.snapshot import Snapshot
 
 

@@ -17,11 +17,13 @@ from torch import Tensor, nn
 
 import cnncompress
 from cnncompress.chains.plan_json import plan_to_json
+from cnncompress.chains.plan_schema import StoredPlan
+from cnncompress.chains.training import folded
 from cnncompress.errors import CompressError, RunError, UsageError
 from cnncompress.files.place import FILES, FORMAT, INFO, METRICS, MODEL, PLAN, PROGRAM, check_output, others, resolve
 from cnncompress.files.reading import Schema, check, checksum, finite, parse_json
 from cnncompress.files.regular import NotRegularError, kind_of
-from cnncompress.files.schemas import Info, Metrics, StoredPlan
+from cnncompress.files.schemas import Info, Metrics
 from cnncompress.files.state import packed, plain_tensors
 from cnncompress.files.tensorfile import load_tensors, save_tensors
 from cnncompress.models import ModelSource
@@ -68,6 +70,7 @@ def save_run(
     system refuses; nothing is left behind then.
     """
     check_output(path, force)
+    model = folded(model)
     known = _known(model)
     if known.source.kind != "program":
         check_rebuild(model, known)
@@ -95,6 +98,7 @@ def update_run(
     tensors become those of the network too. Returns and raises as `save_run` does.
     """
     notes: list[str] = []
+    model = None if model is None else folded(model)
     known = None if model is None else _known(model)
     if model is not None and known is not None and known.source.kind != "program":
         check_rebuild(model, known)

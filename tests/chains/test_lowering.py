@@ -31,7 +31,8 @@ def both(layer, decision, lowering, kernels=None):
     if kernels is None:
         kernels = method.factorize(layer.weight, spec_of(layer), decision.rank, refine=0)
     lowered = dataclasses.replace(decision, chain=lower(decision.chain, lowering), lowering=lowering)
-    return build_chain(decision, kernels, layer), build_chain(lowered, kernels, layer)
+    low = lower_kernels(decision.chain, kernels, lowering)
+    return build_chain(decision, kernels, layer), build_chain(lowered, low, layer)
 
 
 @given(

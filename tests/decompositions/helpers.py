@@ -6,6 +6,7 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from cnncompress.chains.lowering import lower_kernels
 from cnncompress.chains.modules import FactoredLayer, spec_of
 from cnncompress.chains.plan import LayerPlan, Plan
 from cnncompress.chains.spec import Call, ConvSpec
@@ -49,7 +50,15 @@ def decide(layer: nn.Conv2d | nn.Linear, method: str, rank=1.0, force: bool = Tr
 
 def factored(layer: nn.Conv2d | nn.Linear, decision: LayerPlan) -> FactoredLayer:
     method = get_method(decision.method, **decision.options)
-    return build_chain(decision, method.factorize(layer.weight, spec_of(layer), decision.rank), layer)
+    return build_chain(
+        decision, lowered(decision, method.factorize(layer.weight, spec_of(layer), decision.rank)), layer
+    )
+
+
+def lowered(decision: LayerPlan, kernels: list[Tensor]) -> list[Tensor]:
+    """The kernels of a method's own chain as those of the chain that runs."""
+    stages = get_method(decision.method, **decision.options).stages(decision.spec, decision.rank)
+    return lower_kernels(stages, kernels, decision.lowering)
 
 
 def compress(model: nn.Module, example: Tensor, **request) -> tuple[nn.Module, Plan]:
@@ -57,7 +66,7 @@ def compress(model: nn.Module, example: Tensor, **request) -> tuple[nn.Module, P
     decisions = plan(model, example, **request)
     modules = layers_of(model)
     kernels = {
-        name: get_method(p.method, **p.options).factorize(modules[name].weight, spec_of(modules[name]), p.rank)
+        name: lowered(p, get_method(p.method, **p.options).factorize(modules[name].weight, p.spec, p.rank))
         for name, p in decisions.layers.items()
     }
     return apply_plan(clone(model), decisions, kernels), decisions

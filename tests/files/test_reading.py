@@ -7,8 +7,9 @@ import stat
 import pytest
 
 from cnncompress.chains.plan_json import plan_to_json
+from cnncompress.chains.plan_schema import PlanFile, StoredPlan
 from cnncompress.files.reading import MalformedError, check, parse_json, read_json, read_yaml
-from cnncompress.files.schemas import ClassIndex, Info, Metrics, PlanFile, StoredPlan
+from cnncompress.files.schemas import ClassIndex, Info, Metrics
 from tests.run_networks import EMPTY, ROW, plan
 
 
