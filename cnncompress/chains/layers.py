@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, pad
+from torch.nn.utils import parametrize
 
 Pads = tuple[int, ...]
 
@@ -60,3 +61,20 @@ class ParallelConv2d(nn.ModuleList):
         if self.groups == 1:
             return torch.cat(parts, -3)
         return torch.cat([part.unflatten(-3, (self.groups, -1)) for part in parts], -3).flatten(-4, -3)
+
+
+def fold_parametrizations(module: nn.Module) -> bool:
+    """Make the parametrized tensors of a module plain parameters of their present values; False where there are none.
+
+    The class of a parametrized module is shared with its deep copies, so it stays as it is.
+    """
+    if not parametrize.is_parametrized(module):
+        return False
+    forms = cast(nn.ModuleDict, module.parametrizations)
+    trains = {name: any(p.requires_grad for p in form.parameters()) for name, form in forms.items()}
+    values = {name: getattr(module, name).detach().clone() for name in forms}
+    module.__class__ = parametrize.type_before_parametrizations(module)
+    del module.parametrizations
+    for name, value in values.items():
+        module.register_parameter(name, nn.Parameter(value, requires_grad=trains[name]))
+    return True

@@ -104,13 +104,13 @@ def finetune(
             learner = Learner(model, names, classes, taught)
             result = Trainer(learner, train, val, settings, kept, chosen).run(resume)
     finally:
-        fold(model)
-        with_types(model.to(origin), types, usual)
         for parameter, requires_grad in flags:
             parameter.requires_grad_(requires_grad)
             parameter.grad = None
         for module, training in modes:
             module.training = training
+        fold(model)
+        with_types(model.to(origin), types, usual)
     if half:
         rounded = f"trained in float32 and rounded to {str(usual).removeprefix('torch.')}"
         note = f"{note}; {rounded}" if note else rounded

@@ -125,7 +125,10 @@ class Stage(ABC):
         return False
 
     def fold(self, module: nn.Module) -> bool:
-        """Undo `start_training`: the stored tensors, with the values that training gave them; False without any."""
+        """Undo `start_training`: the stored tensors, with the values that training gave them; False without any.
+
+        `layers.fold_parametrizations` does that for all tensors of a module.
+        """
         return False
 
     # --- in a chain ---
