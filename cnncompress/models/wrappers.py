@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import nn
 
 from cnncompress.errors import CompressError
 
-INNER = ("_orig_mod", "module")  # of torch.compile; of data-parallel and averaged networks
+AROUND = (nn.DataParallel, nn.parallel.DistributedDataParallel, torch.optim.swa_utils.AveragedModel)  # a `module`
+COMPILED = "_orig_mod"  # what torch.compile calls the network in it, in state dicts too
 
 
 def unwrap(model: nn.Module, name: str) -> nn.Module:
@@ -17,8 +16,8 @@ def unwrap(model: nn.Module, name: str) -> nn.Module:
 
     CompressError, with the `name` that the network has, for TorchScript, which has no layers that can be replaced.
     """
-    while isinstance(model, _wrappers()):
-        model = next(m for inner in INNER if isinstance(m := getattr(model, inner, None), nn.Module))
+    while isinstance(model, AROUND) or isinstance(getattr(model, COMPILED, None), nn.Module):
+        model = next(m for inner in (COMPILED, "module") if isinstance(m := getattr(model, inner, None), nn.Module))
     if isinstance(model, torch.jit.ScriptModule):
         raise CompressError(
             f"{name} is TorchScript, which has no layers that can be replaced: return the network that it was made from"
@@ -29,14 +28,3 @@ def unwrap(model: nn.Module, name: str) -> nn.Module:
     for module in model.modules():
         module._compiled_call_impl = None  # what `module.compile()` sets
     return model
-
-
-def _wrappers() -> tuple[type[Any], ...]:
-    from torch._dynamo import OptimizedModule
-
-    return (
-        OptimizedModule,
-        nn.DataParallel,
-        nn.parallel.DistributedDataParallel,
-        torch.optim.swa_utils.AveragedModel,
-    )

@@ -47,9 +47,11 @@ def run(place: str, count: int, args: list[str], number: int = signal.SIGINT) ->
 def run_in(folder: str, place: str, count: int, args: list[str], number: int = signal.SIGINT) -> None:
     """As `run`, in a folder, with the output in its files `.out` and `.err`."""
     os.chdir(folder)
+    if signal.getsignal(number) is signal.SIG_IGN:  # as under nohup
+        signal.signal(number, signal.SIG_DFL)
     sys.argv = ["cnncompress", *args]
-    for number, name in ((1, ".out"), (2, ".err")):
-        os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT), number)
+    for stream, name in ((1, ".out"), (2, ".err")):
+        os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT), stream)
     run(place, count, args, number)
 
 

@@ -5,6 +5,7 @@ import torch
 
 from cnncompress.chains.modules import FactoredLayer
 from cnncompress.runs import load
+from tests.deprecated import still_has
 
 CODE = """
 import warnings
@@ -42,6 +43,7 @@ class Apart(nn.Module):
 """
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+quantises = still_has("ao.quantization.quantize_dynamic")
 
 
 @pytest.fixture
@@ -49,6 +51,7 @@ def own(tmp_path):
     (tmp_path / "net.py").write_text(CODE)
 
 
+@quantises
 def test_the_float_layers_of_a_quantised_network_are_decomposed(own, done, cli):
     said = done("decompose", "net.py:quantised", "--input-size", 32, "--rank", 0.25, "--out", "run")
     assert "6._packed_params.dtype and 3 more cannot be held by the run" in said
@@ -69,13 +72,14 @@ def test_the_float_layers_of_a_quantised_network_are_decomposed(own, done, cli):
         assert words in result.err.splitlines()[-1]
 
 
+@quantises
 def test_packed_weights_that_are_not_built_again_are_refused_before_any_work(own, refused):
     line = refused("decompose", "net.py:another", "--input-size", 32, "--rank", 0.25, "--out", "run")
     assert "6._packed_params._packed_params is quantised, which a run cannot hold" in line
     assert "builds another one than this" in line
 
 
-@pytest.mark.parametrize("network", ["quantised", "Apart"])
+@pytest.mark.parametrize("network", [pytest.param("quantised", marks=quantises), "Apart"])
 def test_without_gradients_the_metric_is_another(network, own, done, refused):
     command = ["decompose", f"net.py:{network}", "--input-size", 32, "--data", "digits", "--budget", "macs=0.7"]
     command += ["--calibration-images", 20, "--dry-run"]

@@ -5,8 +5,10 @@ import torch
 
 from cnncompress.files.state import packed, plain_tensors, same_values
 from cnncompress.files.tensorfile import digest_of
+from tests.deprecated import still_has
 
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # torch plans to move these tensors elsewhere
+# torch plans to move these tensors elsewhere
+pytestmark = [still_has("quantize_per_tensor"), pytest.mark.filterwarnings("ignore::UserWarning")]
 
 
 def quantised(scale=0.1):

@@ -11,6 +11,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from cnncompress.errors import CompressError
 from cnncompress.models.wrappers import unwrap
+from tests.deprecated import still_has
 
 
 def compiled_in_place(net: nn.Module) -> nn.Module:
@@ -40,7 +41,10 @@ def test_an_averaged_network_is_the_average():
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("make", [torch.jit.script, lambda net: torch.jit.trace(net, torch.zeros(1, 3, 4, 4))])
+@still_has("jit.script")
+@pytest.mark.parametrize(
+    "make", [lambda net: torch.jit.script(net), lambda net: torch.jit.trace(net, torch.zeros(1, 3, 4, 4))]
+)
 def test_torchscript_is_named(make):
     with pytest.raises(CompressError, match=r"my\.factory is TorchScript"):
         unwrap(make(nn.Sequential(nn.Conv2d(3, 4, 3))), "my.factory")

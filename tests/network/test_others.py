@@ -13,6 +13,7 @@ from cnncompress.errors import UsageError
 from cnncompress.network.others import ITSELF
 from cnncompress.pipeline.inspect import inspect_layers
 from tests.correction.networks import images, made
+from tests.deprecated import still_has
 
 
 class Mixed(nn.Module):
@@ -87,6 +88,7 @@ def test_a_budget_that_they_hold_up_says_so():
     assert most in str(error.value)
 
 
+@still_has("ao.quantization.quantize_dynamic")
 @pytest.mark.filterwarnings("ignore")
 def test_quantised_layers_are_named():
     model = made(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(288, 4)))

@@ -17,6 +17,7 @@ from cnncompress.network.run import forward, logits, run, same_outputs
 from cnncompress.network.trace import trace
 from tests.correction.networks import images, made
 from tests.decompositions.helpers import randn
+from tests.deprecated import still_has
 
 
 class Calls(nn.Module):
@@ -112,7 +113,8 @@ def test_a_network_for_one_image_at_a_time():
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("make", [torch.jit.script, lambda m: torch.jit.trace(m, images(1))])
+@still_has("jit.script")
+@pytest.mark.parametrize("make", [lambda m: torch.jit.script(m), lambda m: torch.jit.trace(m, images(1))])
 def test_torchscript_is_named(make):
     with pytest.raises(CompressError, match="TorchScript has no layers that can be replaced"):
         cc.plan(make(nn.Sequential(nn.Conv2d(3, 8, 3))), images(1))
