@@ -190,8 +190,10 @@ def _merge(chain: Chain, kernels: Sequence[Tensor] | None) -> tuple[Chain, list[
 
 def _merged(first: Stage, second: Stage) -> ConvSpec | None:
     """The convolution that does what two stages do, or None where there is none, or one of too many weights."""
-    if not (isinstance(first, ConvSpec) and isinstance(second, ConvSpec)):
+    plain = list(convolutions((first, second)))
+    if len(plain) < 2:
         return None
+    first, second = plain
     if not (_position_wise(first) or _position_wise(second)) or first.bias or max(first.groups, second.groups) > 1:
         return None
     spatial = second if _position_wise(first) else first

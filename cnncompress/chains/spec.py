@@ -15,8 +15,8 @@ Chain = tuple[Stage, ...]
 
 
 def convolutions(chain: Chain) -> Iterator[ConvSpec]:
-    """The plain convolutions and matrices of a chain, in order."""
-    return (stage for stage in chain if isinstance(stage, ConvSpec))
+    """The plain convolutions and matrices of a chain, in order: those whose kernels may be any."""
+    return (stage for stage in chain if isinstance(stage, ConvSpec) and stage.free_kernel)
 
 
 def chain_params(chain: Chain) -> int:
