@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from jaxtyping import Float, Float64, Int
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
@@ -26,12 +27,12 @@ class Clustering:
     `history` has the energy after every step, never rising (to rounding error); the last one is `energy`.
     """
 
-    labels: Tensor
+    labels: Int[Tensor, " n"]
     energy: float
     history: tuple[float, ...]
 
     @property
-    def order(self) -> Tensor:
+    def order(self) -> Int[Tensor, " n"]:
         """The points sorted by cluster, [n]: k runs of equal length."""
         return torch.argsort(self.labels, stable=True)
 
@@ -55,7 +56,7 @@ def check_search(method: str, restarts: int, seed: int) -> None:
 
 
 def balanced_kmeans(
-    points: Tensor,
+    points: Float[Tensor, "n d"],
     k: int,
     *,
     distance: Distance = "euclidean",
@@ -93,14 +94,16 @@ def balanced_kmeans(
     return Clustering(_renamed(best.labels, k), best.energy, best.history)
 
 
-def assign(costs: Tensor) -> Tensor:
+def assign(costs: Float[Tensor, "n k"]) -> Int[Tensor, " n"]:
     """Labels [n] of the cheapest assignment of n points to k clusters of n/k slots each, for costs [n, k]."""
     n, k = costs.shape
     slots = costs.repeat_interleave(n // k, dim=1)
     return torch.from_numpy(linear_sum_assignment(slots.numpy())[1]) // (n // k)
 
 
-def _lloyd(gram: Tensor, labels: Tensor, k: int, dim: int | None, max_iter: int) -> Clustering:
+def _lloyd(
+    gram: Float64[Tensor, "n n"], labels: Int[Tensor, " n"], k: int, dim: int | None, max_iter: int
+) -> Clustering:
     history: list[float] = []
     while True:
         members = torch.argsort(labels, stable=True).reshape(k, -1)
@@ -112,7 +115,7 @@ def _lloyd(gram: Tensor, labels: Tensor, k: int, dim: int | None, max_iter: int)
         labels = assign(distances)
 
 
-def _distances(gram: Tensor, members: Tensor, dim: int | None) -> Tensor:
+def _distances(gram: Float64[Tensor, "n n"], members: Int[Tensor, "k size"], dim: int | None) -> Float64[Tensor, "n k"]:
     """Distances [n, k] of all points to the means (`dim` None) or the subspaces of k clusters, members [k, size].
 
     With XXᵀ = V·diag(λ)·Vᵀ for the members X of a cluster, its leading directions are XᵀVλ^(−1/2).
@@ -127,7 +130,7 @@ def _distances(gram: Tensor, members: Tensor, dim: int | None) -> Tensor:
     return (lengths - projected.square().sum(2)).clamp_min(0)
 
 
-def _spread(pairwise: Tensor, k: int, generator: torch.Generator) -> Tensor:
+def _spread(pairwise: Float64[Tensor, "n n"], k: int, generator: torch.Generator) -> Int[Tensor, " {k}"]:
     """k different points, each drawn with the odds of its distance to the nearest one before it (k-means++)."""
     n = len(pairwise)
     free = torch.ones(n, dtype=torch.bool)
@@ -143,7 +146,7 @@ def _spread(pairwise: Tensor, k: int, generator: torch.Generator) -> Tensor:
     return torch.tensor(seeds)
 
 
-def _spectral(gram: Tensor, k: int, restarts: int, seed: int) -> Tensor:
+def _spectral(gram: Float64[Tensor, "n n"], k: int, restarts: int, seed: int) -> Int[Tensor, " n"]:
     """Labels by the squared cosines between points: k-means on the leading eigenvectors of their normalised matrix.
 
     Subspaces of several dimensions are seldom found from single points, but their points are alike in this sense.
@@ -155,7 +158,7 @@ def _spectral(gram: Tensor, k: int, restarts: int, seed: int) -> Tensor:
     return balanced_kmeans(torch.nn.functional.normalize(vectors), k, restarts=restarts, seed=seed).labels
 
 
-def _renamed(labels: Tensor, k: int) -> Tensor:
+def _renamed(labels: Int[Tensor, " n"], k: int) -> Int[Tensor, " n"]:
     """The same clusters, numbered in the order of their first points."""
     first = torch.stack([(labels == c).nonzero()[0, 0] for c in range(k)])
     return torch.argsort(torch.argsort(first))[labels]

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import scipy.linalg
 import torch
+from jaxtyping import Float, Float64
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
@@ -16,13 +17,15 @@ KRYLOV_MIN_SIDE = 1024
 KRYLOV_MAX_SHARE = 0.05
 
 
-def check_finite(weight: Tensor, where: str) -> None:
+def check_finite(weight: Float[Tensor, " ..."], where: str) -> None:
     """Raise CompressError if a weight holds NaN or infinity, which no factorization survives."""
     if not torch.isfinite(weight).all():
         raise CompressError(f"{where}: the weight holds NaN or infinite values; compress a network with finite weights")
 
 
-def truncated_svd(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
+def truncated_svd(
+    matrix: Float[Tensor, " ..."], rank: int
+) -> tuple[Float64[Tensor, "m {rank}"], Float64[Tensor, " {rank}"], Float64[Tensor, "{rank} n"]]:
     """The best rank-`rank` approximation `U · diag(S) · Vh` of a matrix in the Frobenius norm (Eckart–Young).
 
     Returns U [m, rank], S [rank] descending, Vh [rank, n] in float64. The singular vectors of the smaller side come
@@ -43,7 +46,9 @@ def truncated_svd(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
     return _normalise_rows(U, U.mT @ matrix)
 
 
-def _normalise_rows(U: Tensor, projected: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _normalise_rows(
+    U: Float64[Tensor, "m k"], projected: Float64[Tensor, "k n"]
+) -> tuple[Float64[Tensor, "m k"], Float64[Tensor, " k"], Float64[Tensor, "k n"]]:
     """`U · projected` with the row norms of `projected` taken out as singular values, in descending order."""
     S = torch.linalg.vector_norm(projected, dim=1)
     S, order = torch.sort(S, descending=True)
@@ -51,13 +56,13 @@ def _normalise_rows(U: Tensor, projected: Tensor) -> tuple[Tensor, Tensor, Tenso
     return U[:, order], S, Vh
 
 
-def gram(matrix: Tensor) -> Tensor:
+def gram(matrix: Float[Tensor, " ..."]) -> Float64[Tensor, "m m"]:
     """`A · Aᵀ` in float64, [m, m]."""
     matrix = matrix.double()
     return matrix @ matrix.mT
 
 
-def leading_eigenvectors(moment: Tensor, rank: int) -> Tensor:
+def leading_eigenvectors(moment: Float[Tensor, " ..."], rank: int) -> Float[Tensor, "m {rank}"]:
     """Eigenvectors [m, rank] of the largest eigenvalues of a symmetric matrix, largest first, in its precision."""
     if use_krylov(len(moment), rank):
         return krylov_subspace(lambda rows: moment @ rows.to(moment), len(moment), rank).to(moment.dtype)
@@ -76,12 +81,12 @@ def use_krylov(side: int, rank: int) -> bool:
 
 
 def krylov_subspace(
-    apply: Callable[[Tensor], Tensor],
+    apply: Callable[[Float64[Tensor, "m b"]], Float[Tensor, " ..."]],
     side: int,
     rank: int,
     tolerance: float = 1e-6,
     max_blocks: int = 40,
-) -> Tensor:
+) -> Float64[Tensor, "{side} {rank}"]:
     """Orthonormal U [m, rank] close to the leading eigenvectors of a symmetric positive semidefinite matrix [m, m].
 
     Block Krylov iteration with full reorthogonalisation (Musco and Musco 2015, Algorithm 2), stopped when a further
@@ -109,7 +114,7 @@ def krylov_subspace(
     return basis @ vectors[:, -rank:].flip(1)
 
 
-def singular_values(matrix: Tensor) -> Tensor:
+def singular_values(matrix: Float[Tensor, " ..."]) -> Float64[Tensor, " k"]:
     """All singular values of a matrix, descending, from the Gram matrix of its smaller side, in float64.
 
     The products of a matrix whose smaller side is above `KRYLOV_MIN_SIDE` are taken in its own precision.
@@ -120,12 +125,12 @@ def singular_values(matrix: Tensor) -> Tensor:
     return torch.linalg.eigvalsh(gram(short)).clamp_min(0).sqrt().flip(0)
 
 
-def mean_eigenvalue(matrix: Tensor) -> float:
+def mean_eigenvalue(matrix: Float[Tensor, " ..."]) -> float:
     """The mean eigenvalue of a positive semidefinite matrix, which is the scale of its entries; 1 where all vanish."""
     return float(matrix.diagonal().mean()) or 1.0
 
 
-def oas_shrinkage(moment: Tensor, count: int, width: int | None = None) -> float:
+def oas_shrinkage(moment: Float[Tensor, " ..."], count: int, width: int | None = None) -> float:
     """The share of a multiple of the identity to mix into a sample covariance, at least 1e-6.
 
     Oracle approximating shrinkage (Chen et al. 2010, eq. 23) for `count` samples. `moment` is the covariance [n, n],
@@ -141,7 +146,7 @@ def oas_shrinkage(moment: Tensor, count: int, width: int | None = None) -> float
     return 1.0 if denominator <= 0 else min(1.0, max(1e-6, numerator / denominator))
 
 
-def solve_psd(matrix: Tensor, right: Tensor) -> Tensor:
+def solve_psd(matrix: Float[Tensor, " ..."], right: Float[Tensor, "m k"]) -> Float[Tensor, "m k"]:
     """X [m, k] of X · matrix = right, for a symmetric positive semidefinite matrix [k, k] and right [m, k].
 
     A singular matrix is regularised by 1e-12 of its largest diagonal entry, raised until a Cholesky factor exists.
@@ -151,7 +156,7 @@ def solve_psd(matrix: Tensor, right: Tensor) -> Tensor:
     return torch.cholesky_solve(right.mT, psd_root((matrix + matrix.mT) / 2, 1e-12)).mT
 
 
-def psd_root(matrix: Tensor, damping: float = 0.0) -> Tensor:
+def psd_root(matrix: Float[Tensor, " ..."], damping: float = 0.0) -> Float[Tensor, "n n"]:
     """Lower triangular L with L·Lᵀ = matrix, for a matrix that is positive semidefinite but for rounding errors.
 
     Its diagonal is raised by `damping` of its largest entry, and by more where a Cholesky factor needs it. Raises
@@ -166,7 +171,7 @@ def psd_root(matrix: Tensor, damping: float = 0.0) -> Tensor:
     raise CompressError("a second moment is not finite or not positive semidefinite; collect the statistics again")
 
 
-def rank_one_scaling(weights: Tensor) -> tuple[Tensor, Tensor]:
+def rank_one_scaling(weights: Float[Tensor, " ..."]) -> tuple[Float64[Tensor, " m"], Float64[Tensor, " n"]]:
     """Positive a [m], b [n] with a·bᵀ closest to positive weights [m, n] (Perron vectors)."""
     U, S, Vh = truncated_svd(weights, 1)
     a, b = U[:, 0].abs() * S[0].sqrt(), Vh[0].abs() * S[0].sqrt()

@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import ClassVar, Literal
 
 import torch
+from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
 from cnncompress.chains.spec import ConvSpec
@@ -50,9 +51,9 @@ class Metric:
     nats: ClassVar[bool] = False
 
     sigma: Moment | None = None
-    gamma: Tensor | None = None
-    alpha: Tensor | None = None
-    mean: Tensor | None = None
+    gamma: Float[Tensor, "f f"] | None = None
+    alpha: Float[Tensor, "f n"] | None = None
+    mean: Float[Tensor, " n"] | None = None
 
     # --- to be written by a metric ---
 
@@ -80,7 +81,9 @@ class Metric:
         """True for the Frobenius norm."""
         return self.separable and self.sigma is None and self.gamma is None
 
-    def whitener(self, filters: int, channels: int, dense: tuple[bool, bool] = (True, True)) -> tuple[Tensor, Tensor]:
+    def whitener(
+        self, filters: int, channels: int, dense: tuple[bool, bool] = (True, True)
+    ) -> tuple[Float64[Tensor, "{filters} {filters}"], Float64[Tensor, "{channels} {channels}"]]:
         """L [F, F] and R [C, C] with ‖Lᵀ · W · R‖²_F near the form at W [F, C, kh, kw], L and R on its first two sides.
 
         Exact where Γ and a moment of the channels, the same at all kernel positions, are all there is. `dense` tells
@@ -98,7 +101,7 @@ class Metric:
         return left, right
 
     @cached_property
-    def left_root(self) -> Tensor | None:
+    def left_root(self) -> Float64[Tensor, "f f"] | None:
         """Lower triangular L [F, F] with L·Lᵀ = Γ, or None without Γ."""
         return None if self.gamma is None else psd_root(self.gamma.double())
 
@@ -106,26 +109,26 @@ class Metric:
         """The sum of the metric and, at equal scale, the one with a Frobenius norm in the place of Σ."""
         return self if self.sigma is None else replace(self, sigma=self.sigma.halfway())
 
-    def reordered(self, index: Tensor) -> Metric:
+    def reordered(self, index: Int[Tensor, " n"]) -> Metric:
         """The metric of a layer whose inputs come in the order `index` [n]."""
         sigma = None if self.sigma is None else self.sigma.reordered(index)
         alpha, mean = (None if t is None else t[..., index] for t in (self.alpha, self.mean))
         return replace(self, sigma=sigma, alpha=alpha, mean=mean)
 
-    def apply(self, delta: Tensor) -> Tensor:
+    def apply(self, delta: Float[Tensor, "f n"]) -> Float[Tensor, "f n"]:
         """Half the gradient of the form at Δ [F, n]."""
         if self.alpha is not None:
             return self.alpha.square().to(delta.dtype) * delta
         out = delta if self.sigma is None else self.sigma.times(delta)
         return out if self.gamma is None else self.gamma.to(out.dtype) @ out
 
-    def gram(self, first: Tensor, second: Tensor | None = None) -> Tensor:
+    def gram(self, first: Float[Tensor, "m n"], second: Float[Tensor, "l n"] | None = None) -> Float64[Tensor, "m l"]:
         """`first · Σ · secondᵀ` for rows [m, n], in float64."""
         if self.sigma is not None:
             return self.sigma.gram(first, second)
         return (first @ (first if second is None else second).mT).double()
 
-    def squared_error(self, delta: Tensor) -> float:
+    def squared_error(self, delta: Float[Tensor, "f ..."]) -> float:
         """The form at an error [F, ...]."""
         delta = delta.flatten(1)
         if self.alpha is not None:
@@ -136,12 +139,14 @@ class Metric:
         return float(value.clamp_min(0))
 
 
-def squared_error(metrics: Sequence[Metric], delta: Tensor) -> float:
+def squared_error(metrics: Sequence[Metric], delta: Float[Tensor, "f c *taps"]) -> float:
     """The form at a layer's error [F, C/g, kh, kw], summed over its groups."""
     return sum(m.squared_error(part) for m, part in zip(metrics, delta.chunk(len(metrics)), strict=True))
 
 
-def relative_error(metrics: Sequence[Metric], weight: Tensor, approximation: Tensor) -> float:
+def relative_error(
+    metrics: Sequence[Metric], weight: Float[Tensor, "f c *taps"], approximation: Float[Tensor, "f c *taps"]
+) -> float:
     """√(form(W − W̃) / form(W)) of a layer; 0 where both vanish."""
     weight, approximation = (t.to(torch.promote_types(t.dtype, torch.float32)) for t in (weight, approximation))
     total, error = squared_error(metrics, weight), squared_error(metrics, weight - approximation)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from jaxtyping import Float64
 from torch import Tensor
 
 from cnncompress.chains.spec import ConvSpec
@@ -43,7 +44,7 @@ class Kronecker(Metric):
         return metrics
 
 
-def _shrunk(gamma: Tensor, images: int) -> Tensor:
+def _shrunk(gamma: Float64[Tensor, "f f"], images: int) -> Float64[Tensor, "f f"]:
     """Γ [F, F] from a number of images, mixed with a multiple of the identity."""
     level = float(gamma.diagonal().mean()) or SILENT
     share = max(oas_shrinkage(gamma, images), LEAST_SHARE)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
+from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
 from cnncompress.chains.spec import ConvSpec
@@ -17,11 +18,11 @@ from cnncompress.metrics.statistics import LayerStatistics
 class Moment:
     """A symmetric positive definite matrix Σ [n, n]: `dense`, or samplesᵀ·samples plus a multiple of the identity."""
 
-    dense: Tensor | None = None
-    samples: Tensor | None = None
+    dense: Float[Tensor, "n n"] | None = None
+    samples: Float[Tensor, "rows n"] | None = None
     ridge: float = 0.0
 
-    def times(self, rows: Tensor) -> Tensor:
+    def times(self, rows: Float[Tensor, "m n"]) -> Float[Tensor, "m n"]:
         """`rows · Σ` for rows [m, n]."""
         if self.dense is not None:
             return rows @ self.dense.to(rows.dtype)
@@ -30,7 +31,7 @@ class Moment:
         samples = self.samples.to(rows.dtype)
         return (rows @ samples.mT) @ samples + self.ridge * rows
 
-    def gram(self, first: Tensor, second: Tensor | None = None) -> Tensor:
+    def gram(self, first: Float[Tensor, "m n"], second: Float[Tensor, "l n"] | None = None) -> Float64[Tensor, "m l"]:
         """`first · Σ · secondᵀ` (second is first by default) in float64, products in the precision of the rows."""
         if self.dense is None and self.samples is not None:
             a = first @ self.samples.to(first.dtype).mT
@@ -38,7 +39,7 @@ class Moment:
             return (a @ b.mT).double() + self.ridge * (first @ (first if second is None else second).mT).double()
         return (self.times(first) @ (first if second is None else second).mT).double()
 
-    def energy(self, rows: Tensor) -> Tensor:
+    def energy(self, rows: Float[Tensor, "m n"]) -> Float64[Tensor, ""]:
         """tr(rows · Σ · rowsᵀ), without the matrix."""
         if self.dense is not None:
             return (self.times(rows) * rows).sum(dtype=torch.float64)
@@ -56,13 +57,13 @@ class Moment:
         level = self.ridge + float(self.samples.double().square().sum()) / self.samples.shape[1]
         return replace(self, ridge=self.ridge + (level or 1.0))
 
-    def reordered(self, index: Tensor) -> Moment:
+    def reordered(self, index: Int[Tensor, " n"]) -> Moment:
         """The moment of the inputs in the order `index` [n]."""
         if self.dense is not None:
             return Moment(self.dense[index][:, index])
         return self if self.samples is None else Moment(samples=self.samples[:, index], ridge=self.ridge)
 
-    def diagonal_blocks(self, channels: int) -> Tensor:
+    def diagonal_blocks(self, channels: int) -> Float64[Tensor, "{channels} {channels}"]:
         """Σ averaged over kernel positions, [channels, channels], for n = channels · positions in that order."""
         if self.dense is not None:
             blocks = self.dense.unflatten(0, (channels, -1)).unflatten(2, (channels, -1))
@@ -74,7 +75,7 @@ class Moment:
         return torch.einsum("rcp,rdp->cd", rows, rows).double() / rows.shape[2] + self.ridge * eye
 
 
-def square_sum(rows: Tensor) -> Tensor:
+def square_sum(rows: Float[Tensor, "m n"]) -> Float64[Tensor, ""]:
     """Σ of the squares in float64, in parts: a wide layer is large enough once."""
     return torch.stack([part.double().square().sum() for part in rows.split(256)]).sum()
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from torch import Tensor
+from jaxtyping import Float
+from torch import Tensor
 
 
 @dataclass(repr=False)
@@ -20,11 +19,14 @@ class LayerStatistics:
 
     images: int
     rows: int  # input positions that were sampled; below n the moment is singular
-    mean: Tensor  # [g, n], of the inputs
-    moment: Tensor | None = None  # [g, n, n], centred second moment of the inputs
-    samples: Tensor | None = None  # [rows, g·n], centred inputs, in place of the moment where n is very large
-    gradient: Tensor | None = None  # [F, F], mean over images of Σ over positions of ggᵀ, g = d loss / d output
-    sensitivity: Tensor | None = None  # [F, C/g, kh, kw], mean square of the per-image gradients toward wrong classes
+    mean: Float[Tensor, "g n"]  # of the inputs
+    moment: Float[Tensor, "g n n"] | None = None  # centred second moment of the inputs
+    # centred inputs [rows, g·n], in place of the moment where n is very large
+    samples: Float[Tensor, "rows inputs"] | None = None
+    # mean over images of Σ over positions of ggᵀ, g = d loss / d output
+    gradient: Float[Tensor, "f f"] | None = None
+    # mean square of the per-image gradients toward wrong classes
+    sensitivity: Float[Tensor, "f c kh kw"] | None = None
 
     def __repr__(self) -> str:
         known = [f.name for f in dataclasses.fields(self)[2:] if getattr(self, f.name) is not None]
