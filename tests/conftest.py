@@ -15,7 +15,9 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
 sys.dont_write_bytecode = True
-jaxtyping.install_import_hook([f"cnncompress.{room}" for room in ("maths", "metrics")], "beartype.beartype")
+jaxtyping.install_import_hook(
+    [f"cnncompress.{room}" for room in ("maths", "metrics", "decompositions")], "beartype.beartype"
+)
 
 
 @pytest.fixture(autouse=True)

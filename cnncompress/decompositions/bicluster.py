@@ -8,6 +8,7 @@ from math import ceil
 from typing import Any, TypeVar
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from cnncompress.chains.spec import Chain, ConvSpec, Permutation, Rank, Stage
@@ -50,7 +51,9 @@ class Bicluster(Decomposition):
         """Groups of the kh×kw stage."""
 
     @abstractmethod
-    def part_factorize(self, parts: Tensor, rank: Rank) -> tuple[Tensor, Tensor, Tensor]:
+    def part_factorize(
+        self, parts: Float[Tensor, "n f c p"], rank: Rank
+    ) -> tuple[Float[Tensor, "n c k1"], Float[Tensor, "n k2 width p"], Float[Tensor, "n f k2"]]:
         """Of parts [n, f, c, P]: inputs [n, c, K1], kernels [n, K2, channels a group, P] and outputs [n, f, K2]."""
 
     def clusters(self, spec: ConvSpec) -> tuple[int, int]:
@@ -122,7 +125,7 @@ class Bicluster(Decomposition):
         last = outputs.reshape(G, H, F // H, K2).permute(1, 2, 0, 3).reshape(F, G * K2, 1, 1)
         return needed([channels, first, middle, shuffle, last, torch.argsort(filters)], rank, C, F)
 
-    def cluster(self, points: Tensor, k: int) -> Tensor:
+    def cluster(self, points: Float[Tensor, "n d"], k: int) -> Int[Tensor, " n"]:
         """The rows of `points` [n, d] sorted into k balanced clusters, as indices [n].
 
         A cluster should span few dimensions rather than be narrow, so the distance is that to a subspace, of a third as
@@ -162,7 +165,9 @@ class BiclusterSVD(Bicluster):
         """A group for every part."""
         return rank[0] * rank[1]
 
-    def part_factorize(self, parts: Tensor, rank: Rank) -> tuple[Tensor, Tensor, Tensor]:
+    def part_factorize(
+        self, parts: Float[Tensor, "n f c p"], rank: Rank
+    ) -> tuple[Float[Tensor, "n c k1"], Float[Tensor, "n k2 width p"], Float[Tensor, "n f k2"]]:
         """Orthonormal factors and the core between them."""
         U_in = leading_eigenvectors(torch.einsum("nfcp,nfdp->ncd", parts, parts), rank[0])
         narrowed = torch.einsum("nfcp,nck->nfkp", parts, U_in)
@@ -188,7 +193,9 @@ class BiclusterOuter(Bicluster):
         """Depthwise."""
         return rank[0] * rank[1] * rank[2]
 
-    def part_factorize(self, parts: Tensor, rank: Rank) -> tuple[Tensor, Tensor, Tensor]:
+    def part_factorize(
+        self, parts: Float[Tensor, "n f c p"], rank: Rank
+    ) -> tuple[Float[Tensor, "n c k1"], Float[Tensor, "n k2 width p"], Float[Tensor, "n f k2"]]:
         """Outer products with equal norms on the three sides."""
         if rank >= self.part_full_rank(*parts.shape[1:]):
             exact = [balanced(exact_factors(part, rank[0])) for part in parts]
@@ -198,12 +205,14 @@ class BiclusterOuter(Bicluster):
         return inputs, taps.mT[:, :, None], outputs
 
 
-def leading_eigenvectors(moments: Tensor, rank: int) -> Tensor:
+def leading_eigenvectors(moments: Float[Tensor, "n m m"], rank: int) -> Float[Tensor, "n m {rank}"]:
     """Eigenvectors [n, m, rank] of the largest eigenvalues of symmetric matrices [n, m, m], largest first."""
     return torch.linalg.eigh(moments)[1][..., -rank:].flip(-1)
 
 
-def greedy_outer_products(parts: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
+def greedy_outer_products(
+    parts: Float[Tensor, "n f c p"], rank: int
+) -> tuple[Float[Tensor, "n f {rank}"], Float[Tensor, "n c {rank}"], Float[Tensor, "n p {rank}"]]:
     """Factors A [n, F, K], B [n, C, K], D [n, P, K] with Σ_k A ∘ B ∘ D ≈ parts [n, F, C, P].
 
     Rank-one alternating least squares and deflation, K times (Denton et al. 2014 §3.2.2; Zhang and Golub 2001): every
@@ -220,7 +229,9 @@ def greedy_outer_products(parts: Tensor, rank: int) -> tuple[Tensor, Tensor, Ten
     return A, B, D
 
 
-def rank_one(tensors: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def rank_one(
+    tensors: Float[Tensor, "n f c p"],
+) -> tuple[Float[Tensor, "n f"], Float[Tensor, "n c"], Float[Tensor, "n p"], Float[Tensor, " n"]]:
     """Unit vectors a [n, F], b [n, C], d [n, P] and scale [n] ≥ 0 of good rank-one fits to tensors [n, F, C, P].
 
     Starts from the leading spatial vector and the leading row vector of what it leaves.
@@ -246,7 +257,7 @@ def rank_one(tensors: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return a.squeeze(2), b.squeeze(2), d.squeeze(2), scale.flatten()
 
 
-def unit(vectors: Tensor) -> tuple[Tensor, Tensor]:
+def unit(vectors: Float[Tensor, "n m 1"]) -> tuple[Float[Tensor, "n m 1"], Float[Tensor, "n 1 1"]]:
     """Columns [n, m, 1] divided by their lengths, and the lengths [n, 1, 1]; zero stays zero."""
     lengths = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
     return vectors / lengths.clamp_min(torch.finfo(vectors.dtype).tiny), lengths

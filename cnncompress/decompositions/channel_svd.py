@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from cnncompress.chains.spec import Chain, ConvSpec, Rank
@@ -30,7 +31,7 @@ class MatrixSVD(Decomposition):
         second = ConvSpec(rank[0], spec.out_channels, bias=spec.bias, linear=spec.linear)
         return first, second
 
-    def matricization(self, weight: Tensor) -> Tensor:
+    def matricization(self, weight: Float[Tensor, "f c kh kw"]) -> Float[Tensor, "f n"]:
         """[F, C·kh·kw]."""
         return weight.flatten(1)
 
@@ -69,7 +70,9 @@ class MatrixSVD(Decomposition):
         kept = torch.cat([values.new_zeros(1), values.cumsum(0)])  # ascending: what the first ones hold
         return torch.stack([kept[max(0, len(values) - rank[0])] for rank in ranks])
 
-    def _projected(self, matrix: Tensor, rank: int, metric: Metric) -> tuple[Tensor, Tensor]:
+    def _projected(
+        self, matrix: Float[Tensor, "f n"], rank: int, metric: Metric
+    ) -> tuple[Float[Tensor, "{rank} n"], Float[Tensor, "f {rank}"]]:
         root = metric.left_root
         moment = metric.gram(matrix)
         if root is None:
@@ -79,7 +82,9 @@ class MatrixSVD(Decomposition):
         return (root @ U).mT.to(matrix.dtype) @ matrix, torch.linalg.solve_triangular(root.mT, U, upper=True)
 
 
-def balance(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+def balance(
+    first: Float[Tensor, "k n"], second: Float[Tensor, "f k"]
+) -> tuple[Float[Tensor, "k n"], Float[Tensor, "f k"]]:
     """The same product with rows of `first` [K, n] and columns of `second` [F, K] of equal norms."""
     one, two = torch.linalg.vector_norm(first.double(), dim=1), torch.linalg.vector_norm(second.double(), dim=0)
     good = (one > 0) & (two > 0)

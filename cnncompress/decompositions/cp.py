@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from cnncompress.chains.spec import Chain, ConvSpec, Rank
@@ -17,7 +18,7 @@ from cnncompress.errors import UsageError
 from cnncompress.maths.linalg import gram, leading_eigenvectors
 from cnncompress.metrics import Metric
 
-Factors = tuple[Tensor, Tensor, Tensor]
+Factors = tuple[Float[Tensor, "f k"], Float[Tensor, "c k"], Float[Tensor, "p k"]]
 
 # Each update is damped by this share of its normal matrix, which keeps it solvable where components are collinear.
 DAMPING = 1e-9
@@ -117,7 +118,7 @@ def _kernels(factors: Factors, spec: ConvSpec) -> list[Tensor]:
     return [inputs.mT[:, :, None, None], taps.mT.reshape(-1, 1, *spec.kernel_size), output[:, :, None, None]]
 
 
-def exact_factors(tensor: Tensor, rank: int) -> Factors:
+def exact_factors(tensor: Float[Tensor, "f c p"], rank: int) -> Factors:
     """Factors of the tensor itself: unit vectors on the two shorter modes, its fibres on the longest."""
     longest = max(range(3), key=lambda mode: tensor.shape[mode])
     i, j = (mode for mode in range(3) if mode != longest)
@@ -133,7 +134,7 @@ def exact_factors(tensor: Tensor, rank: int) -> Factors:
     return A, B, D
 
 
-def fit_factors(tensor: Tensor, rank: int, iterations: int, seed: int = 0) -> Factors:
+def fit_factors(tensor: Float64[Tensor, "f c p"], rank: int, iterations: int, seed: int = 0) -> Factors:
     """Alternating least squares for `tensor` [F, C, P] ≈ Σ_k A[:, k] ∘ B[:, k] ∘ D[:, k], float64.
 
     Every sweep starts from the last one's factors moved on by Nesterov's momentum, or from the factors themselves where
@@ -160,7 +161,7 @@ def fit_factors(tensor: Tensor, rank: int, iterations: int, seed: int = 0) -> Fa
     return now[0] * scale, now[1], now[2]
 
 
-def _sweep(tensor: Tensor, factors: Factors) -> tuple[Factors, float]:
+def _sweep(tensor: Float[Tensor, "f c p"], factors: Factors) -> tuple[Factors, float]:
     """Each factor in turn solved for, and the relative error after it.
 
     Written as products with one factor at a time: the largest intermediate has max(F, C)·P·K entries, where a
@@ -181,7 +182,7 @@ def _sweep(tensor: Tensor, factors: Factors) -> tuple[Factors, float]:
     return balanced((A, B, D)), max(0.0, float(1 - 2 * (product * B).sum() + fitted)) ** 0.5
 
 
-def _start(unfolded: Tensor, rank: int, generator: torch.Generator) -> Tensor:
+def _start(unfolded: Float[Tensor, "n m"], rank: int, generator: torch.Generator) -> Float64[Tensor, "n {rank}"]:
     """Leading left singular vectors of an unfolding [n, ...], with random columns where `rank` exceeds n."""
     n = unfolded.shape[0]
     vectors = leading_eigenvectors(gram(unfolded), min(rank, n))
@@ -189,7 +190,9 @@ def _start(unfolded: Tensor, rank: int, generator: torch.Generator) -> Tensor:
     return torch.cat([vectors.double(), more.to(vectors.device)], dim=1)
 
 
-def _update(factor: Tensor, product: Tensor, normal: Tensor) -> Tensor:
+def _update(
+    factor: Float64[Tensor, "n k"], product: Float[Tensor, "n k"], normal: Float64[Tensor, "k k"]
+) -> Float64[Tensor, "n k"]:
     """The least-squares solution for a factor given the other two, held back a little towards its old value."""
     damping = (DAMPING * normal.diagonal().max()).clamp_min(1e-30)
     damped = normal + damping * torch.eye(len(normal), dtype=normal.dtype, device=normal.device)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float, Float64, Int
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -27,7 +28,9 @@ BLOCK = 2**24  # entries of the matrices [C, C] that are held at once
 class Quadratic:
     """Σ_f γ_f·tr(δ_f Σ δ_fᵀ), δ_f the error of a filter: Γ by its diagonal, as colours are chosen filter by filter."""
 
-    def __init__(self, weight: Tensor, sigma: Tensor, gamma: Tensor | None = None) -> None:
+    def __init__(
+        self, weight: Float[Tensor, "f c *taps"], sigma: Float[Tensor, "n n"], gamma: Float[Tensor, " f"] | None = None
+    ) -> None:
         F, C = weight.shape[:2]
         rows, sigma = weight.double().flatten(1), sigma.double()
         P = rows.shape[1] // C
@@ -39,7 +42,7 @@ class Quadratic:
         self.by_positions = self.sigma.permute(1, 3, 0, 2).reshape(P * P, C * C)
         self.small = sigma.numel() <= SMALL
 
-    def fit(self, colours: Tensor) -> tuple[Tensor, Tensor]:
+    def fit(self, colours: Float64[Tensor, "k c"]) -> tuple[Float64[Tensor, "f k"], Float64[Tensor, "f k p"]]:
         """The error of every filter with every colour [K, C], [F, K], and the coefficients, [F, K, P]."""
         C, P = self.sigma.shape[:2]
         half = (colours @ self.sigma.reshape(C, -1)).reshape(-1, P, C, P)
@@ -49,7 +52,9 @@ class Quadratic:
         costs = self.total[:, None] - self.scale[:, None] * (right * solved).sum(1).T
         return costs, solved.permute(2, 0, 1)
 
-    def update(self, colours: Tensor, labels: Tensor, coefficients: Tensor) -> Tensor:
+    def update(
+        self, colours: Float64[Tensor, "k c"], labels: Int[Tensor, " f"], coefficients: Float64[Tensor, "f p"]
+    ) -> Float64[Tensor, "k c"]:
         """The best colours [K, C] for the coefficients [F, P] of the filters with these labels."""
         (K, C), P = colours.shape, coefficients.shape[1]
         scaled = self.scale[:, None] * coefficients
@@ -72,19 +77,21 @@ class Quadratic:
 class Weighted:
     """Σ a·δ², with a weight a [F, C, kh, kw] for every entry."""
 
-    def __init__(self, weight: Tensor, squares: Tensor) -> None:
+    def __init__(self, weight: Float[Tensor, "f c *taps"], squares: Float[Tensor, "f c *taps"]) -> None:
         self.squares = squares.double().flatten(2)
         self.seen = self.squares * weight.double().flatten(2)
         self.total = (self.seen * weight.double().flatten(2)).sum((1, 2))
         self.small = squares.numel() <= SMALL
 
-    def fit(self, colours: Tensor) -> tuple[Tensor, Tensor]:
+    def fit(self, colours: Float64[Tensor, "k c"]) -> tuple[Float64[Tensor, "f k"], Float64[Tensor, "f k p"]]:
         """As `Quadratic.fit`."""
         right = torch.einsum("fcp,kc->fkp", self.seen, colours)
         solved = right / torch.einsum("fcp,kc->fkp", self.squares, colours.square())
         return self.total[:, None] - (right * solved).sum(2), solved
 
-    def update(self, colours: Tensor, labels: Tensor, coefficients: Tensor) -> Tensor:
+    def update(
+        self, colours: Float64[Tensor, "k c"], labels: Int[Tensor, " f"], coefficients: Float64[Tensor, "f p"]
+    ) -> Float64[Tensor, "k c"]:
         """As `Quadratic.update`."""
         right = torch.einsum("fcp,fp->fc", self.seen, coefficients)
         level = torch.einsum("fcp,fp->fc", self.squares, coefficients.square())
@@ -102,18 +109,18 @@ class Lines:
     `history` has the error after every step, never rising (to rounding error).
     """
 
-    colours: Tensor
-    labels: Tensor
-    coefficients: Tensor
+    colours: Float64[Tensor, "k c"]
+    labels: Int[Tensor, " f"]
+    coefficients: Float64[Tensor, "f p"]
     history: tuple[float, ...]
 
     @property
-    def order(self) -> Tensor:
+    def order(self) -> Int[Tensor, " f"]:
         """The filters sorted by colour, [F]: K runs of equal length."""
         return torch.argsort(self.labels, stable=True)
 
 
-def form_of(weight: Tensor, metric: Metric) -> Form | None:
+def form_of(weight: Float[Tensor, "f c *taps"], metric: Metric) -> Form | None:
     """The form for the colours of a weight [F, C, kh, kw]; None where the metric has no dense moment."""
     if metric.alpha is not None:
         squares = metric.alpha.double().square().reshape(weight.shape)
@@ -123,14 +130,14 @@ def form_of(weight: Tensor, metric: Metric) -> Form | None:
     return Quadratic(weight, metric.sigma.dense, None if metric.gamma is None else metric.gamma.diagonal())
 
 
-def find_lines(form: Form, starts: Sequence[Tensor]) -> Lines:
+def find_lines(form: Form, starts: Sequence[Float[Tensor, "k c"]]) -> Lines:
     """Colours and balanced clusters of small error: each start [K, C], or the one that leads best, to its end."""
     probes = [descend(form, colours, MAX_STEPS if form.small else PROBE) for colours in starts]
     best = min(probes, key=lambda lines: lines.history[-1])
     return best if form.small else descend(form, best.colours, MAX_STEPS)
 
 
-def descend(form: Form, colours: Tensor, steps: int) -> Lines:
+def descend(form: Form, colours: Float[Tensor, "k c"], steps: int) -> Lines:
     """Lloyd's algorithm from colours [K, C], whose number divides that of the filters, until the error stands still."""
     colours = unit(colours.double(), torch.ones_like(colours.double()))
     costs, coefficients = form.fit(colours)
@@ -145,7 +152,7 @@ def descend(form: Form, colours: Tensor, steps: int) -> Lines:
             return Lines(colours, labels, coefficients[everyone, labels], tuple(history))
 
 
-def unit(vectors: Tensor, instead: Tensor) -> Tensor:
+def unit(vectors: Float64[Tensor, "k c"], instead: Float[Tensor, "k c"]) -> Float64[Tensor, "k c"]:
     """Rows [K, C] of length one; those of length zero are taken from `instead`."""
     usable = (vectors != 0).any(1, keepdim=True) & torch.isfinite(vectors).all(1, keepdim=True)
     vectors = torch.where(usable, vectors / vectors.abs().amax(1, keepdim=True), instead)

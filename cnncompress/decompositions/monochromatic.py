@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from cnncompress.chains.spec import Chain, ConvSpec, Permutation, Rank
@@ -116,7 +117,9 @@ class Monochromatic(Decomposition):
         return [kernels_of(found.colours, coefficients, found.order)]
 
 
-def kernels_of(colours: Tensor, coefficients: Tensor, order: Tensor) -> list[Tensor]:
+def kernels_of(
+    colours: Float[Tensor, "k c"], coefficients: Float[Tensor, "f 1 kh kw"], order: Int[Tensor, " f"]
+) -> list[Tensor]:
     """The kernels for colours [K, C] and the coefficients [F, 1, kh, kw] of filters `order` [F], sorted by colour."""
     kernels = [colours[:, :, None, None], coefficients]
     return kernels if len(colours) in (1, len(order)) else [*kernels, torch.argsort(order)]
@@ -130,7 +133,7 @@ def check_divides(colours: int, F: int) -> None:
         raise UsageError(f"monochromatic: {F} filters do not make {colours} equal groups; next to it are {listed}")
 
 
-def leading_vectors(matrices: Tensor) -> Tensor:
+def leading_vectors(matrices: Float[Tensor, "n c p"]) -> Float[Tensor, "n c"]:
     """The leading left singular vectors times their singular values, [n, C], of matrices [n, C, P]."""
     if matrices.shape[1] > matrices.shape[2]:
         right = torch.linalg.eigh(matrices.mT @ matrices)[1][..., -1:]

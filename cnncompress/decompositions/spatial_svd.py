@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
 from cnncompress.chains.spec import Chain, ConvSpec, Rank, convolutions
@@ -81,7 +82,7 @@ class SpatialSVD(Decomposition):
         )
         return vertical, horizontal
 
-    def matricization(self, weight: Tensor) -> Tensor:
+    def matricization(self, weight: Float[Tensor, "f c kh kw"]) -> Float[Tensor, "rows columns"]:
         """[C·kh, F·kw]: rows (c, y), columns (f, x); of the transposed kernel with the horizontal stage first."""
         weight = weight.mT if self.transposed else weight
         F, C, kh, kw = weight.shape
@@ -113,7 +114,9 @@ class SpatialSVD(Decomposition):
         horizontal = second.reshape(F, kw, rank[0]).permute(0, 2, 1).reshape(F, rank[0], 1, kw)
         return [vertical, horizontal]
 
-    def _scaled(self, matrix: Tensor, shape: Sequence[int], rank: int, metric: Metric) -> tuple[Tensor, Tensor]:
+    def _scaled(
+        self, matrix: Float64[Tensor, "rows columns"], shape: Sequence[int], rank: int, metric: Metric
+    ) -> tuple[Float64[Tensor, "{rank} rows"], Float64[Tensor, "columns {rank}"]]:
         F, C, kh, kw = shape
         if metric.alpha is not None:
             a, b = rank_one_scaling(self.matricization(metric.alpha.double().reshape(F, C, kh, kw)))
@@ -139,7 +142,7 @@ def transpose(spec: ConvSpec) -> ConvSpec:
     )
 
 
-def transposition(spec: ConvSpec) -> Tensor:
+def transposition(spec: ConvSpec) -> Int[Tensor, " n"]:
     """Where each of the inputs (channel, x, y) of the transposed kernel is among the inputs (channel, y, x)."""
     _, C, kh, kw = spec.weight_shape
     return torch.arange(C * kh * kw).reshape(C, kh, kw).mT.flatten()

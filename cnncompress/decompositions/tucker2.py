@@ -7,6 +7,7 @@ from typing import Any
 
 import tensorly as tl
 import torch
+from jaxtyping import Float
 from tensorly.decomposition import partial_tucker
 from torch import Tensor
 
@@ -64,7 +65,9 @@ class Tucker2(Decomposition):
         return [U_in.mT[:, :, None, None], core, U_out[:, :, None, None]]
 
 
-def hosvd(weight: Tensor, rank: Rank) -> tuple[Tensor, Tensor, Tensor]:
+def hosvd(
+    weight: Float[Tensor, "f c kh kw"], rank: Rank
+) -> tuple[Float[Tensor, "k2 k1 kh kw"], Float[Tensor, "c k1"], Float[Tensor, "f k2"]]:
     """Core [K2, K1, kh, kw] and bases [C, K1], [F, K2]: input channels first, then the output channels of the rest."""
     U_in = leading_eigenvectors(gram(weight.transpose(0, 1).flatten(1)), rank[0])
     narrowed = torch.einsum("fcij,ck->fkij", weight, U_in)
@@ -72,7 +75,13 @@ def hosvd(weight: Tensor, rank: Rank) -> tuple[Tensor, Tensor, Tensor]:
     return torch.einsum("fkij,fm->mkij", narrowed, U_out), U_in, U_out
 
 
-def hooi(weight: Tensor, core: Tensor, U_in: Tensor, U_out: Tensor, sweeps: int) -> tuple[Tensor, Tensor, Tensor]:
+def hooi(
+    weight: Float[Tensor, "f c kh kw"],
+    core: Float[Tensor, "k2 k1 kh kw"],
+    U_in: Float[Tensor, "c k1"],
+    U_out: Float[Tensor, "f k2"],
+    sweeps: int,
+) -> tuple[Float[Tensor, "k2 k1 kh kw"], Float[Tensor, "c k1"], Float[Tensor, "f k2"]]:
     """Higher-order orthogonal iteration from a given start; shapes as in `hosvd`."""
     start = (core.cpu().numpy(), [U_out.cpu().numpy(), U_in.cpu().numpy()])
     with tl.backend_context("numpy", local_threadsafe=True), warnings.catch_warnings():
