@@ -98,8 +98,8 @@ def compress(
 
 def finetune(
     model: nn.Module | Compressed,
-    train: Dataset,
-    val: Dataset,
+    train: Dataset[Any],
+    val: Dataset[Any],
     settings: FinetuneSettings | None = None,
     checkpoints: str | Path | None = None,
     *,

@@ -57,14 +57,14 @@ def evaluation_transform(preprocessing: Preprocessing) -> Callable[[Image.Image]
     return v2.Compose([*_geometry(preprocessing), *_normalisation(preprocessing)])
 
 
-def _geometry(preprocessing: Preprocessing) -> list[Callable]:
+def _geometry(preprocessing: Preprocessing) -> list[Callable[..., Any]]:
     interpolation = v2.InterpolationMode(preprocessing.interpolation)
     if preprocessing.resize is None:
         return [v2.Resize(preprocessing.size, interpolation=interpolation)]
     return [v2.Resize([preprocessing.resize], interpolation=interpolation), v2.CenterCrop(preprocessing.size)]
 
 
-def _normalisation(preprocessing: Preprocessing) -> list[Callable]:
+def _normalisation(preprocessing: Preprocessing) -> list[Callable[..., Any]]:
     return [
         v2.PILToTensor(),
         v2.ToDtype(torch.float32, scale=True),
@@ -72,7 +72,7 @@ def _normalisation(preprocessing: Preprocessing) -> list[Callable]:
     ]
 
 
-class Images(Dataset):
+class Images(Dataset[Any]):
     """Images with labels, read when asked for. An item is `(image [c, H, W], class index)`.
 
     `read(i)` gives a PIL image; `positions` are the numbers `i` that belong to this set, and `names` and `labels`
@@ -146,10 +146,10 @@ class _Unread(NamedTuple):
     reason: str
 
 
-class _Attempts(Dataset):
+class _Attempts(Dataset[Any]):
     """The items of a set with their positions, and `_Unread` in the place of what cannot be read."""
 
-    def __init__(self, dataset: Dataset, indices: Sequence[int]) -> None:
+    def __init__(self, dataset: Dataset[Any], indices: Sequence[int]) -> None:
         self.dataset = dataset
         self.indices = indices
 
@@ -183,7 +183,7 @@ def collate(items: list[Any]) -> Any:
 class Loader:
     """Batches `(images [n, c, H, W], labels [n])` in a fixed order; what cannot be read is left out and reported."""
 
-    def __init__(self, dataset: Dataset, batch_size: int, workers: int, indices: Sequence[int]) -> None:
+    def __init__(self, dataset: Dataset[Any], batch_size: int, workers: int, indices: Sequence[int]) -> None:
         self.dataset = dataset
         attempts = _Attempts(dataset, indices)
         self._batches = DataLoader(attempts, batch_size=batch_size, num_workers=workers, collate_fn=_collate)
@@ -233,7 +233,7 @@ def report_skipped(images: Images, skipped: dict[str, str]) -> None:
     tqdm.write(line, file=sys.stderr)
 
 
-class Augmented(Dataset):
+class Augmented(Dataset[Any]):
     """A set for training: random shift (images up to 64 pixels) or random resized crop, and horizontal flip.
 
     The random numbers of an item follow from `(seed, epoch, index)` alone, so that neither the number of workers or
@@ -245,7 +245,7 @@ class Augmented(Dataset):
         self.dataset = dataset
         self.seed = seed
         self.epoch = 0
-        steps: list[Callable] = []
+        steps: list[Callable[..., Any]] = []
         size = preprocessing.size
         if max(size) <= SMALL:
             steps += [

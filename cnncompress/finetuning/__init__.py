@@ -47,7 +47,7 @@ def check_trainable(model: nn.Module) -> None:
 
 def finetune(
     model: nn.Module,
-    train: Dataset,
+    train: Dataset[Any],
     val: Any,
     settings: FinetuneSettings,
     checkpoints: Path | Checkpoints,

@@ -50,7 +50,7 @@ class Trainer:
     def __init__(
         self,
         learner: Learner,
-        train: Dataset,
+        train: Dataset[Any],
         val: Any,
         settings: FinetuneSettings,
         checkpoints: Checkpoints,
