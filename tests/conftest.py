@@ -1,8 +1,10 @@
 """What holds for all tests, and for the processes that they start.
 
 One thread a process: many small operations run faster so, above all where several workers share the cores. No bytecode
-beside imported files, as tests look at what is in a folder. The shapes and types in the annotations of tensor functions
-are checked at every call.
+beside imported files, as tests look at what is in a folder.
+
+The shapes and types in the annotations of tensor functions are checked at every call in the tests of their own rooms;
+elsewhere that would take more time than it tells.
 """
 
 import logging
@@ -15,9 +17,9 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
 sys.dont_write_bytecode = True
-jaxtyping.install_import_hook(
-    [f"cnncompress.{room}" for room in ("maths", "metrics", "decompositions")], "beartype.beartype"
-)
+CHECKED = ("maths", "metrics", "decompositions")  # rooms
+jaxtyping.install_import_hook([f"cnncompress.{room}" for room in CHECKED], "beartype.beartype")
+jaxtyping.config.update("jaxtyping_disable", True)
 
 
 @pytest.fixture(autouse=True)
@@ -28,7 +30,11 @@ def quiet_library():
     log.propagate, log.handlers[:] = True, []
 
 
-@pytest.fixture
-def unchecked(monkeypatch):
-    """Shapes and types are not checked, for what a function says of wrong ones itself."""
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+@pytest.fixture(autouse=True)
+def shapes(request):
+    """Annotations are checked in the tests of `CHECKED`, but for those marked `unchecked`."""
+    room = request.path.relative_to(request.config.rootpath / "tests").parts[0]
+    checked = room in CHECKED and request.node.get_closest_marker("unchecked") is None
+    jaxtyping.config.update("jaxtyping_disable", not checked)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", True)

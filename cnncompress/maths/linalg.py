@@ -24,7 +24,7 @@ def check_finite(weight: Float[Tensor, " ..."], where: str) -> None:
 
 
 def truncated_svd(
-    matrix: Float[Tensor, " ..."], rank: int
+    matrix: Float[Tensor, "m n"], rank: int
 ) -> tuple[Float64[Tensor, "m {rank}"], Float64[Tensor, " {rank}"], Float64[Tensor, "{rank} n"]]:
     """The best rank-`rank` approximation `U · diag(S) · Vh` of a matrix in the Frobenius norm (Eckart–Young).
 
@@ -56,13 +56,13 @@ def _normalise_rows(
     return U[:, order], S, Vh
 
 
-def gram(matrix: Float[Tensor, " ..."]) -> Float64[Tensor, "m m"]:
+def gram(matrix: Float[Tensor, "m n"]) -> Float64[Tensor, "m m"]:
     """`A · Aᵀ` in float64, [m, m]."""
     matrix = matrix.double()
     return matrix @ matrix.mT
 
 
-def leading_eigenvectors(moment: Float[Tensor, " ..."], rank: int) -> Float[Tensor, "m {rank}"]:
+def leading_eigenvectors(moment: Float[Tensor, "m m"], rank: int) -> Float[Tensor, "m {rank}"]:
     """Eigenvectors [m, rank] of the largest eigenvalues of a symmetric matrix, largest first, in its precision."""
     if use_krylov(len(moment), rank):
         return krylov_subspace(lambda rows: moment @ rows.to(moment), len(moment), rank).to(moment.dtype)
@@ -81,7 +81,7 @@ def use_krylov(side: int, rank: int) -> bool:
 
 
 def krylov_subspace(
-    apply: Callable[[Float64[Tensor, "m b"]], Float[Tensor, " ..."]],
+    apply: Callable[[Float64[Tensor, "m b"]], Float[Tensor, "m b"]],
     side: int,
     rank: int,
     tolerance: float = 1e-6,
@@ -114,7 +114,7 @@ def krylov_subspace(
     return basis @ vectors[:, -rank:].flip(1)
 
 
-def singular_values(matrix: Float[Tensor, " ..."]) -> Float64[Tensor, " k"]:
+def singular_values(matrix: Float[Tensor, "m n"]) -> Float64[Tensor, " k"]:
     """All singular values of a matrix, descending, from the Gram matrix of its smaller side, in float64.
 
     The products of a matrix whose smaller side is above `KRYLOV_MIN_SIDE` are taken in its own precision.
@@ -125,12 +125,12 @@ def singular_values(matrix: Float[Tensor, " ..."]) -> Float64[Tensor, " k"]:
     return torch.linalg.eigvalsh(gram(short)).clamp_min(0).sqrt().flip(0)
 
 
-def mean_eigenvalue(matrix: Float[Tensor, " ..."]) -> float:
+def mean_eigenvalue(matrix: Float[Tensor, "n n"]) -> float:
     """The mean eigenvalue of a positive semidefinite matrix, which is the scale of its entries; 1 where all vanish."""
     return float(matrix.diagonal().mean()) or 1.0
 
 
-def oas_shrinkage(moment: Float[Tensor, " ..."], count: int, width: int | None = None) -> float:
+def oas_shrinkage(moment: Float[Tensor, "n n"], count: int, width: int | None = None) -> float:
     """The share of a multiple of the identity to mix into a sample covariance, at least 1e-6.
 
     Oracle approximating shrinkage (Chen et al. 2010, eq. 23) for `count` samples. `moment` is the covariance [n, n],
@@ -146,7 +146,7 @@ def oas_shrinkage(moment: Float[Tensor, " ..."], count: int, width: int | None =
     return 1.0 if denominator <= 0 else min(1.0, max(1e-6, numerator / denominator))
 
 
-def solve_psd(matrix: Float[Tensor, " ..."], right: Float[Tensor, "m k"]) -> Float[Tensor, "m k"]:
+def solve_psd(matrix: Float[Tensor, "k k"], right: Float[Tensor, "m k"]) -> Float[Tensor, "m k"]:
     """X [m, k] of X · matrix = right, for a symmetric positive semidefinite matrix [k, k] and right [m, k].
 
     A singular matrix is regularised by 1e-12 of its largest diagonal entry, raised until a Cholesky factor exists.
@@ -156,7 +156,7 @@ def solve_psd(matrix: Float[Tensor, " ..."], right: Float[Tensor, "m k"]) -> Flo
     return torch.cholesky_solve(right.mT, psd_root((matrix + matrix.mT) / 2, 1e-12)).mT
 
 
-def psd_root(matrix: Float[Tensor, " ..."], damping: float = 0.0) -> Float[Tensor, "n n"]:
+def psd_root(matrix: Float[Tensor, "n n"], damping: float = 0.0) -> Float[Tensor, "n n"]:
     """Lower triangular L with L·Lᵀ = matrix, for a matrix that is positive semidefinite but for rounding errors.
 
     Its diagonal is raised by `damping` of its largest entry, and by more where a Cholesky factor needs it. Raises
@@ -171,7 +171,7 @@ def psd_root(matrix: Float[Tensor, " ..."], damping: float = 0.0) -> Float[Tenso
     raise CompressError("a second moment is not finite or not positive semidefinite; collect the statistics again")
 
 
-def rank_one_scaling(weights: Float[Tensor, " ..."]) -> tuple[Float64[Tensor, " m"], Float64[Tensor, " n"]]:
+def rank_one_scaling(weights: Float[Tensor, "m n"]) -> tuple[Float64[Tensor, " m"], Float64[Tensor, " n"]]:
     """Positive a [m], b [n] with a·bᵀ closest to positive weights [m, n] (Perron vectors)."""
     U, S, Vh = truncated_svd(weights, 1)
     a, b = U[:, 0].abs() * S[0].sqrt(), Vh[0].abs() * S[0].sqrt()

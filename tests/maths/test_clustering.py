@@ -138,7 +138,7 @@ def test_names_follow_the_order_of_the_points():
         ((6, 2), 2, {"dim": 0}),
     ],
 )
-@pytest.mark.usefixtures("unchecked")
+@pytest.mark.unchecked
 def test_what_cannot_be_clustered_is_refused(shape, k, more):
     with pytest.raises(ValueError, match=r"clusters|distance|dim"):
         balanced_kmeans(torch.zeros(shape), k, **more)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from jaxtyping import TypeCheckError
 from sklearn.covariance import oas
 
 from cnncompress.errors import CompressError
@@ -233,3 +234,8 @@ def test_rank_one_scaling_is_exact_for_a_product_and_positive_beside_zeros():
         torch.zeros(3, 4).double().index_fill(0, torch.tensor([1]), 2.0),
     ):
         assert all(bool((v > 0).all()) and bool(torch.isfinite(1 / v).all()) for v in rank_one_scaling(weights))
+
+
+def test_shapes_are_checked_here():
+    with pytest.raises(TypeCheckError, match="right"):
+        solve_psd(torch.eye(3), torch.ones(2, 4))
