@@ -22,6 +22,7 @@ from cnncompress.network.subject import Subject
 from cnncompress.pipeline.asked import FitAsked, ImagesAsked
 from cnncompress.pipeline.notes import Note, notes
 from cnncompress.statistics import collect_statistics, load_statistics, save_statistics, statistics_key
+from cnncompress.terminal.console import LOG
 
 STATISTICS = "statistics.safetensors"
 VALUES = 2**28  # numbers in the largest activation of the images that a correction looks at: 1 GiB in float32
@@ -59,8 +60,9 @@ def with_gradients(asked: FitAsked, network: nn.Module, example: Tensor) -> tupl
     try:
         collect_statistics(network, [example], asked.metric, positions=1, progress=False)
     except NoGradientError as error:
-        said = notes("network", f"the metric is {OF_INPUTS}, as {error}")
-        return dataclasses.replace(asked, metric=OF_INPUTS), said
+        told = f"the metric is {OF_INPUTS}, as {error}"
+        LOG.warning("%s", told)
+        return dataclasses.replace(asked, metric=OF_INPUTS), notes("network", told)
     return asked, ()
 
 

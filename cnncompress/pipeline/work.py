@@ -28,6 +28,7 @@ from cnncompress.pipeline.words import labels_for
 from cnncompress.planning import Choice, choices_of, reasons_of
 from cnncompress.reporting import Row
 from cnncompress.runs.lock import reserved
+from cnncompress.runs.rebuild import check_packed
 from cnncompress.terminal.console import Steps
 
 
@@ -65,6 +66,7 @@ def prepare(job: Job, held: ExitStack, steps: Steps) -> Work:
             held.enter_context(reserved(out, job.place.force))
         data = apart(open_data(job.images.spec, opened, labels_for(job)), job.fit)
         check_weights(opened.model)
+        check_packed(opened.model, opened.provenance)
         check_format(opened.model, opened.example(), job.timing.memory_format)
         subject = look_at(opened.model, opened.example())
         default, special = job.layers.rules(job.seed)

@@ -73,10 +73,12 @@ def test_the_float_layers_of_a_quantised_network_are_decomposed(own, done, cli):
 
 
 @quantises
-def test_packed_weights_that_are_not_built_again_are_refused_before_any_work(own, refused):
+def test_packed_weights_that_are_not_built_again_are_refused_before_any_work(own, refused, cli):
     line = refused("decompose", "net.py:another", "--input-size", 32, "--rank", 0.25, "--out", "run")
     assert "6._packed_params._packed_params is quantised, which a run cannot hold" in line
     assert "builds another one than this" in line
+    said = cli("decompose", "net.py:another", "--input-size", 32, "--rank", 0.25, "--out", "run").err
+    assert "step 2" not in said
 
 
 @pytest.mark.parametrize("network", [pytest.param("quantised", marks=quantises), "Apart"])
