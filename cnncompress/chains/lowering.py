@@ -70,7 +70,8 @@ def lower_kernels(chain: Chain, kernels: Sequence[Tensor], lowering: str) -> lis
 def regroupings(spec: ConvSpec, chain: Chain) -> list[str]:
     """Other ways to run a chain for a layer `spec`, with fewer groups or fewer stages, that may be faster.
 
-    What is larger than the layer itself without groups, or a single stage as the layer is, is none of them.
+    A chain that has more parameters than the layer without groups is left out. So is a chain of one stage, which is the
+    layer itself.
     """
     grouped = [s.groups for s in chain if s.groups > 1 and not _square_depthwise(s)]
     found = [DENSE, f"{DENSE}+{MERGE}"] if grouped else [MERGE]

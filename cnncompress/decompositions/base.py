@@ -74,7 +74,10 @@ class Decomposition(ABC):
         return []
 
     def fitted_in(self, metric: Metric) -> Metric:
-        """The metric that the kernels are fitted in: the one asked for, unless one near it serves the method better."""
+        """The metric that the kernels are fitted in, by default the one asked for.
+
+        A method may give another one, in which its fits do less to the outputs.
+        """
         return metric
 
     def matricization(self, weight: Tensor) -> Tensor | None:

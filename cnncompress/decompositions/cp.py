@@ -25,15 +25,15 @@ DAMPING = 1e-9
 # Stop when a sweep lowers the error by less than this share of it.
 TOLERANCE = 1e-5
 # Entries of a weight up to which a second start is made.
-SMALL = 2**15
+ENTRIES_FOR_TWO_STARTS = 2**15
 # A weight of more entries is wide: sweeps are fewer by this factor, and their products in single precision.
-WIDE, SLOWER = 2**17, 3
+WIDE_ENTRIES, FEWER_SWEEPS = 2**17, 3
 # Share of the metric's scaling that a fit starts from.
-SHARE = 0.5
+WHITENED_SHARE = 0.5
 # Shares of the highest rank at which errors are computed for a curve; of a wide layer every other one.
-KNOTS = (0, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 3 / 4, 1)
+RANK_SHARES = (0, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 3 / 4, 1)
 # Sweeps of a quick fit.
-SHORT = 30
+QUICK_SWEEPS = 30
 
 
 @register
@@ -73,8 +73,8 @@ class CP(Decomposition):
         return ConvSpec(spec.in_channels, K), depthwise, ConvSpec(K, spec.out_channels, bias=spec.bias)
 
     def quick(self) -> CP:
-        """At most `SHORT` sweeps from one start."""
-        return CP(iterations=min(SHORT, self.settings["iterations"]), starts=1)
+        """At most `QUICK_SWEEPS` sweeps from one start."""
+        return CP(iterations=min(QUICK_SWEEPS, self.settings["iterations"]), starts=1)
 
     def group_factorize(self, weight: Tensor, spec: ConvSpec, rank: Rank, metric: Metric) -> list[Tensor]:
         """The three factors of the weight, scaled part of the way to the metric.
@@ -85,9 +85,9 @@ class CP(Decomposition):
         if full <= K:
             return _kernels(exact_factors(weight.double().flatten(2), K), spec)
         chain = self.group_stages(spec, rank)
-        scaled, undo = whiten(weight, chain, metric, SHARE)
-        starts = max(1, min(self.settings["starts"], 2 * SMALL // weight.numel()))
-        iterations = max(1, self.settings["iterations"] // (1 if weight.numel() <= WIDE else SLOWER))
+        scaled, undo = whiten(weight, chain, metric, WHITENED_SHARE)
+        starts = max(1, min(self.settings["starts"], 2 * ENTRIES_FOR_TWO_STARTS // weight.numel()))
+        iterations = max(1, self.settings["iterations"] // (1 if weight.numel() <= WIDE_ENTRIES else FEWER_SWEEPS))
         fits = (fit_factors(scaled.flatten(2), K, iterations, seed) for seed in range(starts))
         found = [undo(_kernels(factors, spec)) for factors in fits]
         best = found[0] if starts == 1 else min(found, key=lambda one: _refitted(chain, one, weight, metric))
@@ -101,7 +101,7 @@ class CP(Decomposition):
         """
         asked = [rank[0] for rank in ranks]
         low, high = min(asked), max(asked)
-        shares = KNOTS if weight.numel() <= WIDE else KNOTS[::2]
+        shares = RANK_SHARES if weight.numel() <= WIDE_ENTRIES else RANK_SHARES[::2]
         looked_at = sorted({max(low, round(share * high)) for share in shares})
         errors = super().group_errors(weight, spec, [(k,) for k in looked_at], metric)
         logs = np.minimum.accumulate(errors.clamp_min(1e-300).log().numpy())
@@ -142,7 +142,7 @@ def fit_factors(tensor: Float64[Tensor, "f c p"], rank: int, iterations: int, se
     zero, so that no result is worse than zero. `seed` is that of the columns that start at random.
     """
     scale = float(torch.linalg.vector_norm(tensor)) or 1.0
-    tensor = (tensor / scale).to(torch.float32 if tensor.numel() > WIDE else tensor.dtype)
+    tensor = (tensor / scale).to(torch.float32 if tensor.numel() > WIDE_ENTRIES else tensor.dtype)
     generator = torch.Generator().manual_seed(seed)
     inputs = _start(tensor.transpose(0, 1).flatten(1), rank, generator)
     taps = _start(tensor.permute(2, 0, 1).flatten(1), rank, generator)

@@ -18,11 +18,13 @@ from torch.nn.functional import normalize
 from cnncompress.maths.clustering import TOLERANCE, assign
 from cnncompress.metrics import Metric
 
-PROBE = 2  # steps of every start, before the best one goes on
+PROBE_STEPS = 2  # steps of every start, before the best one goes on
 MAX_STEPS = 15
-SMALL = 2**18  # entries of a metric up to which all starts go on, as many as `MORE` times those asked for
-MORE = 5
-BLOCK = 2**24  # entries of the matrices [C, C] that are held at once
+ENTRIES_FOR_ALL_STARTS = (
+    2**18
+)  # entries of a metric up to which all starts go on, as many as `STARTS_WHERE_SMALL` times those asked for
+STARTS_WHERE_SMALL = 5
+ENTRIES_AT_ONCE = 2**24  # entries of the matrices [C, C] that are held at once
 
 
 class Quadratic:
@@ -40,7 +42,7 @@ class Quadratic:
         self.seen = seen.reshape(F, C, P)
         self.sigma = sigma.reshape(C, P, C, P)
         self.by_positions = self.sigma.permute(1, 3, 0, 2).reshape(P * P, C * C)
-        self.small = sigma.numel() <= SMALL
+        self.small = sigma.numel() <= ENTRIES_FOR_ALL_STARTS
 
     def fit(self, colours: Float64[Tensor, "k c"]) -> tuple[Float64[Tensor, "f k"], Float64[Tensor, "f k p"]]:
         """The error of every filter with every colour [K, C], [F, K], and the coefficients, [F, K, P]."""
@@ -62,7 +64,7 @@ class Quadratic:
         pairs = pairs.new_zeros(K, P * P).index_add_(0, labels, pairs)
         wanted = torch.einsum("fcp,fp->fc", self.seen, scaled)
         wanted = wanted.new_zeros(K, C).index_add_(0, labels, wanted)
-        found, part = [], max(1, BLOCK // C**2)
+        found, part = [], max(1, ENTRIES_AT_ONCE // C**2)
         for pair, right, before in zip(pairs.split(part), wanted.split(part), colours.split(part), strict=True):
             moments = (pair @ self.by_positions).reshape(-1, C, C)
             level = moments.diagonal(dim1=1, dim2=2).sum(1)[:, None]
@@ -81,7 +83,7 @@ class Weighted:
         self.squares = squares.double().flatten(2)
         self.seen = self.squares * weight.double().flatten(2)
         self.total = (self.seen * weight.double().flatten(2)).sum((1, 2))
-        self.small = squares.numel() <= SMALL
+        self.small = squares.numel() <= ENTRIES_FOR_ALL_STARTS
 
     def fit(self, colours: Float64[Tensor, "k c"]) -> tuple[Float64[Tensor, "f k"], Float64[Tensor, "f k p"]]:
         """As `Quadratic.fit`."""
@@ -132,7 +134,7 @@ def form_of(weight: Float[Tensor, "f c *taps"], metric: Metric) -> Form | None:
 
 def find_lines(form: Form, starts: Sequence[Float[Tensor, "k c"]]) -> Lines:
     """Colours and balanced clusters of small error: each start [K, C], or the one that leads best, to its end."""
-    probes = [descend(form, colours, MAX_STEPS if form.small else PROBE) for colours in starts]
+    probes = [descend(form, colours, MAX_STEPS if form.small else PROBE_STEPS) for colours in starts]
     best = min(probes, key=lambda lines: lines.history[-1])
     return best if form.small else descend(form, best.colours, MAX_STEPS)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cnncompress.chains.spec import Chain, ConvSpec, Permutation, Rank
 from cnncompress.decompositions.base import Decomposition, register
-from cnncompress.decompositions.lines import MORE, find_lines, form_of
+from cnncompress.decompositions.lines import STARTS_WHERE_SMALL, find_lines, form_of
 from cnncompress.errors import UsageError
 from cnncompress.maths.clustering import balanced_kmeans, check_search, divisors
 from cnncompress.metrics import Metric
@@ -109,7 +109,7 @@ class Monochromatic(Decomposition):
         K = len(colours[0])
         if 1 < K < F:
             generator, own = torch.Generator().manual_seed(self.settings["seed"]), leading_vectors(weight.flatten(2))
-            restarts = self.settings["restarts"] * (MORE if form.small else 1)
+            restarts = self.settings["restarts"] * (STARTS_WHERE_SMALL if form.small else 1)
             drawn = (torch.randperm(F, generator=generator)[:K] for _ in range(restarts))
             colours += [own[index] for index in drawn]
         found = find_lines(form, colours)

@@ -16,9 +16,9 @@ from cnncompress.chains.spec import Chain
 from cnncompress.maths.linalg import psd_root, solve_psd
 from cnncompress.metrics import Metric
 
-STEPS = 12  # conjugate gradient steps for one stage in one sweep
-ROWWISE = 128  # a last stage that takes in more channels is not solved filter by filter
-EXACT = 1e-24  # share of the squared length of the weight below which an error is rounding
+GRADIENT_STEPS = 12  # conjugate gradient steps for one stage in one sweep
+ROWWISE_CHANNELS = 128  # a last stage that takes in more channels is not solved filter by filter
+ROUNDING_SHARE = 1e-24  # share of the squared length of the weight below which an error is rounding
 
 
 def refine(chain: Chain, kernels: Sequence[Tensor], weight: Tensor, metric: Metric, sweeps: int) -> list[Tensor]:
@@ -30,7 +30,7 @@ def refine(chain: Chain, kernels: Sequence[Tensor], weight: Tensor, metric: Metr
         return list(kernels)
     best = in_double(chain, kernels)
     weight = weight.double()
-    if float((weight - compose(chain, best)).square().sum()) <= EXACT * float(weight.square().sum()):
+    if float((weight - compose(chain, best)).square().sum()) <= ROUNDING_SHARE * float(weight.square().sum()):
         return best
     best = refit_last(chain, best, weight, metric)
     stages = [i for i, stage in enumerate(chain) if not stage.reorders]
@@ -51,14 +51,14 @@ def refit_last(chain: Chain, kernels: Sequence[Tensor], weight: Tensor, metric: 
 
     Conjugate gradients take over where that is not to be had. With Γ and a grouped last stage, the groups depend on
     each other: they start from the solution without Γ. With α, every filter has a system of equations of its own, which
-    is not solved where the stage takes in more than `ROWWISE` channels. Other forms have no closed one,
+    is not solved where the stage takes in more than `ROWWISE_CHANNELS` channels. Other forms have no closed one,
     and neither have stages that are no plain convolutions.
     """
     last = last_computing(chain)
     stage = chain[last]
     if last == 0:
         return list(kernels)
-    rowwise = metric.alpha is not None and kernels[last].shape[1] <= ROWWISE
+    rowwise = metric.alpha is not None and kernels[last].shape[1] <= ROWWISE_CHANNELS
     if not stage.free_kernel or not (metric.separable or rowwise):
         return improve_stage(chain, kernels, last, weight, metric)
     order = torch.arange(len(weight), device=weight.device)  # original row of each row before the permutations
@@ -164,7 +164,7 @@ def improve_stage(chain: Chain, kernels: Sequence[Tensor], i: int, weight: Tenso
     residual = adjoint(metric.apply(weight.flatten(1) - dense(x)))
     direction, size = residual, float(residual.square().sum())
     start = size
-    for _ in range(STEPS):
+    for _ in range(GRADIENT_STEPS):
         if size <= 1e-20 * start or size == 0:
             break
         image = dense(direction)

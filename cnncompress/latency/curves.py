@@ -62,7 +62,10 @@ def padded_jobs(chain: Chain) -> list[Job]:
 
 
 def choose_probe(chains: Sequence[tuple[Rank, Chain]]) -> tuple[Rank, Chain] | None:
-    """The one of these structures and chains that tells most about padding: in the middle of those padded most ways."""
+    """The chain, with its rank, that tells most about padding.
+
+    Of the chains with the largest number of paddings, that is the middle one. None where no chain can be padded.
+    """
     ways = [len(paddings(chain)) for _, chain in chains]
     odd = [found for found, number in zip(chains, ways, strict=True) if number == max(ways)]
     return odd[len(odd) // 2] if max(ways, default=0) else None

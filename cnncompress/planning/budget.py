@@ -174,9 +174,9 @@ class _Search:
     def _calibrate(self, solution: Mapping[str, Candidate]) -> bool:
         """Compare the prediction for each layer that changes with what its chain does to the answers, put in alone.
 
-        All errors are multiplied by what the divergence usually is of them, and are nats from then on. Where a layer is
-        off from that by more than a factor `TRUST`, or the metric predicts no nats, its own are multiplied by the
-        difference too. True where any was.
+        The median ratio of divergence to error turns all errors into nats. A layer whose own ratio differs from the
+        median has its errors multiplied by the difference too: by the part beyond a factor `TRUST` where the metric
+        predicts nats, by all of it otherwise. True where any layer's was.
         """
         layers = [x for x in self.layers if solution[x.name].plan is not None]
         measured = self._measured({layer: solution[layer.name] for layer in layers})

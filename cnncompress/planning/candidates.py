@@ -19,9 +19,11 @@ from cnncompress.metrics import Metric, squared_error
 from cnncompress.planning.rules import Choice, Kept, RankRequest, choose_method, rank_for
 
 AUTO = ("spatial-svd", "spatial-svd:first=horizontal", "channel-svd", "cp", "svd")  # whose errors are soon known
-SLOW = {"cp": 2**20}  # entries of a group's weight beyond which `AUTO` does without a method: its fits take too long
-BLOCK = 16  # channels
-STEPS = 24  # ranks of a geometric grid
+MOST_ENTRIES = {
+    "cp": 2**20
+}  # entries of a group's weight beyond which `AUTO` does without a method: its fits take too long
+BLOCK_CHANNELS = 16  # channels
+GRID_RANKS = 24  # ranks of a geometric grid
 
 
 @dataclass
@@ -41,7 +43,7 @@ class Family:
         place = self.chosen.index(index)
         low = self.chosen[max(0, place - 1)]
         high = self.chosen[min(len(self.chosen) - 1, place + 1)]
-        step = max(1, (high - low) // STEPS)
+        step = max(1, (high - low) // GRID_RANKS)
         self.chosen = sorted({*range(low, high + 1, step), index})
 
 
@@ -103,7 +105,7 @@ def layer_plan(call: Call, method: Decomposition, rank: Rank, centred: bool, low
 def methods_of(choice: Choice, spec: ConvSpec) -> list[str]:
     """The methods that a budget chooses from for a layer."""
     weights = spec.weights // spec.groups
-    auto = [name for name in AUTO if weights <= SLOW.get(name, math.inf)]
+    auto = [name for name in AUTO if weights <= MOST_ENTRIES.get(name, math.inf)]
     return [name for text in choice.methods for name in (auto if text == "auto" else [text])]
 
 
@@ -160,13 +162,13 @@ def is_cheaper(call: Call, plan: LayerPlan) -> bool:
 
 
 def usual_multiple(spec: ConvSpec, full: Rank) -> int:
-    """`BLOCK` for ranks that are large against it in a layer that is not narrow, else 1.
+    """`BLOCK_CHANNELS` for ranks that are large against it in a layer that is not narrow, else 1.
 
     Processors compute that many channels at once: a rank between two multiples takes as long as the next one or, where
     no fast path exists for it, far longer. Narrow layers lose more accuracy by it than they gain time.
     """
     width = min(spec.in_channels, spec.out_channels) // spec.groups
-    return BLOCK if min(full) >= 16 * BLOCK and width >= 4 * BLOCK else 1
+    return BLOCK_CHANNELS if min(full) >= 16 * BLOCK_CHANNELS and width >= 4 * BLOCK_CHANNELS else 1
 
 
 def ranks_of(method: Decomposition, spec: ConvSpec, multiple: int, every: bool) -> list[Rank]:
@@ -174,7 +176,7 @@ def ranks_of(method: Decomposition, spec: ConvSpec, multiple: int, every: bool) 
     full = method.full_rank(spec)
     if every:
         return [(k,) for k in range(multiple, full[0] + 1, multiple)]
-    shares = np.geomspace(1 / max(full), 1, STEPS // 2)
+    shares = np.geomspace(1 / max(full), 1, GRID_RANKS // 2)
     found = {method.rank(spec, float(share)) for share in shares}
     if len(method.rank_names) == len(full):
         found = {tuple(min(f, -(-k // multiple) * multiple) for k, f in zip(rank, full, strict=True)) for rank in found}
@@ -184,5 +186,5 @@ def ranks_of(method: Decomposition, spec: ConvSpec, multiple: int, every: bool) 
 
 
 def spread(count: int) -> list[int]:
-    """At most `STEPS` of the indices below `count`, evenly in scale, the first and the last included."""
-    return sorted({min(count, max(1, round(x))) - 1 for x in np.geomspace(1, count, STEPS).tolist()})
+    """At most `GRID_RANKS` of the indices below `count`, evenly in scale, the first and the last included."""
+    return sorted({min(count, max(1, round(x))) - 1 for x in np.geomspace(1, count, GRID_RANKS).tolist()})

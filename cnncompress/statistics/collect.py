@@ -31,8 +31,8 @@ from cnncompress.terminal.console import bar
 # to ten times as long and tells no more, as neighbouring patches overlap: more images are what helps.
 POSITIONS = 32
 WRONG_CLASSES = 3  # as in Denton et al. 2014
-NOTHING = 1e-12  # of the mean square: a variance below it is that of a constant
-PIXELS = 2**19  # images go through the network in parts of so many pixels, whatever the loader's batches are
+CONSTANT_SHARE = 1e-12  # of the mean square: a variance below it is that of a constant
+PIXELS_AT_ONCE = 2**19  # images go through the network in parts of so many pixels, whatever the loader's batches are
 
 
 def collect_statistics(
@@ -106,7 +106,7 @@ def _finish_gradients(
     """
     count, total, squares = (sum(values) for values in zip(*sums, strict=True))
     variance = squares / count - (total / count) ** 2 if count else 0.0
-    scale = 1 / variance if meaning.kind == "numbers" and variance > NOTHING * squares / count else 1.0
+    scale = 1 / variance if meaning.kind == "numbers" and variance > CONSTANT_SHARE * squares / count else 1.0
     gradients = [s.gradient for s in found.values() if s.gradient is not None]
     for gradient in gradients:
         gradient.mul_(scale)
@@ -159,7 +159,7 @@ class _Collector:
                 if len(images):
                     if not self.images and "gradient" in self.wanted:
                         self.meaning = meaning_of(self.model, images[:1].to(self.device))
-                    part = max(1, PIXELS // max(1, images[0, 0].numel()))
+                    part = max(1, PIXELS_AT_ONCE // max(1, images[0, 0].numel()))
                     for start in range(0, len(images), part):
                         stop = slice(start, start + part)
                         self._add(images[stop], None if labels is None else labels[stop])

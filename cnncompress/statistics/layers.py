@@ -14,8 +14,10 @@ from cnncompress.metrics.statistics import LayerStatistics
 from cnncompress.network.patches import gather_patches, position_count, sample_positions
 from cnncompress.statistics.moments import Moments, Samples, add_up
 
-WIDE = 8192  # inputs a position; a wider layer keeps samples, as its moment would take half a gigabyte and more
-BLOCK = 2048  # patches gathered at once
+WIDEST_MOMENT = (
+    8192  # inputs a position; a wider layer keeps samples, as its moment would take half a gigabyte and more
+)
+PATCHES_AT_ONCE = 2048  # patches gathered at once
 
 
 class LayerSums:
@@ -29,7 +31,7 @@ class LayerSums:
         g, n, F = self.spec.groups, shape[1] * shape[2] * shape[3], shape[0]
         self.inputs: Moments | Samples | None = None
         if "moment" in needs:
-            self.inputs = Samples(g, n, device) if n > WIDE else Moments(g, n, device)
+            self.inputs = Samples(g, n, device) if n > WIDEST_MOMENT else Moments(g, n, device)
         self.gradient = torch.zeros(F, F, dtype=torch.float64, device=device) if "gradient" in needs else None
         # sums of squares lose little in float32, and a network may have 1e8 of them
         self.sensitivity = torch.zeros(shape, device=device) if "sensitivity" in needs else None
@@ -43,7 +45,7 @@ class LayerSums:
             return
         x = x[None] if x.dim() == 3 and not self.spec.linear else x
         index, priority = sample_positions(seeds, (self.key, call), position_count(x, self.spec), positions)
-        for part, order in zip(index.split(BLOCK), priority.split(BLOCK), strict=True):
+        for part, order in zip(index.split(PATCHES_AT_ONCE), priority.split(PATCHES_AT_ONCE), strict=True):
             self.inputs.add(gather_patches(x, self.spec, part), order)
 
     def add_gradient(self, gradient: Tensor | None) -> None:

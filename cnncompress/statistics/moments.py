@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-ROWS = 2048  # taken in at once: the sums are read and written so seldom that they cost little beside the products
-KEPT = 2048  # samples kept of a very wide layer
+ROWS_AT_ONCE = (
+    2048  # taken in at once: the sums are read and written so seldom that they cost little beside the products
+)
+SAMPLES_KEPT = 2048  # samples kept of a very wide layer
 
 Result = tuple[int, Tensor, Tensor | None, Tensor | None]
 
@@ -55,7 +57,7 @@ class Moments:
     def add(self, rows: Tensor, priority: Tensor) -> None:
         """Take in rows [R, g, n]; the priorities are for `Samples` only."""
         self.waiting.append(rows)
-        if sum(map(len, self.waiting)) >= ROWS:
+        if sum(map(len, self.waiting)) >= ROWS_AT_ONCE:
             self._merge()
 
     def _merge(self) -> None:
@@ -85,7 +87,10 @@ class Moments:
 
 
 class Samples:
-    """Of all rows [R, g, n], the `KEPT` of the lowest priority: a uniform sample that no order or split changes."""
+    """The `SAMPLES_KEPT` rows [R, g, n] of the lowest priority.
+
+    They are a uniform sample of all rows, the same for every order and split of them.
+    """
 
     def __init__(self, groups: int, width: int, device: torch.device) -> None:
         self.groups = groups
@@ -96,11 +101,11 @@ class Samples:
         """Take in rows [R, g, n] with their priorities [R]."""
         self.rows = torch.cat([self.rows, rows.flatten(1)])
         self.priority = torch.cat([self.priority, priority])
-        if len(self.rows) > KEPT:
+        if len(self.rows) > SAMPLES_KEPT:
             self._keep()
 
     def _keep(self) -> None:
-        order = self.priority.argsort(stable=True)[:KEPT]
+        order = self.priority.argsort(stable=True)[:SAMPLES_KEPT]
         self.rows, self.priority = self.rows[order.to(self.rows.device)], self.priority[order]
 
     def result(self) -> Result:

@@ -172,7 +172,7 @@ def test_a_quick_fit_is_not_longer_than_what_was_asked_for():
 def test_wide_weights_lose_nothing_to_single_precision(monkeypatch):
     tensor = randn(24, 24, 9)
     double = relative(total(fit_factors(tensor, 40, 20)), tensor)
-    monkeypatch.setattr(cp, "WIDE", 1)
+    monkeypatch.setattr(cp, "WIDE_ENTRIES", 1)
     assert relative(total(fit_factors(tensor, 40, 20)), tensor) == pytest.approx(double, rel=1e-2)
 
 

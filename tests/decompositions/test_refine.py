@@ -69,7 +69,9 @@ def least_error(chain, kernels, i: int, weight, metric) -> float:
 @pytest.mark.parametrize("metric", REGISTRY)
 @pytest.mark.parametrize("name", CHAINS)
 def test_the_last_stage_is_the_least_squares_solution(monkeypatch, name, metric):
-    monkeypatch.setattr(refine_module, "STEPS", 300)  # for groups that the second moment of the gradients ties together
+    monkeypatch.setattr(
+        refine_module, "GRADIENT_STEPS", 300
+    )  # for groups that the second moment of the gradients ties together
     chain, kernels, weight, form = setting(name, metric)
     last = max(i for i, s in enumerate(chain) if isinstance(s, ConvSpec))
     best = least_error(chain, kernels, last, weight, form)
@@ -85,7 +87,7 @@ def test_every_stage_goes_down_to_its_optimum(monkeypatch, name, metric):
     for i in (i for i, s in enumerate(chain) if isinstance(s, ConvSpec)):
         errors = [error_of(chain, kernels, weight, form)]
         for steps in (1, 3, 12, 300):
-            monkeypatch.setattr(refine_module, "STEPS", steps)
+            monkeypatch.setattr(refine_module, "GRADIENT_STEPS", steps)
             errors.append(error_of(chain, improve_stage(chain, kernels, i, weight, form), weight, form))
         assert never_rises(errors)
         assert errors[-1] == pytest.approx(least_error(chain, kernels, i, weight, form), rel=1e-7)
@@ -122,8 +124,8 @@ def test_products_are_those_of_the_chains_of_unit_kernels(name, metric):
 
 @pytest.mark.parametrize("name", CHAINS)
 def test_conjugate_gradients_take_over_from_single_filters_in_wide_stages(monkeypatch, name):
-    monkeypatch.setattr(refine_module, "ROWWISE", 0)
-    monkeypatch.setattr(refine_module, "STEPS", 300)
+    monkeypatch.setattr(refine_module, "ROWWISE_CHANNELS", 0)
+    monkeypatch.setattr(refine_module, "GRADIENT_STEPS", 300)
     chain, kernels, weight, form = setting(name, "mahalanobis")
     last = max(i for i, s in enumerate(chain) if isinstance(s, ConvSpec))
     found = refit_last(chain, kernels, weight, form)

@@ -202,7 +202,7 @@ def test_several_methods_to_choose_from(model):
 
 def test_fits_that_take_long_are_for_those_who_ask(monkeypatch, model):
     """Layers 3 and 5 have 9216 and 11520 weights."""
-    monkeypatch.setitem(candidates.SLOW, "cp", 5000)
+    monkeypatch.setitem(candidates.MOST_ENTRIES, "cp", 5000)
 
     def with_cp(text: str) -> bool:
         found = plan(model, X, budget=Budget(macs=0.4), method=text, layers=["3", "5"])

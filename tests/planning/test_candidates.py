@@ -9,7 +9,7 @@ from cnncompress.chains.compose import compose, extract_groups
 from cnncompress.chains.spec import Call, ConvSpec
 from cnncompress.decompositions import get_method
 from cnncompress.metrics import REGISTRY, layer_metrics, squared_error
-from cnncompress.planning.candidates import AUTO, STEPS, Family, make_layer, ranks_of, spread, usual_multiple
+from cnncompress.planning.candidates import AUTO, GRID_RANKS, Family, make_layer, ranks_of, spread, usual_multiple
 from cnncompress.planning.rules import Kept
 from tests.decompositions.helpers import made_up_statistics, randn
 
@@ -154,17 +154,17 @@ def test_ranks_of_other_methods_span_the_scale(name):
     ranks = ranks_of(method, SPEC, 1, every=False)
     assert ranks == sorted(set(ranks))
     assert ranks[-1] == method.full_rank(SPEC)
-    assert 3 < len(ranks) <= STEPS // 2
+    assert 3 < len(ranks) <= GRID_RANKS // 2
     assert ranks[0] == method.rank(SPEC, 1 / max(method.full_rank(SPEC)))
 
 
-@pytest.mark.parametrize("count", [1, 2, 5, STEPS, 100, 5000])
+@pytest.mark.parametrize("count", [1, 2, 5, GRID_RANKS, 100, 5000])
 def test_spread(count):
     found = spread(count)
     assert found == sorted(set(found))
     assert found[0] == 0
     assert found[-1] == count - 1
-    assert len(found) <= STEPS
+    assert len(found) <= GRID_RANKS
     if count <= 5:
         assert found == list(range(count))
 
@@ -180,7 +180,7 @@ def test_near_looks_between_the_neighbours():
     family = Family(family.method, family.ranks, family.errors, [0, 10, 20, 150, 199])
     family.near(150)
     assert {20, 150} <= set(family.chosen)
-    assert max(b - a for a, b in zip(family.chosen, family.chosen[1:], strict=False)) <= 180 // STEPS
+    assert max(b - a for a, b in zip(family.chosen, family.chosen[1:], strict=False)) <= 180 // GRID_RANKS
     family = Family(family.method, family.ranks, family.errors, [0, 3, 199])
     family.near(199)
     assert family.chosen[0] == 3

@@ -12,7 +12,7 @@ from tests.statistics.helpers import collect, images, small_network
 
 
 def test_saved_statistics_come_back(tmp_path, monkeypatch):
-    monkeypatch.setattr(statistics_layers, "WIDE", 30)
+    monkeypatch.setattr(statistics_layers, "WIDEST_MOMENT", 30)
     found = collect(small_network(), [(images(3), torch.arange(3))], ["kronecker", "mahalanobis"])
     path = tmp_path / "statistics.safetensors"
     save_statistics(path, found, "one")

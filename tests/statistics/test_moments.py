@@ -4,7 +4,7 @@ from torch import nn
 
 from cnncompress.network.patches import image_seeds, sample_positions
 from cnncompress.statistics import layers as statistics_layers
-from cnncompress.statistics.moments import KEPT, Moments
+from cnncompress.statistics.moments import SAMPLES_KEPT, Moments
 from tests.statistics.helpers import Pooled, collect, covariance, images, small_network, unfolded
 
 
@@ -113,7 +113,7 @@ def test_a_shared_layer_takes_in_all_its_calls():
 
 
 def test_a_wide_layer_keeps_samples_whose_moment_is_the_covariance(monkeypatch):
-    monkeypatch.setattr(statistics_layers, "WIDE", 10)
+    monkeypatch.setattr(statistics_layers, "WIDEST_MOMENT", 10)
     model, x = small_network(), images(8)
     wide = collect(model, [x[:3], x[3:]], positions=4)
     monkeypatch.undo()
@@ -130,9 +130,9 @@ def test_a_wide_layer_keeps_samples_whose_moment_is_the_covariance(monkeypatch):
 def test_a_wide_layer_keeps_a_bounded_number_of_samples():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(8200, 2))
-    x = torch.randn(KEPT + 100, 8200)
+    x = torch.randn(SAMPLES_KEPT + 100, 8200)
     found = collect(model, x.split(600))["0"]
-    assert (found.rows, tuple(found.samples.shape)) == (KEPT, (KEPT, 8200))
+    assert (found.rows, tuple(found.samples.shape)) == (SAMPLES_KEPT, (SAMPLES_KEPT, 8200))
     other = collect(model, x.flip(0).split(500))["0"]
     assert torch.equal(found.samples, other.samples)
 

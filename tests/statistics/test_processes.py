@@ -40,7 +40,7 @@ NETWORK = """
 import torch
 from torch import nn
 from cnncompress.statistics import layers
-layers.WIDE = 30
+layers.WIDEST_MOMENT = 30
 CASES = {"all": ["kronecker", "mahalanobis"], "empty": ["data-covariance"]}
 
 def build():
@@ -68,7 +68,7 @@ def test_two_processes_get_the_result_of_one(tmp_path, monkeypatch):
     for rank in range(2):  # the error of one is the error of all
         assert re.search(f"process {rank}: .*the input of layer 0 is not finite", done.stdout)
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr(statistics_layers, "WIDE", 30)
+    monkeypatch.setattr(statistics_layers, "WIDEST_MOMENT", 30)
     import network
 
     model, data = network.build()
