@@ -21,6 +21,7 @@ from cnncompress.errors import UsageError, nearest
 from cnncompress.files.place import resolve
 from cnncompress.finetuning import FinetuneResult, FinetuneSettings
 from cnncompress.finetuning import finetune as train_in_place
+from cnncompress.latency.setting import TimingSetting
 from cnncompress.latency.timed import Latency
 from cnncompress.names.metrics import DEFAULT
 from cnncompress.network.compressed import Compressed, network_of
@@ -36,20 +37,14 @@ from cnncompress.pipeline.asked import (
     LayersAsked,
     NetworkAsked,
     Place,
-    Timing,
     TrainingAsked,
 )
 from cnncompress.pipeline.decompose import Decomposed, decompose_network
 from cnncompress.pipeline.export import export_of_run
 from cnncompress.pipeline.finetune import Tuned, train_run
 from cnncompress.pipeline.inspect import Inspected, inspect_network
-from cnncompress.pipeline.measure import (
-    LayerTime,
-    evaluate_network,
-    layer_times,
-    profile_network,
-    report_on,
-)
+from cnncompress.pipeline.latencies import LayerTime, layer_times
+from cnncompress.pipeline.measure import evaluate_network, profile_network, report_on
 from cnncompress.pipeline.memory import compress_network
 from cnncompress.pipeline.opened import Opened
 from cnncompress.planning import (
@@ -142,8 +137,8 @@ def report(
         raise UsageError(
             f"a report is on runs, which `save` writes, not on a {type(other).__name__}: give their folders"
         )
-    timing = Timing(device=device) if latency else None
-    return report_on([Path(run) for run in runs], ImagesAsked(data, device=device), timing, trust_code)
+    timings = (TimingSetting(device=device),) if latency else ()
+    return report_on([Path(run) for run in runs], ImagesAsked(data, device=device), timings, trust_code)
 
 
 def export(
@@ -204,9 +199,18 @@ def job_of(settings: DecomposeSettings) -> Job:
         settings.seed,
         settings.assumes_metric,
     )
-    timing = Timing(settings.latency_batch, settings.threads, settings.device, settings.memory_format)
     place = Place(settings.out, settings.force, settings.dry_run, settings.keep_statistics)
-    return Job(_network(settings), _images(settings), aim, asked, fit, timing, place)
+    return Job(
+        _network(settings),
+        _images(settings),
+        aim,
+        asked,
+        fit,
+        timings=settings.timings,
+        timed=bool(settings.runtime),
+        memory_format=settings.memory_format or "",
+        place=place,
+    )
 
 
 def run_finetune(run: Path, config: Path | None, flags: Mapping[str, Any], command: Sequence[str]) -> Tuned | None:
@@ -218,9 +222,9 @@ def run_finetune(run: Path, config: Path | None, flags: Mapping[str, Any], comma
     return train_run(run, _network(settings), _images(settings), training, asked, command)
 
 
-def run_report(runs: Sequence[Path], settings: ModelSettings, timing: Timing | None) -> Report:
-    """`cnncompress report`: the tables of runs, measured again on data, and timed where `timing` is given."""
-    return report_on(runs, _images(settings), timing, settings.trust_code)
+def run_report(runs: Sequence[Path], settings: ModelSettings, timings: Sequence[TimingSetting]) -> Report:
+    """`cnncompress report`: the tables of runs, measured again on data, and timed as each of `timings` says."""
+    return report_on(runs, _images(settings), timings, settings.trust_code)
 
 
 def run_evaluate(settings: ModelSettings) -> tuple[str, Evaluation]:
@@ -228,9 +232,11 @@ def run_evaluate(settings: ModelSettings) -> tuple[str, Evaluation]:
     return evaluate_network(_network(settings), _images(settings))
 
 
-def run_profile(settings: ModelSettings, timing: Timing) -> tuple[Opened, Profile, dict[str, Latency]]:
-    """`cnncompress profile`: cost and latency of a network or, in turns with its original, of a run."""
-    return profile_network(_network(settings), timing)
+def run_profile(
+    settings: ModelSettings, timings: Sequence[TimingSetting]
+) -> tuple[Opened, Profile, list[dict[str, Latency]]]:
+    """`cnncompress profile`: cost and, in each runtime, latency of a network or, beside its original, of a run."""
+    return profile_network(_network(settings), timings)
 
 
 def run_inspect(settings: ModelSettings) -> tuple[Opened, list[Inspected]]:
@@ -268,7 +274,8 @@ __all__ = [
     "Decomposed",
     "Latency",
     "LayerTime",
-    "Timing",
+    "Profile",
+    "TimingSetting",
     "Tuned",
     "compress",
     "export",

@@ -20,6 +20,7 @@ from benchlib import RESULTS, Table, markdown
 
 import cnncompress as cc
 from cnncompress.chains.plan import Budget, Plan
+from cnncompress.latency.clock import Rounds
 from cnncompress.latency.network import latency
 from cnncompress.latency.setting import TimingSetting
 from cnncompress.network.subject import look_at
@@ -67,14 +68,14 @@ def run(table: Table, name: str, batch: int, threads: int, budget: float) -> Non
     model, example = loaded.model.eval(), torch.zeros(1, 3, *loaded.preprocessing.size)
     start = time.perf_counter()
     formats = in_formats(model, example)
-    timed = latency(formats, example, batch=batch, threads=threads)
+    setting = TimingSetting(batch=batch, threads=threads)
+    timed = latency(formats, example, setting)
     best = fastest(timed)
     model, before = formats[best], timed[best].median
-    setting = TimingSetting(batch=batch, threads=threads, memory_format=best)
     subject = look_at(model, example)
     choices, _ = choices_of(subject, Choice(), {})
     table_of_times = settled_table(model, example, subject.calls, setting)
-    clock = network_clock(model, example, before, batch=batch, threads=threads)
+    clock = network_clock(model, example, before, setting)
     times = LatencyModel(table_of_times, before, clock=clock)
     planner = Planner(make_candidates(subject, choices, Guide(), times))
     try:
@@ -88,7 +89,7 @@ def run(table: Table, name: str, batch: int, threads: int, budget: float) -> Non
     networks = {"original": model}
     for label, found in (("latency", plan), ("macs", other)):
         networks[label] = cc.decompose(model, found, refine=0, progress=False)
-    timed = latency(networks, example, batch=batch, threads=threads, repeats=30, min_seconds=3.0)
+    timed = latency(networks, example, setting, Rounds(least=30, seconds=3.0))
     ms = {label: t.median for label, t in timed.items()}
     table.add(
         network=name, batch=batch, threads=threads, budget=budget, layers=len(plan.layers), seconds=seconds,

@@ -43,6 +43,7 @@ from torch import nn
 
 import cnncompress as cc
 from cnncompress.latency.network import latency
+from cnncompress.latency.setting import TimingSetting
 from cnncompress.network.copying import clone
 from cnncompress.network.memory_format import MEMORY_FORMATS, to_memory_format
 
@@ -211,7 +212,7 @@ def time_all(bench: Bench, args: argparse.Namespace) -> None:
             models["compressed"] = kept(bench.model, path.with_name(f"{path.name}.pt"))
         both = {f"{n} {f}": to_memory_format(clone(m), f) for n, m in models.items() for f in MEMORY_FORMATS}
         for batch in BATCHES:
-            found = latency(both, bench.example, batch=batch, threads=THREADS)
+            found = latency(both, bench.example, TimingSetting(batch=batch, threads=THREADS))
             best = {n: min(found[f"{n} {f}"].median for f in MEMORY_FORMATS) for n in models}
             *_, mine = best.values()
             row[f"ms_batch{batch}"] = f"{mine:.4g}"

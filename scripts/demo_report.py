@@ -42,7 +42,8 @@ def words(original: Row, decomposed: Row, tuned: Row, error: float) -> list[str]
     if now is None or then is None:
         raise SystemExit("the networks were not timed")
     times = f"{now.median:.2f} instead of {then.median:.2f} ms an image, {now.median / then.median:.2f} of the time"
-    where = f"batch {now.batch}, {now.threads} thread{'s' * (now.threads != 1)}, {now.device}"
+    how = now.setting
+    where = f"batch {how.batch}, {how.threads} thread{'s' * (how.threads != 1)}, {how.device}"
     return [
         f"Smaller: {tuned.params / original.params:.2f} of the parameters and {tuned.macs / original.macs:.2f} of the "
         f"MACs, {tuned.size_bytes / 1e6:.2f} instead of {original.size_bytes / 1e6:.2f} MB.",

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from cnncompress.latency.setting import TimingSetting
 from cnncompress.latency.timed import Latency
 from cnncompress.reporting import Row
 
@@ -21,7 +22,7 @@ SCRIPTS = Path(__file__).parents[1] / "scripts"
 
 def rows(milliseconds: float) -> tuple[Row, Row, Row, float]:
     """An original of 2 ms, a network of a quarter of its parameters that takes `milliseconds`, and a standard error."""
-    time = Latency(2.0, 1.9, 2.1, 1, 2, "cpu", "float32")
+    time = Latency(2.0, 1.9, 2.1, TimingSetting(dtype="float32", threads=2))
     original = Row("net", "original", 1000, 4000, 4_000_000, 95.0, 99.0, 1440, time)
     small = dataclasses.replace(time, median=milliseconds)
     decomposed = Row("small", "decomposed", 250, 400, 1_000_000, 90.0, 99.0, 1440, small, top1_error=0.5)

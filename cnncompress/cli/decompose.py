@@ -82,6 +82,7 @@ from cnncompress.terminal import console
 @click.option("--force", is_flag=True, default=None, help="Replace an existing run; other files in its folder stay.")
 @click.option("--dry-run", is_flag=True, default=None, help="Print the plan, write nothing.")
 @options.loader_options
+@options.runtime_option
 @click.option("--latency-batch", type=int, metavar="N", help="Batch of a latency budget [default: 1].")
 @click.option("--threads", type=int, metavar="N", help="CPU threads of a latency budget [default: torch's].")
 @click.option(

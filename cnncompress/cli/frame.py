@@ -27,7 +27,7 @@ GROUPS = {
         *("schedule", "epochs", "lr", "optimizer", "weight_decay", "precision", "checkpoint_minutes", "resume"),
         *("distill", "temperature", "teacher_share"),
     ),
-    "Latency": ("latency", "threads", "memory_format"),
+    "Latency": ("latency", "runtime", "threads", "memory_format"),
     "Output": ("format_", "opset", "output", "out", "force", "dry_run"),
     "General": ("config", "device", "seed", "verbose", "quiet"),
 }

@@ -7,7 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
+from cnncompress.latency.runtimes import REGISTRY
+from cnncompress.latency.setting import parse_runtime
 from cnncompress.text import plain_lines
 
 F = Callable[..., Any]
@@ -79,12 +82,34 @@ def format_option(f: F) -> F:
     return click.option("--format", "format_", type=formats, default="table", help="How to print [default: table].")(f)
 
 
+class RuntimeName(click.ParamType):
+    """`NAME` or `NAME:PRECISION` of a registered runtime; UsageError for anything else."""
+
+    name = "runtime"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The text itself, once it is known to be good."""
+        parse_runtime(value)
+        return str(value)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """The registered names that begin so."""
+        return [CompletionItem(name) for name in sorted(REGISTRY) if name.startswith(incomplete)]
+
+
+def runtime_option(f: F) -> F:
+    """`--runtime`."""
+    known = ", ".join(sorted(REGISTRY))
+    text = f"What runs the network where time counts: {known}; several may be given, the first counts [default: torch]."
+    return click.option("--runtime", type=RuntimeName(), multiple=True, metavar="NAME[:PRECISION]", help=text)(f)
+
+
 def timing_options(f: F) -> F:
     """How latency is measured."""
     layouts = click.Choice(["contiguous", "channels_last"])
     layout = click.option("--memory-format", type=layouts, help="Order in memory [default: the network's own].")
     threads = click.option("--threads", type=int, metavar="N", help="CPU threads while timing [default: torch's].")
-    return threads(layout(f))
+    return runtime_option(threads(layout(f)))
 
 
 def echo(text: str = "", err: bool = False) -> None:

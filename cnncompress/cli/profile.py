@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from cnncompress.cli import frame, options
+from cnncompress.latency.setting import TimingSetting, in_runtimes
 
 if TYPE_CHECKING:
-    from cnncompress.api import Latency, LayerTime
+    from cnncompress.api import Latency, LayerTime, Profile
 
 
 @frame.command(
@@ -24,7 +26,13 @@ if TYPE_CHECKING:
 @click.option("--layers", is_flag=True, help="The time of each layer too; for a run, before and after.")
 @options.device_option
 def command(
-    batch_size: int, threads: int | None, memory_format: str | None, layers: bool, device: str | None, **flags: Any
+    batch_size: int,
+    runtime: tuple[str, ...],
+    threads: int | None,
+    memory_format: str | None,
+    layers: bool,
+    device: str | None,
+    **flags: Any,
 ) -> None:
     """Params, MACs, size and latency of MODEL.
 
@@ -33,13 +41,44 @@ def command(
     from cnncompress.config import ModelSettings, merge
 
     settings = merge(ModelSettings, None, flags)
+    setting = TimingSetting("torch", "", device or "auto", batch_size, threads, memory_format or "")
+    timings = in_runtimes(setting, runtime)
     frame.begin(settings)
     from tabulate import tabulate
 
-    from cnncompress.api import Timing, layer_times, run_profile
+    from cnncompress.api import layer_times, run_profile
 
-    timing = Timing(batch_size, threads, device or "auto", memory_format)
-    opened, cost, times = run_profile(settings, timing)
+    opened, cost, measured = run_profile(settings, timings)
+    ways = zip(timings, map(_original_format, measured), strict=True)
+    by_layer = [layer_times(opened, timing, layout) for timing, layout in ways] if layers else []
+    first = list(measured[0].values())[-1]
+    rows = [row for times in measured for row in latency_rows(times, first)]
+    options.echo(f"{opened.name}, {opened.weights}, one image of {'×'.join(map(str, cost.input_shape[1:]))}")
+    options.echo(tabulate(cost_rows(cost) + rows, tablefmt="plain", disable_numparse=True))
+    for times in measured:
+        one = list(times.values())[-1]
+        options.echo(f"latency{_where(one)}: batch {one.setting.batch}, {one.setting.words}")
+    for found, times in zip_longest(by_layer, measured):
+        *before, one = times.values()
+        if found is not None:
+            options.echo()
+            echo_layers(found, one, before[-1] if before else None)
+        if before and one.median >= before[-1].median:
+            options.echo(f"{opened.name} is not faster than its original here{_where(one)}")
+
+
+def _original_format(times: Mapping[str, Latency]) -> str:
+    """The memory format that a run's original is fastest in; "" without one."""
+    *before, _ = times.values()
+    return before[-1].setting.memory_format if before else ""
+
+
+def _where(latency: Latency) -> str:
+    return "" if latency.setting.label == "torch" else f" in {latency.setting.label}"
+
+
+def cost_rows(cost: Profile) -> list[list[str]]:
+    """What a network costs on one image."""
     rows = [
         ["params", f"{cost.params:,}"],
         ["MACs", f"{cost.total_macs:,}"],
@@ -48,20 +87,21 @@ def command(
     ]
     if cost.other_macs:
         rows.append(["MACs outside convolution and linear layers", f"{cost.other_macs:,}"])
-    rows += [[f"latency, {n}", f"{t.median:.2f} ms (p10 {t.p10:.2f}, p90 {t.p90:.2f})"] for n, t in times.items()]
-    *before, one = times.values()
-    originals = list(times)[:-1]
-    rows += [[f"latency, share of the {n}", f"{one.median / times[n].median:.2f}"] for n in originals]
-    options.echo(f"{opened.name}, {opened.weights}, one image of {'×'.join(map(str, cost.input_shape[1:]))}")
-    options.echo(tabulate(rows, tablefmt="plain", disable_numparse=True))
-    threads_used = f"{one.threads} thread{'s' * (one.threads != 1)}"
-    options.echo(f"latency: batch {one.batch}, {threads_used}, {one.device}, {one.dtype}, {one.memory_format}")
-    if layers:
-        found = layer_times(opened, timing, before[-1].memory_format if before else "")
-        options.echo()
-        echo_layers(found, one, before[-1] if before else None)
-    if before and one.median >= before[-1].median:
-        options.echo(f"{opened.name} is not faster than its original here")
+    return rows
+
+
+def latency_rows(times: Mapping[str, Latency], first: Latency) -> list[list[str]]:
+    """What a network takes in one runtime, after its originals, and its shares of these.
+
+    Beside them its share of what it takes in the `first` runtime, where that is another.
+    """
+    one = list(times.values())[-1]
+    what = f"latency{_where(one)}"
+    rows = [[f"{what}, {n}", f"{t.median:.2f} ms (p10 {t.p10:.2f}, p90 {t.p90:.2f})"] for n, t in times.items()]
+    rows += [[f"{what}, share of the {n}", f"{one.median / times[n].median:.2f}"] for n in list(times)[:-1]]
+    if one.setting != first.setting:
+        rows.append([f"{what}, share of that in {first.setting.label}", f"{one.median / first.median:.2f}"])
+    return rows
 
 
 def echo_layers(found: Sequence[LayerTime], now: Latency, before: Latency | None) -> None:

@@ -8,6 +8,8 @@ from typing import Any
 import click
 
 from cnncompress.cli import frame, options
+from cnncompress.errors import UsageError
+from cnncompress.latency.setting import TimingSetting, in_runtimes
 
 
 @frame.command(
@@ -32,6 +34,7 @@ def command(
     runs: tuple[Path, ...],
     latency: bool,
     latency_batch: int,
+    runtime: tuple[str, ...],
     threads: int | None,
     memory_format: str | None,
     layers: bool,
@@ -51,6 +54,8 @@ def command(
     from cnncompress.reporting.stored import stored_reports
 
     settings = merge(ModelSettings, None, flags)
+    if runtime and not latency:
+        raise UsageError("--runtime is for timing; give --latency with it")
     if output is not None:
         check_text_output(output)
     if settings.data is None and not latency:
@@ -59,10 +64,10 @@ def command(
     else:
         for run in runs:
             frame.begin_run(run, settings.data)
-        from cnncompress.api import Timing, run_report
+        from cnncompress.api import run_report
 
-        timing = Timing(latency_batch, threads, settings.device, memory_format) if latency else None
-        report = run_report(runs, settings, timing)
+        setting = TimingSetting("torch", "", settings.device, latency_batch, threads, memory_format or "")
+        report = run_report(runs, settings, in_runtimes(setting, runtime) if latency else ())
     text = render(report, format_, layers=layers, width=terminal_width() if output is None else None)
     if output is None:
         options.echo(text)

@@ -10,6 +10,7 @@ from typing import Any
 from cnncompress.chains.plan import Budget
 from cnncompress.errors import UsageError
 from cnncompress.files.reading import word
+from cnncompress.latency.setting import parse_runtime
 from cnncompress.text import quote
 
 BUDGET_HINT = "is not a budget such as macs=0.5, params=0.3 or latency=0.6"
@@ -104,3 +105,14 @@ def parse_budget(value: Any) -> Budget:
         raise ValueError(BUDGET_HINT) from None
     except UsageError as error:
         raise ValueError(str(error)) from None
+
+
+def parse_runtimes(value: Any) -> list[str]:
+    """`NAME` or `NAME:PRECISION` of a registered runtime, or a list of these; ValueError otherwise."""
+    texts = [value] if isinstance(value, str) else list(value)
+    try:
+        for text in texts:
+            parse_runtime(str(text))
+    except UsageError as error:
+        raise ValueError(str(error)) from None
+    return [str(text) for text in texts]

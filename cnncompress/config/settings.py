@@ -14,9 +14,11 @@ from cnncompress.config.parsing import (
     parse_deviations,
     parse_floats,
     parse_rank,
+    parse_runtimes,
     parse_size,
 )
 from cnncompress.errors import UsageError
+from cnncompress.latency.setting import TimingSetting, in_runtimes
 from cnncompress.names import metrics
 from cnncompress.names.methods import catalogue
 
@@ -27,6 +29,7 @@ SizeField = Annotated[tuple[int, int], BeforeValidator(parse_size)]
 BudgetField = Annotated[Budget, BeforeValidator(parse_budget)]
 FloatsField = Annotated[tuple[float, ...], BeforeValidator(parse_floats)]
 DeviationsField = Annotated[tuple[float, ...], BeforeValidator(parse_deviations)]
+RuntimesField = Annotated[list[str], BeforeValidator(parse_runtimes)]
 ArgumentsField = Annotated[dict[str, Any], BeforeValidator(parse_arguments)]
 Name = Annotated[str, Field(min_length=1)]
 Count = Annotated[int, Field(ge=1)]
@@ -101,6 +104,7 @@ class DecomposeSettings(ModelSettings):
     refine: Annotated[int, Field(ge=0)] | None = None
     correct: Literal["auto", "none", "bias", "refit"] = "auto"
     reconstruct: Annotated[int, Field(ge=0)] = 0
+    runtime: RuntimesField = []
     latency_batch: Count = 1
     threads: Count | None = None
     memory_format: Literal["contiguous", "channels_last"] | None = None
@@ -125,6 +129,12 @@ class DecomposeSettings(ModelSettings):
     def assumes_metric(self) -> bool:
         """True where the metric is the default one, which nobody asked for."""
         return self._assumes_metric
+
+    @property
+    def timings(self) -> tuple[TimingSetting, ...]:
+        """How networks are timed: in each runtime, the first of which a budget of latency plans for."""
+        setting = TimingSetting(device=self.device, batch=self.latency_batch, threads=self.threads)
+        return in_runtimes(setting, self.runtime)
 
     @property
     def searching(self) -> bool:

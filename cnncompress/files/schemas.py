@@ -34,7 +34,7 @@ Channelwise = Annotated[list[float], Field(min_length=1, max_length=4096)]
 
 
 class Latency(Schema):
-    """A `spec.Latency`."""
+    """A `latency.timed.Latency` with its setting."""
 
     median: Milliseconds
     p10: Milliseconds
@@ -43,8 +43,9 @@ class Latency(Schema):
     threads: Count
     device: Name
     dtype: Name
-    memory_format: Name = "unknown memory format"
+    memory_format: Text = "unknown memory format"
     original: Milliseconds | None = None
+    runtime: Name = "torch"
 
 
 class Row(Schema):
@@ -59,6 +60,7 @@ class Row(Schema):
     top5: Percent | None
     images: Whole | None
     latency_ms: Latency | None
+    further_latency_ms: Annotated[list[Latency], Field(max_length=64)] = []
     other_macs: Whole = 0
     top1_error: Annotated[float, Field(ge=0)] | None = None
     data: Text | None = None

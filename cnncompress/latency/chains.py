@@ -8,28 +8,29 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from cnncompress.chains.modules import FactoredLayer
 from cnncompress.chains.spec import Chain, Pair, Stage
-from cnncompress.latency.clock import cpu_threads, milliseconds, preemptions
-from cnncompress.latency.setting import TimingSetting, last_cache_bytes
-from cnncompress.network.device import resolve_device
-from cnncompress.network.memory_format import MEMORY_FORMATS
+from cnncompress.errors import CompressError
+from cnncompress.latency.clock import Call, Prepared, Rounds, Samples, in_turns
+from cnncompress.latency.machine import complete, last_cache_bytes
+from cnncompress.latency.runtimes import get_runtime
+from cnncompress.latency.setting import TimingSetting
 
 ROUNDS = (5, 15)  # at least and at most
 EXTRA = 3  # times as many rounds where other processes keep breaking in
-ENOUGH = 3  # undisturbed times that are as good as all
-SPEND = 25.0  # milliseconds for one chain, within those
-LONG = 8.0  # what runs longer than so many milliseconds needs no twin
+SPEND_MS = 25.0  # for one chain, within those rounds
+LONG_MS = 8.0  # what runs longer needs no twin
 QUANTILE = 0.2  # below the median, as other work on the machine only ever adds to a time
-HELD = 2**20  # bytes of an output that stays meanwhile, so that the next one does not find its memory in a cache
-BLOCK = 2**18
+HELD_BYTES = 2**20  # of an output that stays meanwhile, so that the next one does not find its memory in a cache
+BLOCK = 2**18  # random numbers that are drawn, and repeated
 
 
 @dataclass(frozen=True)
@@ -43,76 +44,99 @@ class Job:
 def measure(jobs: Sequence[Job], size: Pair, setting: TimingSetting) -> list[float]:
     """Milliseconds of each chain for a batch of inputs of height and width `size`, measured in turns.
 
-    A lowering that does not run here takes forever; RuntimeError where a plain chain does not.
+    A lowering that does not run here takes forever; CompressError where a plain chain does not.
     """
-    device = resolve_device(setting.device)
-    inputs = make_input(jobs[0].chain[0], size, setting, device)
-    with cpu_threads(setting.threads), torch.inference_mode():
-        cache = last_cache_bytes(device)
+    setting = complete(setting)
+    runtime, device = get_runtime(setting.runtime), torch.device(setting.device)
+    stopwatch = partial(runtime.milliseconds, setting=setting)
+    cache = last_cache_bytes(device)
+    with runtime.running(setting):
         sweep = torch.zeros(2 * cache, dtype=torch.uint8, device=device).view(torch.int64)
-        pairs = [_pair(job, setting, device, 2 * cache) for job in jobs]
-        first = [_first(job, pair, inputs, device) for job, pair in zip(jobs, pairs, strict=True)]
-        running = [k for k, ms in enumerate(first) if ms < math.inf]
-        spent = sum(first[k] for k in running)
-        rounds = min(max(math.ceil(SPEND * len(running) / max(spent, 1e-3)), ROUNDS[0]), ROUNDS[1])
-        samples: list[list[tuple[bool, float]]] = [[] for _ in jobs]
-        for i in range(EXTRA * rounds):
-            if i >= rounds and all(_clean(samples[k]) for k in running):
-                break
-            sweep.sum()
-            for j in range(len(running)):
-                k = running[(i + j) % len(running)]
-                before = preemptions()
-                spent = _once(pairs[k], inputs, device, first[k] < LONG)
-                samples[k].append((preemptions() == before, spent))
-    return [_typical(taken) if taken else math.inf for taken in samples]
+        inputs = make_input(jobs[0].chain[0], size, setting.batch)
+        twins = [_prepare(job, inputs, setting, 2 * cache) for job in jobs]
+        second = [_second_run(job, one, stopwatch) for job, one in zip(jobs, twins, strict=True)]
+        running = {k: (one, second[k]) for k, one in enumerate(twins) if one is not None and second[k] < math.inf}
+        timed = [one.prepared(ms < LONG_MS) for one, ms in running.values()]
+        found = in_turns(timed, stopwatch, _rounds([ms for _, ms in running.values()]), sweep.sum)
+    samples = dict(zip(running, found, strict=True))
+    return [_typical(samples[k]) if k in samples else math.inf for k in range(len(jobs))]
 
 
-def _first(job: Job, pair: tuple[nn.Module, nn.Module], inputs: Tensor, device: torch.device) -> float:
-    """Milliseconds of a chain the second time; infinity for a lowering that fails."""
+def _rounds(milliseconds: Sequence[float]) -> Rounds:
+    """As many rounds as there is time for calls that take so long each."""
+    affordable = math.ceil(SPEND_MS * len(milliseconds) / max(sum(milliseconds), 1e-3))
+    least = min(max(affordable, ROUNDS[0]), ROUNDS[1])
+    return Rounds(warmup=0, least=least, seconds=0.0, undisturbed=True, most=EXTRA * least)
+
+
+def _typical(samples: Samples) -> float:
+    return float(np.quantile(samples.undisturbed or samples.milliseconds, QUANTILE))
+
+
+class _Twins:
+    """A chain that is ready to run, and another of the same shapes: the same one where its weights fill the cache."""
+
+    def __init__(self, chain: Call, twin: Call) -> None:
+        self.chain, self.twin = chain, twin
+        self.held: object = None
+
+    def run_twin(self) -> None:
+        """Run the twin, and keep what it gives where that is small."""
+        output = self.twin()
+        self.held = output if _bytes(output) <= HELD_BYTES else None
+
+    def release(self) -> None:
+        """Give the memory back."""
+        self.held = None
+
+    def prepared(self, with_twin: bool = True) -> Prepared:
+        """The chain for the clock, after its twin where that is asked for."""
+        return Prepared(self.chain, self.run_twin, self.release) if with_twin else Prepared(self.chain)
+
+
+def _bytes(output: object) -> int:
+    parts = output if isinstance(output, list | tuple) else [output]
+    return sum(getattr(part, "nbytes", 0) for part in parts)
+
+
+def _prepare(job: Job, inputs: Tensor, setting: TimingSetting, enough: int) -> _Twins | None:
+    """A chain with random weights and its twin, the same where its weights alone fill `enough` bytes.
+
+    None for a lowering that does not run here.
+    """
+    runtime = get_runtime(setting.runtime)
+    module = FactoredLayer(job.chain, job.lowering, device="meta").to_empty(device="cpu").eval()
+    fill_randomly(module)
+    large = sum(p.numel() * p.element_size() for p in module.parameters()) >= enough
+    other = module if large else copy.deepcopy(module)
     try:
-        return [_once(pair, inputs, device, twin=True) for _ in range(2)][-1]
-    except RuntimeError:
+        chain = runtime.prepare_chain(module, inputs, setting)
+        return _Twins(chain, chain if large else runtime.prepare_chain(other, inputs, setting))
+    except (CompressError, RuntimeError):
+        if not job.lowering:
+            raise
+        return None
+
+
+def _second_run(job: Job, twins: _Twins | None, stopwatch: Callable[[Call], float]) -> float:
+    """Milliseconds of a chain the second time; infinity for a lowering that fails."""
+    if twins is None:
+        return math.inf
+    try:
+        rounds = Rounds(warmup=0, least=2, seconds=0.0)
+        return in_turns([twins.prepared()], stopwatch, rounds)[0].milliseconds[-1]
+    except (CompressError, RuntimeError):
         if not job.lowering:
             raise
         return math.inf
 
 
-def _typical(taken: Sequence[tuple[bool, float]]) -> float:
-    return float(np.quantile(_clean(taken) or [ms for _, ms in taken], QUANTILE))
-
-
-def _clean(samples: Sequence[tuple[bool, float]]) -> list[float]:
-    """The times during which nothing else took the processor, where there are enough of them."""
-    times = [ms for clean, ms in samples if clean]
-    return times if len(times) >= ENOUGH else []
-
-
-def _once(pair: tuple[nn.Module, nn.Module], inputs: Tensor, device: torch.device, twin: bool) -> float:
-    held = pair[0](inputs) if twin else None
-    if held is not None and held.numel() * held.element_size() > HELD:
-        held = None
-    return milliseconds(lambda: pair[1](inputs), device)
-
-
-def make_input(spec: Stage, size: Pair, setting: TimingSetting, device: torch.device) -> Tensor:
+def make_input(spec: Stage, size: Pair, batch: int) -> Tensor:
     """Random numbers that a layer takes in: [batch, C, h, w], or [batch, positions, C] for a Linear."""
-    dtype = getattr(torch, setting.dtype)
     if spec.linear:
         positions = () if size == (1, 1) else (size[0],)
-        return _normal(setting.batch, *positions, spec.in_channels).to(device, dtype)
-    values = _normal(setting.batch, spec.in_channels, *size).to(device, dtype)
-    return values.contiguous(memory_format=MEMORY_FORMATS[setting.memory_format])
-
-
-def _pair(job: Job, setting: TimingSetting, device: torch.device, enough: int) -> tuple[nn.Module, nn.Module]:
-    """A chain with random weights and its twin: the same module where its weights alone fill `enough` bytes."""
-    dtype = getattr(torch, setting.dtype)
-    module = FactoredLayer(job.chain, job.lowering, device="meta", dtype=dtype).to_empty(device=device).eval()
-    fill_randomly(module)
-    module = module.to(memory_format=MEMORY_FORMATS[setting.memory_format])  # type: ignore[call-overload]
-    large = sum(p.numel() * p.element_size() for p in module.parameters()) >= enough
-    return (module if large else copy.deepcopy(module)), module
+        return _normal(batch, *positions, spec.in_channels)
+    return _normal(batch, spec.in_channels, *size)
 
 
 def fill_randomly(chain: FactoredLayer) -> None:

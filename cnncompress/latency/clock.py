@@ -1,42 +1,98 @@
-"""Reading the clock, on devices that work ahead too; and the number of CPU threads."""
+"""The one clock: prepared calls that run in turns, so that a slow moment of the machine hits all of them."""
 
 from __future__ import annotations
 
-import os
+import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
-import torch
-
-from cnncompress.errors import UsageError
+import numpy as np
 
 try:
     import resource
 except ImportError:  # not on Windows
     resource = None  # type: ignore[assignment]
 
-MOST_THREADS = 64  # on a machine of fewer processors
+ENOUGH = 3  # undisturbed times that are as good as all
+
+Call = Callable[[], object]
 
 
-def check_threads(number: int | None) -> None:
-    """UsageError for a number of CPU threads below 1, or so high that the system would end the process."""
-    most = max(MOST_THREADS, os.cpu_count() or 1)
-    if number is not None and not 1 <= number <= most:
-        raise UsageError(f"the number of threads is {number}; give --threads a whole number from 1 to {most}")
+@dataclass(frozen=True)
+class Prepared:
+    """What is timed, and what runs just before and after it without being timed."""
+
+    call: Call
+    before: Call | None = None
+    after: Call | None = None
 
 
-@contextmanager
-def cpu_threads(number: int | None) -> Iterator[None]:
-    """Run the block with so many CPU threads (None leaves them); UsageError as `check_threads`."""
-    check_threads(number)
-    before = torch.get_num_threads()
-    try:
-        if number is not None:
-            torch.set_num_threads(number)
-        yield
-    finally:
-        torch.set_num_threads(before)
+@dataclass(frozen=True)
+class Rounds:
+    """How often calls run: after `warmup` rounds at least `least`, and as many as `seconds` for each call hold.
+
+    With `undisturbed` there are more, up to `most`, until the system has left each call alone `ENOUGH` times.
+    """
+
+    warmup: int = 3
+    least: int = 20
+    seconds: float = 1.0
+    undisturbed: bool = False
+    most: float = math.inf
+
+
+@dataclass
+class Samples:
+    """Milliseconds of one call by round, and in which rounds nothing else took the processor."""
+
+    milliseconds: list[float] = field(default_factory=list)
+    alone: list[bool] = field(default_factory=list)
+
+    @property
+    def undisturbed(self) -> list[float]:
+        """Those of the rounds without disturbance, where there are enough of them; else none."""
+        times = [ms for ms, alone in zip(self.milliseconds, self.alone, strict=True) if alone]
+        return times if len(times) >= ENOUGH else []
+
+
+def in_turns(
+    prepared: Sequence[Prepared],
+    stopwatch: Callable[[Call], float],
+    rounds: Rounds,
+    before_round: Call | None = None,
+) -> list[Samples]:
+    """The times of several calls, which take turns at being the first of a round; `stopwatch` times one of them."""
+    for one in list(prepared) * rounds.warmup:
+        one.call()
+    samples = [Samples() for _ in prepared]
+    start, done = time.perf_counter(), 0
+    while not _is_over(rounds, done, (time.perf_counter() - start) / max(1, len(prepared)), samples):
+        if before_round is not None:
+            before_round()
+        for turn in range(len(prepared)):
+            k = (done + turn) % len(prepared)
+            _sample(prepared[k], stopwatch, samples[k])
+        done += 1
+    return samples
+
+
+def _sample(prepared: Prepared, stopwatch: Callable[[Call], float], samples: Samples) -> None:
+    if prepared.before is not None:
+        prepared.before()
+    switches = preemptions()
+    samples.milliseconds.append(stopwatch(prepared.call))
+    samples.alone.append(preemptions() == switches)
+    if prepared.after is not None:
+        prepared.after()
+
+
+def _is_over(rounds: Rounds, done: int, seconds: float, samples: Sequence[Samples]) -> bool:
+    if done >= rounds.most:
+        return True
+    if done < rounds.least or seconds < rounds.seconds:
+        return False
+    return not rounds.undisturbed or all(one.undisturbed for one in samples)
 
 
 def preemptions() -> int:
@@ -44,22 +100,7 @@ def preemptions() -> int:
     return 0 if resource is None else resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
 
 
-def synchronize(device: torch.device) -> None:
-    """Wait until a device has done what it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def milliseconds(run: Callable[[], object], device: torch.device) -> float:
-    """How long `run` takes on `device`."""
-    if device.type != "cuda":
-        start = time.perf_counter()
-        run()
-        return (time.perf_counter() - start) * 1000
-    begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    with torch.cuda.device(device):
-        begin.record()
-        run()
-        end.record()
-        end.synchronize()
-    return begin.elapsed_time(end)
+def percentiles(milliseconds: Sequence[float]) -> tuple[float, float, float]:
+    """The median, the tenth and the ninetieth percentile."""
+    median, p10, p90 = np.percentile(milliseconds, [50, 10, 90]).tolist()
+    return median, p10, p90

@@ -13,7 +13,8 @@ from cnncompress.chains.spec import Call, Chain, ConvSpec, Pair, Rank, chain_par
 from cnncompress.decompositions import Decomposition
 from cnncompress.latency.chains import Job, measure
 from cnncompress.latency.curves import Curves, Timed, anchor_ranks, choose_probe, padded_jobs, regrouped_jobs, structure
-from cnncompress.latency.setting import TimingSetting, cache_folder
+from cnncompress.latency.machine import cache_folder, identity
+from cnncompress.latency.setting import TimingSetting
 from cnncompress.latency.store import Store
 
 BUSY = 1.2  # where a layer takes so many times as long as it did, its machine has other work
@@ -30,14 +31,14 @@ class LatencyTable:
     def __init__(self, setting: TimingSetting, cache: Path | str | None = "") -> None:
         self.setting = setting
         self._cache = cache_folder() if cache == "" else Path(cache) if cache is not None else None
-        self._identity = setting.identity()
+        self.identity = identity(setting)
         self._stores: dict[tuple[ConvSpec, Pair], Store] = {}
         self._factor = 1.0
 
     def settle(self, calls: Mapping[str, Call], within: Mapping[str, float]) -> None:
         """Scale all times so that layers take together what they take `within` their network, milliseconds by name.
 
-        `profiling.layer_latency` measures those. Alone, a layer finds its input in a nearer cache and its output in
+        `layer_latencies` measures those. Alone, a layer finds its input in a nearer cache and its output in
         memory that was in use before, which makes it some percent faster; its chains too.
         """
         self._factor = 1.0
@@ -102,7 +103,7 @@ class LatencyTable:
     def _store(self, spec: ConvSpec, size: Pair) -> Store:
         if (spec, size) not in self._stores:
             layer = {"layer": stage_to_json(spec), "size": list(size)}
-            self._stores[spec, size] = Store(self._cache, self._identity | layer)
+            self._stores[spec, size] = Store(self._cache, self.identity | layer)
         return self._stores[spec, size]
 
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    pass
+from cnncompress.latency.setting import TimingSetting
 
 
 @dataclass(frozen=True)
 class Latency:
-    """Milliseconds of one forward pass of a batch.
+    """Milliseconds of one forward pass of a batch, and all of the setting they were measured in.
 
     `original` is the median of the original network that ran in turns with it, in the memory format it is fastest in.
     """
@@ -19,9 +17,5 @@ class Latency:
     median: float
     p10: float
     p90: float
-    batch: int
-    threads: int
-    device: str
-    dtype: str
-    memory_format: str = "contiguous"
+    setting: TimingSetting
     original: float | None = None

@@ -9,9 +9,9 @@ from typing import Any
 
 from cnncompress.chains.plan import Budget
 from cnncompress.chains.spec import Pair
+from cnncompress.latency.setting import TimingSetting
 from cnncompress.metrics import get_metric
 from cnncompress.names.metrics import DEFAULT
-from cnncompress.network.device import resolve_device
 from cnncompress.planning import Choice, RankRequest, seeded
 
 
@@ -126,24 +126,6 @@ class FitAsked:
 
 
 @dataclass(frozen=True)
-class Timing:
-    """How latency is measured; `memory_format` None is that of each network."""
-
-    batch_size: int = 1
-    threads: int | None = None
-    device: str = "auto"
-    memory_format: str | None = None
-
-    def settings(self) -> dict[str, Any]:
-        """The arguments of `latency`, without the memory format."""
-        return {"batch": self.batch_size, "threads": self.threads, "device": str(resolve_device(self.device))}
-
-    def asked(self) -> dict[str, Any]:
-        """The memory format as an argument of `latency`."""
-        return {"memory_format": self.memory_format}
-
-
-@dataclass(frozen=True)
 class Place:
     """Where a run is written, None for `runs/NAME`, and what may be replaced there; a dry run writes none."""
 
@@ -166,7 +148,8 @@ class TrainingAsked:
 class Job:
     """All of `cnncompress decompose`: a network, images, how much is to be kept, what layers may become, and how.
 
-    `timing` is that of budgets of latency; its memory format is the one of the result.
+    `timings` say how networks are timed, the first one for budgets of latency too; `timed` asks for the times of the
+    result where no budget does. `memory_format` is the one of the result, "" to leave it to the job.
     """
 
     network: NetworkAsked
@@ -174,7 +157,9 @@ class Job:
     aim: Aim = Aim()
     layers: LayersAsked = field(default_factory=LayersAsked)
     fit: FitAsked = FitAsked()
-    timing: Timing = Timing()
+    timings: Sequence[TimingSetting] = (TimingSetting(device="auto"),)
+    timed: bool = False
+    memory_format: str = ""
     place: Place = Place()
 
     @property

@@ -125,15 +125,15 @@ def _finish(work: Work, made: Made, command: Sequence[str], steps: Steps) -> Dec
         row = make_row(described(opened, job), "decomposed", profile(small, example), made.result, work.data)
     before, said = made.before.row, made.notes
     row = replace(row, top1_error=paired_error(made.before.result, made.result))
-    if job.aim.searching:
+    if job.aim.searching or job.timed:
         original = original_of(opened.run)
         with steps("latency", "time the networks"):
             timed = time_result(
-                opened.model if original is None else original, small, made.plan, example, job.aim, job.timing
+                opened.model if original is None else original, small, made.plan, example, job.aim, job.timings
             )
         small, said = timed.network, said + timed.notes
         made.plan.memory_format = timed.memory_format
-        row, before = replace(row, latency=timed.compressed), replace(before, latency=timed.original)
+        before, row = before.timed([then for then, _ in timed.times]), row.timed([now for _, now in timed.times])
     check_finished(opened.model, small, example)
     origin = provenance(small) or Provenance()
     told = collect(

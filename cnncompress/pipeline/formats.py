@@ -9,6 +9,8 @@ from contextlib import suppress
 from torch import Tensor, nn
 
 from cnncompress.errors import CompressError
+from cnncompress.latency.runtimes import get_runtime
+from cnncompress.latency.setting import TimingSetting
 from cnncompress.latency.timed import Latency
 from cnncompress.network.copying import clone
 from cnncompress.network.memory_format import MEMORY_FORMATS, memory_format_of, to_memory_format
@@ -26,10 +28,13 @@ def converted(model: nn.Module, example: Tensor, memory_format: str) -> nn.Modul
     return ready
 
 
-def in_formats(model: nn.Module, example: Tensor) -> dict[str, nn.Module]:
-    """A network by the memory formats that it runs in: itself in its own, which comes first, and copies in others."""
+def in_formats(model: nn.Module, example: Tensor, setting: TimingSetting | None = None) -> dict[str, nn.Module]:
+    """A network by the memory formats that it runs in: itself in its own, which comes first, and copies in others.
+
+    There are no others in a runtime for which they are all the same.
+    """
     found = {memory_format_of(model): model}
-    for name in MEMORY_FORMATS:
+    for name in get_runtime((setting or TimingSetting()).runtime).memory_formats:
         if name not in found:
             with suppress(CompressError):
                 found[name] = converted(model, example, name)

@@ -55,13 +55,15 @@ def prepare_planning(work: Work, steps: Steps) -> Planning:
     job, subject = work.job, work.subject
     calibration = calibrated(work, list(work.choices), steps)
     with steps("candidates", f"try methods and ranks on {counted(len(work.choices), 'layer')}"):
-        timed = time_formats(subject, job.timing, steps) if job.aim.by_latency else None
-        times = None if timed is None else latency_model(subject, timed, job.timing, steps)
+        timed = time_formats(subject, job.timings[0], job.memory_format, steps) if job.aim.by_latency else None
+        times = None
+        if timed is not None:
+            times = latency_model(subject, timed, job.timings[0], job.memory_format, steps)
         answers = answers_of(subject, calibration) if job.fit.corrected else None
         guide = Guide(job.fit.metric, calibration.statistics, answers)
         multiple = job.layers.multiple or (8 if resolve_device(job.images.device).type == "cuda" else None)
         planner = Planner(make_candidates(subject, work.choices, guide, times, multiple=multiple))
-    kept_in = job.timing.memory_format or ("" if timed is None else timed.reference)
+    kept_in = job.memory_format or ("" if timed is None else timed.reference)
     return Planning(planner, calibration, kept_in)
 
 
@@ -85,7 +87,7 @@ def make_plan(work: Work, steps: Steps) -> Planned:
         else:
             centred = get_metric(job.fit.metric).centred or job.fit.corrected
             plan = plan_by_rank(work.choices, subject.calls, job.fit.metric, False, centred)
-    return Planned(_complete(work, plan, job.timing.memory_format or ""), job.aim)
+    return Planned(_complete(work, plan, job.memory_format), job.aim)
 
 
 def _complete(work: Work, plan: Plan, memory_format: str) -> Plan:

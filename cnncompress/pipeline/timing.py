@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
 from cnncompress.chains.plan import Plan
 from cnncompress.errors import CompressError, UsageError
+from cnncompress.latency.machine import complete
 from cnncompress.latency.network import latency
 from cnncompress.latency.setting import TimingSetting
 from cnncompress.latency.timed import Latency
 from cnncompress.network.memory_format import memory_format_of
 from cnncompress.network.subject import Subject
-from cnncompress.pipeline.asked import Aim, Timing
+from cnncompress.pipeline.asked import Aim
 from cnncompress.pipeline.formats import beside, converted, fastest, in_formats, in_words
 from cnncompress.pipeline.notes import Note, notes
 from cnncompress.planning import LatencyModel, network_clock, settled_table
 from cnncompress.terminal.console import Steps
+
+
+def check_timings(settings: Sequence[TimingSetting]) -> None:
+    """Before any work: UsageError or CompressError for a setting in which nothing can be timed here."""
+    for setting in settings:
+        complete(setting)
 
 
 def check_format(model: nn.Module, example: Tensor, memory_format: str | None) -> None:
@@ -44,61 +51,80 @@ class TimedFormats:
         return fastest(self.latencies)
 
 
-def time_formats(subject: Subject, timing: Timing, steps: Steps) -> TimedFormats:
-    """Time the original in every memory format that it runs in."""
-    networks = in_formats(subject.network, subject.example)
+def time_formats(subject: Subject, setting: TimingSetting, memory_format: str, steps: Steps) -> TimedFormats:
+    """Time the original in every memory format that it runs in, or that the runtime tells apart.
+
+    `memory_format` is the one asked for, which is among them; "" for none.
+    """
+    networks = in_formats(subject.network, subject.example, setting)
+    if memory_format and memory_format not in networks:
+        networks = {memory_format: converted(subject.network, subject.example, memory_format)}
     with steps("latency", "time the networks"):
-        return TimedFormats(networks, latency(networks, subject.example, **timing.settings()))
+        return TimedFormats(networks, latency(networks, subject.example, setting))
 
 
-def latency_model(subject: Subject, timed: TimedFormats, timing: Timing, steps: Steps) -> LatencyModel:
+def latency_model(
+    subject: Subject, timed: TimedFormats, setting: TimingSetting, memory_format: str, steps: Steps
+) -> LatencyModel:
     """What budgets of latency need to know, in the memory format asked for, or else in the fastest."""
-    planned, reference = timing.memory_format or timed.reference, timed.reference
-    dtype = str(subject.example.dtype).removeprefix("torch.")
-    setting = TimingSetting(**timing.settings(), dtype=dtype, memory_format=planned)
+    planned, reference = memory_format or timed.reference, timed.reference
     with steps("latency", "time layers and chains"):
         table = settled_table(timed.networks[planned], subject.example, subject.calls, setting)
     original, best = timed.latencies[planned].median, timed.latencies[reference].median
-    clock = network_clock(timed.networks[reference], subject.example, best, planned, **timing.settings())
+    clock = network_clock(timed.networks[reference], subject.example, best, setting, planned)
     return LatencyModel(table, original, best, clock)
 
 
 @dataclass(frozen=True)
 class TimedResult:
-    """A compressed network in the memory format that it is to be in, with the latencies of both networks, if known."""
+    """A compressed network in the memory format that it is to be in.
+
+    `times` are the latencies of the original and of the network in each runtime, none where they could not be measured.
+    """
 
     network: nn.Module
     memory_format: str
-    original: Latency | None = None
-    compressed: Latency | None = None
+    times: tuple[tuple[Latency, Latency], ...] = ()
     notes: tuple[Note, ...] = ()
 
 
 def time_result(
-    original: nn.Module, small: nn.Module, plan: Plan, example: Tensor, aim: Aim, timing: Timing
+    original: nn.Module, small: nn.Module, plan: Plan, example: Tensor, aim: Aim, settings: Sequence[TimingSetting]
 ) -> TimedResult:
-    """The network of a plan, in its fastest memory format unless the plan names one, timed in turns with the original.
+    """The network of a plan, timed in turns with the original in each runtime.
 
-    The original runs in all memory formats that it can. Where no budget of latency asks for times, a network that
-    cannot be timed has none, and a note tells why.
+    It is put in the memory format that it is fastest in, in the first one, unless the plan names one. Where no budget
+    of latency asks for times, a network that cannot be timed has none, and a note tells why.
     """
+    first, *further = settings
     try:
-        models = {plan.memory_format: small} if plan.memory_format else in_formats(small, example)
-        named = {"original": in_formats(original, example), "compressed": models}
-        together = {f"{what}, {name}": m for what, by in named.items() for name, m in by.items()}
-        times = latency(together, example, **timing.settings())
+        models = {plan.memory_format: small} if plan.memory_format else in_formats(small, example, first)
+        originals, found = _beside(original, models, example, first)
+        own, best = next(iter(models)), fastest(found)
+        others = [_beside(original, {best: models[best]}, example, setting) for setting in further]
     except CompressError as error:
         if aim.by_latency:
             raise
         return TimedResult(small, plan.memory_format, notes=notes("latency", f"the latency was not measured: {error}"))
-    originals, found = ({name: times[f"{what}, {name}"] for name in by} for what, by in named.items())
-    own, best, before = next(iter(models)), fastest(found), originals[fastest(originals)]
+    pairs = [(them[fastest(them)], ours[best]) for them, ours in ((originals, found), *others)]
+    times = tuple((before, beside(before, after)) for before, after in pairs)
     said = []
     if best != own:
         gain = found[best].median / found[own].median
         said.append(f"kept in the memory format {best}, where it takes {gain:.2f} of its time in {own}")
-    if found[best].median >= before.median and aim.budget is not None and not aim.by_latency:
+    if found[best].median >= times[0][0].median and aim.budget is not None and not aim.by_latency:
         said.append("`--budget latency=0.9` beside the other budget plans for time too")
     said += in_words(originals)
     kept = best if best != own else plan.memory_format
-    return TimedResult(models[best], kept, before, beside(before, found[best]), notes("latency", *said))
+    return TimedResult(models[best], kept, times, notes("latency", *said))
+
+
+def _beside(
+    original: nn.Module, models: Mapping[str, nn.Module], example: Tensor, setting: TimingSetting
+) -> tuple[dict[str, Latency], dict[str, Latency]]:
+    """Latency of an original in all memory formats that it runs in, and of a compressed network, all in turns."""
+    named = {"original": in_formats(original, example, setting), "compressed": models}
+    together = {f"{what}, {name}": m for what, by in named.items() for name, m in by.items()}
+    times = latency(together, example, setting)
+    originals, found = ({name: times[f"{what}, {name}"] for name in by} for what, by in named.items())
+    return originals, found

@@ -26,7 +26,7 @@ def expected_steps(job: Job) -> list[str]:
         return first
     first += ["evaluate"] * images + ["calibrate"] * (guided and not aim.searching) + ["factorize"]
     first += ["reconstruct"] * (job.fit.reconstruct > 0) + ["evaluate"] * images
-    return [*first, *["latency"] * aim.searching, "save"]
+    return [*first, *["latency"] * (aim.searching or job.timed), "save"]
 
 
 def labels_for(job: Job) -> str:

@@ -11,7 +11,6 @@ from torch import nn
 
 from cnncompress.data import Data
 from cnncompress.files.place import default_place
-from cnncompress.latency.clock import check_threads
 from cnncompress.metrics import get_metric
 from cnncompress.network.checking import check_weights, remarks_on
 from cnncompress.network.device import resolve_device
@@ -23,7 +22,7 @@ from cnncompress.pipeline.images import evaluate_on, open_data
 from cnncompress.pipeline.notes import Note, notes
 from cnncompress.pipeline.opened import Opened, count_outputs, need_layers, open_network
 from cnncompress.pipeline.original import original_row
-from cnncompress.pipeline.timing import check_format
+from cnncompress.pipeline.timing import check_format, check_timings
 from cnncompress.pipeline.words import labels_for
 from cnncompress.planning import Choice, choices_of, reasons_of
 from cnncompress.reporting import Row
@@ -54,7 +53,7 @@ class Work:
 def prepare(job: Job, held: ExitStack, steps: Steps) -> Work:
     """Open and check all that a job needs; nobody else may write at its place while `held` is open."""
     resolve_device(job.images.device)
-    check_threads(job.timing.threads)
+    check_timings(job.timings)
     get_metric(job.fit.metric)
     if job.place.out is not None and not job.place.dry_run:
         held.enter_context(reserved(job.place.out, job.place.force))
@@ -67,7 +66,7 @@ def prepare(job: Job, held: ExitStack, steps: Steps) -> Work:
         data = apart(open_data(job.images.spec, opened, labels_for(job)), job.fit)
         check_weights(opened.model)
         check_packed(opened.model, opened.provenance)
-        check_format(opened.model, opened.example(), job.timing.memory_format)
+        check_format(opened.model, opened.example(), job.memory_format)
         subject = look_at(opened.model, opened.example())
         default, special = job.layers.rules(job.seed)
         choices, reasons = choices_of(subject, default, special, job.layers.layers, job.layers.skip)

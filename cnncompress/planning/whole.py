@@ -10,39 +10,51 @@ from torch import Tensor, nn
 from cnncompress.chains.plan import Plan
 from cnncompress.chains.spec import Call
 from cnncompress.latency.chains import fill_randomly
-from cnncompress.latency.network import latency, layer_latency
+from cnncompress.latency.clock import Rounds
+from cnncompress.latency.machine import of_network
+from cnncompress.latency.network import latency, layer_latencies
 from cnncompress.latency.setting import TimingSetting
 from cnncompress.latency.table import LatencyTable
 from cnncompress.network.copying import clone
 from cnncompress.network.memory_format import memory_format_of, to_memory_format
 from cnncompress.network.swap import build_chain, swap
 
-REPEATS, SECONDS = 12, 0.5  # at least, of each network
+ROUNDS = Rounds(least=12, seconds=0.5)
 
 
 def network_clock(
-    model: nn.Module, example: Tensor, original_ms: float, memory_format: str = "", **settings: Any
+    model: nn.Module, example: Tensor, original_ms: float, setting: TimingSetting | None = None, memory_format: str = ""
 ) -> Callable[[Plan], float]:
     """A function that measures the milliseconds of the network after a plan, with random numbers for kernels.
 
     It runs in turns with `model` in its own memory format, which is taken to need `original_ms`; what counts are the
     tenth percentiles, as other work on the machine only ever adds to a time. The network after the plan is in
-    `memory_format`, "" for its own. `settings` are those of `profiling.latency`.
+    `memory_format`, "" for its own.
     """
 
     def clock(plan: Plan) -> float:
         models = {"original": model, "planned": to_memory_format(with_random_chains(model, plan), memory_format)}
-        found = latency(models, example, repeats=REPEATS, min_seconds=SECONDS, **settings)
+        found = latency(models, example, setting, ROUNDS)
         return original_ms * found["planned"].p10 / found["original"].p10
 
     return clock
 
 
 def settled_table(model: nn.Module, example: Tensor, calls: Mapping[str, Call], setting: TimingSetting) -> LatencyTable:
-    """Times of layers and chains, scaled to what layers take within `model`, which is in the setting's format."""
-    table = LatencyTable(setting)
-    within = layer_latency(model, example, batch=setting.batch, threads=setting.threads, device=setting.device)
-    table.settle(calls, {name: found.median for name, found in within.items()})
+    """Times of layers and chains of `model`, scaled to what layers take within it.
+
+    Where the runtime does not show that, they are scaled down until the layers take no longer than the network.
+    """
+    own = of_network(setting, model)
+    table = LatencyTable(own)
+    within = layer_latencies({"": model}, example, own)
+    if within is not None:
+        table.settle(calls, {name: found.median for name, found in within[""].items()})
+        return table
+    alone = {name: table.dense(call) for name, call in calls.items()}
+    whole = latency({"": model}, example, own, ROUNDS)[""].median
+    scale = min(1.0, whole / max(sum(alone.values()), 1e-9))
+    table.settle(calls, {name: scale * ms for name, ms in alone.items()})
     return table
 
 

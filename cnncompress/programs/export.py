@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from collections.abc import Callable
 from dataclasses import dataclass
-from io import BytesIO, StringIO
+from io import BytesIO
 from pathlib import Path
 from types import ModuleType
 
@@ -17,10 +14,8 @@ from torch import Tensor, nn
 from cnncompress.errors import CompressError
 from cnncompress.files.publish import check_file, replacing
 from cnncompress.network.copying import clone
+from cnncompress.network.onnx import BATCH_IS_FREE, check_size, foreign, missing_package, to_onnx
 from cnncompress.network.run import forward, inference, logits, same_outputs
-
-ONNX_LIMIT = 2**31  # bytes of one protobuf file
-BATCH_IS_FREE = ({0: torch.export.Dim.DYNAMIC},)
 
 Runner = Callable[[Tensor], Tensor]
 
@@ -60,23 +55,10 @@ def export_onnx(
         raise CompressError(
             f"ONNX Runtime computes in float32 and float16 on a CPU, not in {kind}; export to pt2 instead"
         )
-    size = sum(t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers()))
-    if size >= ONNX_LIMIT:
-        raise CompressError(f"{size / 1e9:.1f} GB of weights do not fit one ONNX file (2 GB); export to pt2 instead")
+    check_size(model)
 
     def write(net: nn.Module, inputs: Tensor, file: Path) -> Runner:
-        program = torch.onnx.export(
-            net,
-            (inputs,),
-            dynamo=True,
-            opset_version=opset,
-            dynamic_shapes=BATCH_IS_FREE,
-            input_names=["input"],
-            output_names=["logits"],
-            verbose=False,
-        )
-        if program is None:
-            raise CompressError("the ONNX exporter returned nothing")
+        program = to_onnx(net, inputs, opset)
         program.save(file, external_data=False)
         options = runtime.SessionOptions()
         options.log_severity_level = 3  # errors only
@@ -129,9 +111,9 @@ def export_checked(
                 "two forward passes on the same input differ: the network is random or counts its passes (F.dropout "
                 "without training=self.training does that), and no export of it can be checked"
             )
-        with _foreign(kind, "export"):
+        with foreign(kind, "export"):
             run = write(model, traced, file)
-        with _foreign(kind, "run the export of"):
+        with foreign(kind, "run the export of"):
             found = [run(x) for x in batches]
         absolute, relative = _compare(expected, found)
         if not relative <= tolerance:
@@ -161,30 +143,9 @@ def _compare(expected: list[Tensor], found: list[Tensor]) -> tuple[float, float]
     return float(torch.stack(absolutes).max()), float(torch.stack(relatives).max())
 
 
-@contextmanager
-def _foreign(kind: str, doing: str) -> Iterator[None]:
-    """Run an exporter or a runtime in silence; what it raises becomes one line."""
-    level = logging.root.manager.disable
-    logging.disable(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    except (CompressError, OSError):
-        raise
-    except Exception as error:  # any of the many kinds that tracers, converters and runtimes raise
-        cause = error.__cause__ or error
-        reason = next((line.strip() for line in str(cause).splitlines() if line.strip()), "")
-        raise CompressError(f"{kind} cannot {doing} this network: {type(cause).__name__}: {reason}") from error
-    finally:
-        logging.disable(level)
-
-
 def _onnxruntime() -> ModuleType:
-    try:
-        import onnx  # noqa: F401
-        import onnxruntime
-        import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise CompressError(f"{error.name} is not installed: pip install 'cnncompress[onnx]'") from error
+    if missing := missing_package():
+        raise CompressError(missing)
+    import onnxruntime
+
     return onnxruntime

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -12,17 +12,19 @@ from cnncompress.chains.spec import Pair, Rank
 from cnncompress.errors import CompressError
 from cnncompress.files.reading import MalformedError, check
 from cnncompress.files.schemas import Metrics
+from cnncompress.latency.setting import TimingSetting
 from cnncompress.latency.timed import Latency
 from cnncompress.network.costs import Profile
 from cnncompress.text import plain_values
 
 SCHEMA = 1
 Kind = Literal["original", "decomposed", "finetuned"]
-LATENCY_KEYS = ("median", "p10", "p90", "batch", "threads", "device", "dtype")
+TIME_KEYS = ("median", "p10", "p90")
+SETTING_KEYS = ("batch", "threads", "device", "dtype")
 ROW_KEYS = ("name", "kind", "params", "macs", "size_bytes", "top1", "top5", "images")
 LAYER_KEYS = ("layer", "method", "rank", "params", "macs", "error")
 # What reports of earlier versions lack, with the value that stands for it.
-LATER_LATENCY: dict[str, Any] = {"memory_format": "unknown memory format", "original": None}
+LATER_SETTING: dict[str, Any] = {"memory_format": "unknown memory format", "runtime": "torch"}
 LATER_ROW: dict[str, Any] = {"other_macs": 0, "data": None, "top1_error": None}
 LATER_LAYER: dict[str, Any] = {"was": "", "rise": None}
 
@@ -33,7 +35,7 @@ class Row:
 
     `other_macs` of `macs` are outside convolution and linear layers. `data` identifies the images the accuracy was
     measured on. `top1_error` is the standard error, in points, of the difference of `top1` to the original's, both on
-    the same images.
+    the same images. `latency` is that in the first runtime asked for, `further` those in the others.
     """
 
     name: str
@@ -48,6 +50,16 @@ class Row:
     other_macs: int = 0
     data: str | None = None
     top1_error: float | None = None
+    further: tuple[Latency, ...] = ()
+
+    @property
+    def latencies(self) -> tuple[Latency, ...]:
+        """Those in all runtimes."""
+        return (() if self.latency is None else (self.latency,)) + self.further
+
+    def timed(self, latencies: Sequence[Latency]) -> Row:
+        """The row with latencies in the place of its own, the first runtime's first."""
+        return dataclasses.replace(self, latency=next(iter(latencies), None), further=tuple(latencies[1:]))
 
     @classmethod
     def of(cls, name: str, kind: Kind, profile: Profile, **measured: Any) -> Row:
@@ -90,9 +102,7 @@ class Report:
         """All of it as JSON-ready values after the schema: what a run stores, and what `from_json` reads back."""
         return {
             "schema": SCHEMA,
-            "rows": [
-                _pick(row, (*ROW_KEYS, *LATER_ROW)) | {"latency_ms": _latency_to_json(row.latency)} for row in self.rows
-            ],
+            "rows": [_row_to_json(row) for row in self.rows],
             "layers": [_pick(layer, (*LAYER_KEYS, *LATER_LAYER)) for layer in self.layers],
             "kept": dict(self.kept),
             "notes": list(self.notes),
@@ -117,15 +127,26 @@ def _pick(value: Any, keys: Iterable[str]) -> dict[str, Any]:
     return {key: list(v) if isinstance(v, tuple) else v for key, v in picked.items()}
 
 
-def _latency_to_json(latency: Latency | None) -> dict[str, Any] | None:
-    return None if latency is None else _pick(latency, (*LATENCY_KEYS, *LATER_LATENCY))
+def _row_to_json(row: Row) -> dict[str, Any]:
+    values = _pick(row, (*ROW_KEYS, *LATER_ROW))
+    values["latency_ms"] = None if row.latency is None else _latency_to_json(row.latency)
+    return values | ({"further_latency_ms": list(map(_latency_to_json, row.further))} if row.further else {})
 
 
 def _row_from_json(values: Mapping[str, Any]) -> Row:
-    latency = values["latency_ms"]
-    if latency is not None:
-        latency = Latency(**_read(latency, LATENCY_KEYS, LATER_LATENCY))
-    return Row(**_read(values, ROW_KEYS, LATER_ROW), latency=latency)
+    found = [*filter(None, [values["latency_ms"]]), *values.get("further_latency_ms", [])]
+    return Row(**_read(values, ROW_KEYS, LATER_ROW)).timed([_latency_from_json(latency) for latency in found])
+
+
+def _latency_to_json(latency: Latency) -> dict[str, Any]:
+    setting = _pick(latency.setting, (*SETTING_KEYS, *LATER_SETTING))
+    return _pick(latency, TIME_KEYS) | setting | {"original": latency.original}
+
+
+def _latency_from_json(values: Mapping[str, Any]) -> Latency:
+    setting = TimingSetting(**_read(values, SETTING_KEYS, LATER_SETTING))
+    median, p10, p90 = (values[key] for key in TIME_KEYS)
+    return Latency(median, p10, p90, setting, values.get("original"))
 
 
 def _layer_from_json(values: Mapping[str, Any]) -> LayerRow:
@@ -145,12 +166,17 @@ def layer_rows(plan: Plan, errors: Mapping[str, float]) -> list[LayerRow]:
     ]
 
 
-def original_milliseconds(row: Row, original: Row) -> float | None:
-    """What the original took beside a row's network; None where it was not timed, or under other conditions."""
-    now, then = row.latency, original.latency
-    if now is None or then is None or now.original is not None:
-        return now.original if now else None
-    return then.median if (now.batch, now.threads, now.device) == (then.batch, then.threads, then.device) else None
+def milliseconds_beside(now: Latency, original: Row) -> float | None:
+    """What the original of a network took beside it; None where it was not timed, or under other conditions."""
+    if now.original is not None:
+        return now.original
+    alike = [then.median for then in original.latencies if _conditions(then.setting) == _conditions(now.setting)]
+    return alike[0] if alike else None
+
+
+def _conditions(setting: TimingSetting) -> tuple[Any, ...]:
+    """What two times that may be compared have in common."""
+    return setting.runtime, setting.batch, setting.threads, setting.device
 
 
 def merge(reports: Mapping[str, Report]) -> Report:
@@ -211,17 +237,16 @@ def _together(one: Row, other: Row) -> Row | None:
     """Two rows of one network as one row, or None where they are not."""
     measured = ("top1", "top5", "images", "data")
     values = {key: (getattr(one, key), getattr(other, key)) for key in measured}
-    blank: dict[str, Any] = dict.fromkeys((*measured, "latency"))
+    blank: dict[str, Any] = dict.fromkeys((*measured, "latency")) | {"further": ()}
     same = dataclasses.replace(one, **blank) == dataclasses.replace(other, **blank)
     if not same or any(a is not None and b is not None and a != b for a, b in values.values()):
         return None
     found: dict[str, Any] = {key: b if a is None else a for key, (a, b) in values.items()}
-    return dataclasses.replace(one, **found, latency=one.latency or other.latency)
+    return dataclasses.replace(one, **found).timed(one.latencies or other.latencies)
 
 
 def _beside(row: Row, original: Row | None) -> Row:
     """A row whose latency tells what its own original took."""
-    if row.latency is None or original is None:
+    if original is None:
         return row
-    timed = dataclasses.replace(row.latency, original=original_milliseconds(row, original))
-    return dataclasses.replace(row, latency=timed)
+    return row.timed([dataclasses.replace(x, original=milliseconds_beside(x, original)) for x in row.latencies])

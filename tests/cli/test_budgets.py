@@ -10,9 +10,9 @@ import pytest
 import torch
 
 import cnncompress as cc
-from cnncompress.latency.timed import Latency
 from cnncompress.network.memory_format import memory_format_of
 from tests.cli.conftest import listing
+from tests.timing import took
 
 FAST = ("--data", "digits", "--calibration-images", "32", "--layers", "features.1*")
 
@@ -70,9 +70,9 @@ def test_a_convolution_that_a_plan_keeps_is_fitted_and_loads_again(done):
 @pytest.mark.parametrize(("options", "kept_in"), [((), "channels_last"), (("--memory-format", "contiguous"), None)])
 @pytest.mark.parametrize("method", ["cp", "spatial-svd"])
 def test_a_network_is_kept_in_the_memory_format_it_is_fastest_in(done, monkeypatch, method, options, kept_in):
-    def times(models, example, **settings):
+    def times(models, example, setting):
         slow = {name: memory_format_of(model) == "contiguous" for name, model in models.items()}
-        return {name: Latency(2.0 if s else 1.0, 1, 2, 9, 1, "cpu", "float32") for name, s in slow.items()}
+        return {name: took(2.0 if s else 1.0) for name, s in slow.items()}
 
     monkeypatch.setattr("cnncompress.pipeline.timing.latency", times)
     budget = ("--budget", "macs=0.9", "--method", method, "--layers", "features.3")

@@ -14,9 +14,9 @@ import pytest
 import torch
 
 import cnncompress as cc
-from cnncompress.latency.timed import Latency
-from cnncompress.pipeline import measure
+from cnncompress.pipeline import latencies
 from tests.cli.conftest import complaint, listing
+from tests.timing import took
 
 
 def originals():
@@ -73,7 +73,7 @@ def test_json_report(saved, done):
     assert report["schema"] == 1
     keys = {"name", "kind", "params", "macs", "size_bytes", "top1", "top5", "images", "latency_ms"}
     keys |= {"other_macs", "data", "top1_error"}
-    timing = {"median", "p10", "p90", "batch", "threads", "device", "dtype", "memory_format", "original"}
+    timing = {"median", "p10", "p90", "batch", "threads", "device", "dtype", "memory_format", "original", "runtime"}
     for row in report["rows"]:
         assert set(row) == keys
         assert set(row["latency_ms"]) == timing
@@ -179,7 +179,7 @@ def test_profile(saved, done):
     params, macs = originals()
     text = done("profile", saved, "--threads", "1", "--batch-size", "2")
     assert "latency, share of the original" in text
-    assert "batch 2, 1 thread, cpu, float32" in text
+    assert "batch 2, cpu, 1 thread, float32" in text
     text = done("profile", "digits_vgg", "--threads", "1")
     for value in (params, macs, 2 * macs):
         assert f"{value:,}" in text
@@ -200,12 +200,12 @@ def test_slower_layers_are_named(saved, done, monkeypatch):
     def times(models, *args, **kwargs):
         def value(name, network):
             ms = 2.0 if network == "original" else 3.0 if name == "features.3" else 1.0
-            return Latency(ms, ms, ms, 1, 1, "cpu", "float32")
+            return took(ms)
 
         names = ["features.0", "features.3"]
         return {network: {name: value(name, network) for name in names} for network in models}
 
-    monkeypatch.setattr(measure, "layer_latencies", times)
+    monkeypatch.setattr(latencies, "layer_latencies", times)
     text = done("profile", saved, "--layers", "--threads", "1")
     assert "features.3 is slower than the layer it replaced: 3.000 ms for 2.000\n" in text
     assert "features.0 is slower" not in text
@@ -215,11 +215,9 @@ def test_slower_layers_are_named(saved, done, monkeypatch):
 def test_a_run_that_is_not_faster_than_its_original_in_its_fastest_format_says_so(saved, done, monkeypatch, now, said):
     def times(models, *args, **kwargs):
         taken = dict(zip(models, (4.0, 2.0, now), strict=True))
-        return {
-            name: Latency(ms, ms, ms, 1, 1, "cpu", "float32", name.rpartition(" ")[2]) for name, ms in taken.items()
-        }
+        return {name: took(ms, name.rpartition(" ")[2]) for name, ms in taken.items()}
 
-    monkeypatch.setattr(measure, "latency", times)
+    monkeypatch.setattr(latencies, "latency", times)
     text = done("profile", saved)
     assert ("not faster than its original" in text) == said
     assert re.search(rf"^latency, share of the original, channels_last +{now / 2:.2f}$", text, re.MULTILINE)

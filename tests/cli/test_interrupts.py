@@ -47,7 +47,7 @@ def interrupted(processes, tmp_path):
         ("cnncompress.decompositions.spatial_svd:SpatialSVD.group_factorize", 3, DECOMPOSE),
         ("cnncompress.runs.write:save_tensors", 1, DECOMPOSE),
         ("cnncompress.files.publish:_move", 1, DECOMPOSE),
-        ("cnncompress.latency.network:milliseconds", 5, ["report", "run", "--latency", "--output", "report.md"]),
+        ("cnncompress.latency.clock:_sample", 5, ["report", "run", "--latency", "--output", "report.md"]),
         ("cnncompress.pipeline.inspect:inspect_layers", 1, ["inspect", "run"]),
         ("torch.onnx:export", 1, ["export", "run", "--format", "onnx", "--output", "run.onnx"]),
         ("torch.export:save", 1, ["export", "run", "--format", "pt2"]),

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from cnncompress.cli.streams import make_printable
-from cnncompress.latency.setting import cache_folder
+from cnncompress.latency.machine import cache_folder
 from cnncompress.latency.store import Store
 
 WITHOUT_POSIX = """
@@ -43,7 +43,7 @@ def test_without_a_home_times_are_kept_nowhere(monkeypatch):
     def no_home():
         raise RuntimeError("Could not determine home directory.")
 
-    monkeypatch.setattr("cnncompress.latency.setting.Path.home", no_home)
+    monkeypatch.setattr("cnncompress.latency.machine.Path.home", no_home)
     assert cache_folder() is None
     store = Store(cache_folder(), {"layer": 1})
     store.add({"chain": 2.0})

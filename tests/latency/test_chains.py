@@ -17,7 +17,6 @@ from cnncompress.latency.chains import Job, make_input
 from cnncompress.latency.setting import TimingSetting
 from cnncompress.latency.table import LatencyTable
 
-CPU = torch.device("cpu")
 CONV = ConvSpec(4, 6, (3, 3), padding=(1, 1), bias=True)
 CHAIN = get_method("spatial-svd").stages(CONV, (3,))
 
@@ -72,7 +71,7 @@ def test_a_lowering_that_does_not_run_takes_forever(monkeypatch):
 
 
 def test_turns_and_twins(seen, monkeypatch):
-    monkeypatch.setattr(measure, "LONG", float("inf"))
+    monkeypatch.setattr(measure, "LONG_MS", float("inf"))
     measure.measure([Job((CONV,)), Job(CHAIN)], (7, 5), TimingSetting(threads=1))
     order = [(len(chain), weight.data_ptr()) for chain, _, weight, *_ in seen]
     rounds = order[8:]  # after two warming rounds of twin and chain each
@@ -85,7 +84,7 @@ def test_turns_and_twins(seen, monkeypatch):
 
 def test_no_twin_for_weights_that_fill_the_cache_and_for_long_chains(seen, monkeypatch):
     monkeypatch.setattr(measure, "last_cache_bytes", lambda device: 64)
-    monkeypatch.setattr(measure, "LONG", 0.0)
+    monkeypatch.setattr(measure, "LONG_MS", 0.0)
     measure.measure([Job(CHAIN)], (7, 5), TimingSetting(threads=1))
     assert len({weight.data_ptr() for _, _, weight, *_ in seen}) == 1
     assert measure.ROUNDS[0] + 4 <= len(seen) <= measure.ROUNDS[1] + 4
@@ -98,7 +97,7 @@ def test_no_twin_for_weights_that_fill_the_cache_and_for_long_chains(seen, monke
 def test_inputs_of_a_linear_layer(size, shape):
     spec = ConvSpec(4, 3, linear=True)
     setting = TimingSetting(batch=2, memory_format="channels_last")
-    assert make_input(spec, size, setting, CPU).shape == shape
+    assert make_input(spec, size, 2).shape == shape
     assert measure.measure([Job((spec,))], size, setting)[0] > 0
 
 

@@ -21,6 +21,7 @@ from cnncompress.network.divergence import Answers
 from cnncompress.network.evaluate import evaluate
 from cnncompress.network.run import inference
 from tests.correction.networks import images, made
+from tests.timing import ONCE
 
 
 class Net(nn.Module):
@@ -157,7 +158,7 @@ PUBLIC: dict[str, Callable[[nn.Module, torch.Tensor], object]] = {
     "reconstruct": lambda m, x: reconstruct(m, cc.decompose(m, planned(m, x), progress=False), x, 2, progress=False),
     "answers": lambda m, x: Answers(m, x).divergence(m),
     "accuracy": lambda m, x: evaluate(m, LABELLED, progress=False),
-    "latency": lambda m, x: latency({"": m}, x, repeats=1, warmup=1, min_seconds=0),
+    "latency": lambda m, x: latency({"": m}, x, rounds=ONCE),
 }
 
 

@@ -13,18 +13,18 @@ from cnncompress.config import DecomposeSettings
 from cnncompress.errors import CompressError, UsageError
 from cnncompress.latency.setting import TimingSetting
 from cnncompress.latency.table import LatencyTable
-from cnncompress.latency.timed import Latency
 from cnncompress.network.copying import clone
 from cnncompress.network.memory_format import memory_format_of, to_memory_format
 from cnncompress.network.subject import look_at
 from cnncompress.pipeline import timing
-from cnncompress.pipeline.asked import Aim, NetworkAsked, Timing
+from cnncompress.pipeline.asked import Aim, NetworkAsked
 from cnncompress.pipeline.formats import beside, converted, fastest, in_formats, in_words
-from cnncompress.pipeline.measure import measure_latency
+from cnncompress.pipeline.latencies import measure_latency
 from cnncompress.pipeline.opened import open_run
 from cnncompress.planning import Guide, make_candidates
 from cnncompress.terminal.console import Steps
 from tests.pipeline.networks import write_factory
+from tests.timing import took
 
 IMAGE = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -89,31 +89,27 @@ def test_kernels_that_are_in_both_orders_at_once():
     assert memory_format_of(mixed) == "contiguous"  # strides that can be in one order only count first
 
 
-def milliseconds(median, memory_format="contiguous"):
-    return Latency(median, median, median, 1, 1, "cpu", "float32", memory_format)
-
-
 def test_the_fastest_format_is_a_networks_own_unless_another_is_worth_it():
-    one = milliseconds(10.0)
-    assert fastest({"contiguous": one, "channels_last": milliseconds(9.8)}) == "contiguous"
-    assert fastest({"contiguous": one, "channels_last": milliseconds(7.0)}) == "channels_last"
+    one = took(10.0)
+    assert fastest({"contiguous": one, "channels_last": took(9.8)}) == "contiguous"
+    assert fastest({"contiguous": one, "channels_last": took(7.0)}) == "channels_last"
     assert fastest({"channels_last": one}) == "channels_last"
-    assert beside(one, milliseconds(4.0)) == replace(milliseconds(4.0), original=10.0)
+    assert beside(one, took(4.0)) == replace(took(4.0), original=10.0)
     assert in_words({"contiguous": one}) == []
-    assert in_words({"contiguous": one, "channels_last": milliseconds(8.0)}) == [
+    assert in_words({"contiguous": one, "channels_last": took(8.0)}) == [
         "in channels_last alone the original takes 0.80 of its time in contiguous; shares of latency are of that"
     ]
 
 
-@pytest.mark.parametrize(("asked", "planned"), [(None, "channels_last"), ("contiguous", "contiguous")])
+@pytest.mark.parametrize(("asked", "planned"), [("", "channels_last"), ("contiguous", "contiguous")])
 def test_shares_of_latency_are_of_the_original_in_its_fastest_format(monkeypatch, asked, planned):
     """100 ms as it came and 70 in channels_last: half of it is 35, whichever format is asked for."""
     taken = {"contiguous": 100.0, "channels_last": 70.0}
-    times = {name: milliseconds(ms, name) for name, ms in taken.items()}
-    monkeypatch.setattr(timing, "latency", lambda models, example, **how: {name: times[name] for name in models})
+    times = {name: took(ms, name) for name, ms in taken.items()}
+    monkeypatch.setattr(timing, "latency", lambda models, example, setting: {name: times[name] for name in models})
     monkeypatch.setattr(timing, "settled_table", lambda *_: LatencyTable(TimingSetting(), None))
-    subject, how = look_at(plain(), IMAGE), Timing(memory_format=asked)
-    model = timing.latency_model(subject, timing.time_formats(subject, how, Steps()), how, Steps())
+    subject, how = look_at(plain(), IMAGE), (TimingSetting(), asked)
+    model = timing.latency_model(subject, timing.time_formats(subject, *how, Steps()), *how, Steps())
     assert (model.original_ms, model.reference_ms) == (taken[planned], 70.0)
     found = make_candidates(subject, {}, Guide(), model)
     assert (found.totals["latency"], found.references["latency"]) == (taken[planned], 70.0)
@@ -133,11 +129,11 @@ def test_a_budget_that_is_not_of_latency_needs_no_time(monkeypatch):
     monkeypatch.setattr(timing, "latency", fails)
     model = plain()
     given = model, clone(model), Plan(), IMAGE
-    found = timing.time_result(*given, Aim(Budget(macs=0.5)), Timing())
-    assert (found.original, found.compressed) == (None, None)
+    found = timing.time_result(*given, Aim(Budget(macs=0.5)), [TimingSetting()])
+    assert found.times == ()
     assert [note.text for note in found.notes] == ["the latency was not measured: no clock here"]
     with pytest.raises(UsageError):
-        timing.time_result(*given, Aim(Budget(latency=1)), Timing())
+        timing.time_result(*given, Aim(Budget(latency=1)), [TimingSetting()])
 
 
 def test_a_format_that_no_stride_tells_survives_a_reload(tmp_path, monkeypatch):
@@ -148,5 +144,5 @@ def test_a_format_that_no_stride_tells_survives_a_reload(tmp_path, monkeypatch):
     run_decompose(DecomposeSettings.model_validate(asked), [])
     run = open_run(Path("run"), NetworkAsked(trust_code=True))
     assert memory_format_of(run.model) == "channels_last"
-    found = measure_latency(run, Timing(threads=1))
-    assert [latency.memory_format for latency in found.values()][-1] == "channels_last"
+    found = measure_latency(run, TimingSetting(threads=1))
+    assert [latency.setting.memory_format for latency in found.values()][-1] == "channels_last"

@@ -14,7 +14,6 @@ from cnncompress.config import DecomposeSettings, ModelSettings
 from cnncompress.errors import CompressError
 from cnncompress.files.tensorfile import digest_of
 from cnncompress.finetuning import FinetuneResult
-from cnncompress.latency.timed import Latency
 from cnncompress.models import load_model
 from cnncompress.network.evaluate import Evaluation
 from cnncompress.network.profile import size_bytes
@@ -25,6 +24,7 @@ from cnncompress.pipeline.opened import open_network, open_run
 from cnncompress.pipeline.original import NOT_AT_HAND, original_network, original_of
 from cnncompress.reporting import Report, Row
 from tests.pipeline.networks import write_factory, write_images
+from tests.timing import took
 
 TRUSTED = {"trust_code": True}
 
@@ -137,9 +137,9 @@ def test_the_row_of_the_original_is_of_the_original(model, tmp_path, monkeypatch
     decomposed(model)
     seen = []
 
-    def times(models, example, **how):
+    def times(models, example, setting):
         seen.append({name: size_bytes(network) for name, network in models.items()})
-        return {name: Latency(1.0, 1.0, 1.0, 1, 1, "cpu", "float32") for name in models}
+        return {name: took(1.0) for name in models}
 
     monkeypatch.setattr(timing, "latency", times)
     data = write_images(tmp_path / "images")
@@ -177,7 +177,7 @@ def rows_after(best_epoch, kind, model, top1=60.0):
     decomposed(model)
     start, best = Evaluation(50.0, 100.0, 1.0, 10), Evaluation(top1, 100.0, 0.5, 10)
     result = FinetuneResult(best if best_epoch else start, best_epoch, best, start, [], "no epoch was better")
-    last = Row("small", kind, 10, 10, 40, 1.0, 1.0, 7, Latency(1.0, 1.0, 1.0, 1, 1, "cpu", "float32"))
+    last = Row("small", kind, 10, 10, 40, 1.0, 1.0, 7, took(1.0))
     report = Report([Row("net", "original", 20, 20, 80), last])
     data = type("D", (), {"fingerprint": "f", "name": "images"})
     add_tuned(report, opened(), result, data)

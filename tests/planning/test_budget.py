@@ -16,7 +16,6 @@ from cnncompress.fitting import decompose
 from cnncompress.latency import table
 from cnncompress.latency.setting import TimingSetting
 from cnncompress.latency.table import LatencyTable
-from cnncompress.latency.timed import Latency
 from cnncompress.network.copying import clone
 from cnncompress.network.divergence import Answers
 from cnncompress.network.memory_format import memory_format_of, to_memory_format
@@ -37,6 +36,7 @@ from cnncompress.planning.whole import with_random_chains
 from cnncompress.statistics import collect_statistics
 from tests.decompositions.helpers import randn, randomize
 from tests.orders import never_rises
+from tests.timing import took
 
 
 def images(n=8, seed=0, channels=3, size=8):
@@ -376,15 +376,15 @@ def test_random_chains_stand_for_the_plan(model, memory_format):
 
 
 def test_the_clock_runs_each_network_in_its_own_memory_format(model, monkeypatch):
-    def taken(models, example, **settings):
+    def taken(models, example, setting, rounds):
         formats = {name: memory_format_of(network) for name, network in models.items()}
         assert formats == {"original": "contiguous", "planned": "channels_last"}
         times = {"original": 2.0, "planned": 1.5}
-        return {name: Latency(9.0, times[name], 9.0, 1, 1, "cpu", "float32") for name in models}
+        return {name: took(9.0, p10=times[name]) for name in models}
 
     monkeypatch.setattr("cnncompress.planning.whole.latency", taken)
     found = plan(model, X, budget=Budget(macs=0.5))
-    assert network_clock(model, X, 100.0, "channels_last")(found) == pytest.approx(75.0)
+    assert network_clock(model, X, 100.0, memory_format="channels_last")(found) == pytest.approx(75.0)
 
 
 def test_a_calibrated_plan_predicts_nats(model):

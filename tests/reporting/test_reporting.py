@@ -1,6 +1,7 @@
 import csv
 import io
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -9,11 +10,12 @@ from cnncompress.chains.plan import LayerPlan, Plan
 from cnncompress.chains.spec import ConvSpec
 from cnncompress.decompositions import get_method
 from cnncompress.errors import CompressError, UsageError
+from cnncompress.latency.setting import TimingSetting
 from cnncompress.latency.timed import Latency
 from cnncompress.network.costs import Profile
 from cnncompress.reporting import FORMATS, LayerRow, Report, Row, layer_rows, merge, render
 
-LATENCY = Latency(8.0, 7.0, 9.5, 1, 2, "cpu", "float32")
+LATENCY = Latency(8.0, 7.0, 9.5, TimingSetting(dtype="float32", threads=2, memory_format="contiguous"))
 ORIGINAL = Row("net", "original", 2_000_000, 4_000_000_000, 8_000_000, 90.0, 99.5, 1000, LATENCY)
 SMALL = Row(
     "runs/net", "decomposed", 500_000, 1_000_000_000, 2_000_000, 88.25, 99.0, 1000, replace(LATENCY, median=6.0)
@@ -21,6 +23,11 @@ SMALL = Row(
 TUNED = replace(SMALL, name="runs/tuned", kind="finetuned", top1=89.75, top5=None, latency=None)
 LAYERS = [LayerRow("features.0", "spatial-svd", (5,), (1792, 1069), (1000, 600), 0.03125, "3×3 3→64")]
 KEPT = {f"block.{i}": f"svd at rank 8 would not be cheaper: {i},000 MACs for {i}" for i in range(1, 7)}
+
+
+def measured(**change):
+    """The latency in another setting."""
+    return replace(LATENCY, setting=replace(LATENCY.setting, **change))
 
 
 @pytest.fixture
@@ -52,6 +59,7 @@ def test_json_follows_the_schema(report):
         "device": "cpu",
         "dtype": "float32",
         "memory_format": "contiguous",
+        "runtime": "torch",
         "original": None,
     }
     assert (found["rows"][2]["top5"], found["rows"][2]["latency_ms"]) == (None, None)
@@ -61,8 +69,8 @@ def test_json_follows_the_schema(report):
 
 
 def test_json_round_trip(report):
-    last = replace(LATENCY, memory_format="channels_last")
-    report.rows[1] = replace(SMALL, latency=last, other_macs=7, data="0123", top1_error=0.5)
+    last, elsewhere = measured(memory_format="channels_last"), measured(runtime="onnxruntime", memory_format="")
+    report.rows[1] = replace(SMALL, other_macs=7, data="0123", top1_error=0.5).timed([last, elsewhere])
     report.layers.append(replace(LAYERS[0], rise=0.25))
     assert Report.from_json(json.loads(render(report, "json"))) == report
 
@@ -73,7 +81,8 @@ def test_json_of_an_earlier_version(report):
     for row in values["rows"]:
         del row["other_macs"], row["data"], row["top1_error"]
         if row["latency_ms"]:
-            del row["latency_ms"]["memory_format"], row["latency_ms"]["original"]
+            for key in ("memory_format", "original", "runtime"):
+                del row["latency_ms"][key]
     for layer in values["layers"]:
         del layer["was"], layer["rise"]
     again = Report.from_json(values)
@@ -191,14 +200,31 @@ def test_rows_without_an_original_have_no_ratio():
     assert record["params_ratio"] == ""
 
 
-@pytest.mark.parametrize("change", [{"batch": 8}, {"threads": 1}, {"device": "cuda:0"}])
+@pytest.mark.parametrize("change", [{"batch": 8}, {"threads": 1}, {"device": "cuda:0"}, {"runtime": "other"}])
 def test_no_ratio_of_latencies_under_other_conditions(change):
-    other = replace(SMALL, latency=replace(LATENCY, **change))
+    other = replace(SMALL, latency=measured(**change))
     records = list(csv.DictReader(io.StringIO(render(Report([ORIGINAL, other]), "csv"))))
     assert (records[0]["latency_ratio"], records[1]["latency_ratio"]) == ("1.0", "")
     text = render(Report([ORIGINAL, other]))
     assert "Latency of net:" in text
-    assert "Latency of runs/net:" in text
+    assert f"Latency of runs/net{' in other' * ('runtime' in change)}:" in text
+
+
+def test_several_runtimes_side_by_side():
+    """A column each for the terminal, a record each in CSV; shares are of the original in the same runtime."""
+    rows = []
+    for row, times in ((ORIGINAL, (8.0, 2.0)), (SMALL, (6.0, 3.0))):
+        found = (measured(), measured(runtime="other", memory_format=""))
+        rows.append(row.timed([replace(one, median=ms) for one, ms in zip(found, times, strict=True)]))
+    text = render(Report(rows))
+    assert re.search(r"torch ms \[p10–p90\] +other ms \[p10–p90\]$", text.splitlines()[0])
+    assert re.search(r"6 \[7–9.5\] 0.75× +3 \[7–9.5\] 1.50×$", text.splitlines()[3])
+    assert "runs/net is not faster than the original in other: 1.50 of its latency." in text
+    assert "Latency of net, runs/net in other: median" in text
+    records = list(csv.DictReader(io.StringIO(render(Report(rows), "csv"))))
+    assert [(one["runtime"], one["latency_ratio"]) for one in records[2:]] == [("torch", "0.75"), ("other", "1.5")]
+    again = merge({"a": Report(rows), "b": Report(list(rows))})
+    assert again.rows[0].latencies == rows[0].latencies
 
 
 def test_notes(report):
@@ -278,7 +304,7 @@ def test_merge_puts_rows_without_an_original_first():
 
 
 def test_the_share_of_a_latency_is_of_the_original_that_ran_beside():
-    last = replace(LATENCY, median=5.0, memory_format="channels_last", original=20.0)
+    last = replace(measured(memory_format="channels_last"), median=5.0, original=20.0)
     records = list(csv.DictReader(io.StringIO(render(Report([ORIGINAL, replace(SMALL, latency=last)]), "csv"))))
     assert float(records[1]["latency_ratio"]) == 0.25
 

@@ -1,0 +1,79 @@
+"""A network as an ONNX program in memory, and what that takes."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from importlib.util import find_spec
+from io import BytesIO, StringIO
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from cnncompress.errors import CompressError
+
+if TYPE_CHECKING:
+    from torch.onnx import ONNXProgram
+
+LIMIT_BYTES = 2**31  # of one protobuf message
+BATCH_IS_FREE = ({0: torch.export.Dim.DYNAMIC},)
+PACKAGES = ("onnx", "onnxruntime", "onnxscript")
+
+
+def missing_package() -> str:
+    """What to install for ONNX and its runtime, in one line; "" where all is there."""
+    missing = [name for name in PACKAGES if find_spec(name) is None]
+    return f"{missing[0]} is not installed: pip install 'cnncompress[onnx]'" if missing else ""
+
+
+def check_size(network: nn.Module) -> None:
+    """CompressError for a network whose weights do not fit one file."""
+    size = sum(t.numel() * t.element_size() for t in (*network.parameters(), *network.buffers()))
+    if size >= LIMIT_BYTES:
+        raise CompressError(f"{size / 1e9:.1f} GB of weights do not fit one ONNX file (2 GB); export to pt2 instead")
+
+
+def to_onnx(network: nn.Module, inputs: Tensor, opset: int | None = None) -> ONNXProgram:
+    """The program of a network with a free batch size, traced with the two or more images of `inputs`."""
+    program = torch.onnx.export(
+        network,
+        (inputs,),
+        dynamo=True,
+        opset_version=opset,
+        dynamic_shapes=BATCH_IS_FREE,
+        input_names=["input"],
+        output_names=["logits"],
+        verbose=False,
+    )
+    if program is None:
+        raise CompressError("the ONNX exporter returned nothing")
+    return program
+
+
+def plain_to_onnx(module: nn.Module, inputs: Tensor) -> bytes:
+    """The program of a few plain layers for inputs of one shape, in milliseconds instead of seconds."""
+    buffer = BytesIO()
+    torch.onnx.export(module, (inputs,), buffer, dynamo=False)  # type: ignore[arg-type]
+    return buffer.getvalue()
+
+
+@contextmanager
+def foreign(kind: str, doing: str) -> Iterator[None]:
+    """Run an exporter or a runtime in silence; what it raises becomes one line."""
+    level = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    except (CompressError, OSError):
+        raise
+    except Exception as error:  # any of the many kinds that tracers, converters and runtimes raise
+        cause = error.__cause__ or error
+        reason = next((line.strip() for line in str(cause).splitlines() if line.strip()), "")
+        raise CompressError(f"{kind} cannot {doing} this network: {type(cause).__name__}: {reason}") from error
+    finally:
+        logging.disable(level)
