@@ -21,6 +21,12 @@ CONV = ConvSpec(4, 6, (3, 3), padding=(1, 1), bias=True)
 CHAIN = get_method("spatial-svd").stages(CONV, (3,))
 
 
+@pytest.fixture(autouse=True)
+def small_cache(monkeypatch):
+    """Clearing a large one takes longer than all chains here."""
+    monkeypatch.setattr(measure, "last_cache_bytes", lambda device: 2**20)
+
+
 @pytest.fixture
 def seen(monkeypatch):
     """Every forward pass of a chain: the chain, the input, the weights, the state of torch."""
