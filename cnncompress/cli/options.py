@@ -82,7 +82,7 @@ def format_option(f: F) -> F:
     return click.option("--format", "format_", type=formats, default="table", help="How to print [default: table].")(f)
 
 
-class RuntimeName(click.ParamType):
+class RuntimeName(click.ParamType):  # type: ignore[type-arg]
     """`NAME` or `NAME:PRECISION` of a registered runtime; UsageError for anything else."""
 
     name = "runtime"
