@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from cnncompress.api import compress, export, finetune, report
     from cnncompress.chains.plan import Budget, LayerPlan, Plan
     from cnncompress.chains.spec import ConvSpec
-    from cnncompress.correction import decompose_in_order
+    from cnncompress.correction import Correction, decompose_in_order
     from cnncompress.data import load_data, make_loader
     from cnncompress.errors import CompressError, UsageError
     from cnncompress.finetuning import FinetuneResult, FinetuneSettings, distillation_loss
@@ -41,6 +41,7 @@ _HOME = {
     "CompressError": "errors",
     "Compressed": "network.compressed",
     "ConvSpec": "chains.spec",
+    "Correction": "correction",
     "Evaluation": "network.evaluate",
     "FinetuneResult": "finetuning",
     "FinetuneSettings": "finetuning",
@@ -74,6 +75,7 @@ __all__ = [
     "CompressError",
     "Compressed",
     "ConvSpec",
+    "Correction",
     "Evaluation",
     "FinetuneResult",
     "FinetuneSettings",

@@ -27,7 +27,7 @@ from torch import nn
 
 import cnncompress as cc
 from cnncompress.chains.plan import Plan
-from cnncompress.correction import decompose_in_order, reconstruct, reestimate
+from cnncompress.correction import Correction, decompose_in_order, reconstruct, reestimate
 from cnncompress.network.divergence import Answers, to_check
 from cnncompress.network.layers import layers_of
 
@@ -82,7 +82,8 @@ def uniform(bench: Bench, target: float, statistics: Any, metric: str, images: t
         return
     same = {"method": "spatial-svd", "rank": fraction, "layers": bench.inner_layers()}
     plan = cc.plan(bench.model, bench.example, **same, images=images[:1])  # chains with a bias
-    small = decompose_in_order(bench.model, plan, images, refit=False, refine=1, progress=False)
+    biases = Correction(refit=False, refine=1)
+    small = decompose_in_order(bench.model, plan, images, correction=biases, progress=False)
     yield "uniform, frobenius, bias", small, time.perf_counter() - start
     normed = reestimate(small, images)
     if normed is not None:
@@ -104,17 +105,17 @@ def corrected(
         start = time.perf_counter()
         yield name, _fit(bench, plan, statistics, 4), time.perf_counter() - start
     whole = f"{name}, refit, rectified, all"
-    corrections: dict[str, dict[str, Any]] = {
-        f"{name}, bias": {"refit": False},
-        f"{name}, refit": {"rounds": 1},
-        f"{name}, refit, rectified": {},
-        whole: {"adjust": list(plan.kept)},
+    corrections = {
+        f"{name}, bias": Correction(refit=False),
+        f"{name}, refit": Correction(rounds=1),
+        f"{name}, refit, rectified": Correction(),
+        whole: Correction(adjust=list(plan.kept)),
     }
     later = [step for step in wanted if step.startswith(f"{whole}, ")]
-    for step, options in corrections.items():
+    for step, how in corrections.items():
         if step in wanted or (later and step == whole):
             start = time.perf_counter()
-            small = decompose_in_order(bench.model, plan, images, statistics=statistics, progress=False, **options)
+            small = decompose_in_order(bench.model, plan, images, statistics=statistics, correction=how, progress=False)
             seconds = time.perf_counter() - start
             yield step, small, seconds
     for step in later:

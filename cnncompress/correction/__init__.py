@@ -2,6 +2,7 @@
 
 from cnncompress.correction.batchnorm import reestimate
 from cnncompress.correction.reconstruct import reconstruct
+from cnncompress.correction.refit import Correction
 from cnncompress.correction.sequential import decompose_in_order
 
-__all__ = ["decompose_in_order", "reconstruct", "reestimate"]
+__all__ = ["Correction", "decompose_in_order", "reconstruct", "reestimate"]

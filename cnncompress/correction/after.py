@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
-from cnncompress.correction.graph import Values, following
+from cnncompress.chains.spec import ConvSpec
+from cnncompress.correction.target import outputs_at
+from cnncompress.correction.walk import Visit
 
-SMALL = 0.1  # of the median scale: a normalisation below it is not undone
+SMALL_SCALE = 0.1  # of the median scale: a normalisation below it is not undone
 
 
 @dataclasses.dataclass
@@ -36,21 +37,50 @@ class After:
         return self.sign * torch.where(wanted > level, wanted, torch.minimum(given, level))
 
 
-def after_of(node: fx.Node, modules: Mapping[str, nn.Module], values: Values, others: Values) -> After:
+@dataclasses.dataclass(frozen=True)
+class Aims:
+    """What a layer's outputs are fitted to, round after round: all [R, F], at the positions looked at.
+
+    `wanted` is what the sum that the output goes into needs. `level` is that of `after` there, None without a further
+    round.
+    """
+
+    wanted: Tensor
+    after: After
+    level: Tensor | None
+    rounds: int
+
+    @classmethod
+    def of(cls, visit: Visit, after: After, spec: ConvSpec, index: Tensor, rounds: int) -> Aims:
+        """For at most so many rounds; one alone where nothing is rectified."""
+        wanted = outputs_at(visit.output, spec, index)
+        if after.missing is not None:
+            wanted = wanted + outputs_at(after.missing, spec, index)
+        if after.level is None or rounds <= 1:
+            return cls(wanted, after, None, 1)
+        return cls(wanted, after, outputs_at(after.level.expand_as(visit.output), spec, index), rounds)
+
+    def next(self, given: Tensor | None) -> Tensor:
+        """The aim of a round, after one whose fit gives `given`; None before the first one."""
+        if given is None or self.level is None:
+            return self.wanted
+        return self.after.aim(self.wanted, given, self.level)
+
+
+def after_of(visit: Visit) -> After:
     """What follows a layer, from the values of the original and of the compressed network so far.
 
     Nothing where it goes into a sum whose rest comes later or has another shape. Channels that a normalisation makes
     very small are left nearly as they are.
     """
-    found, y = following(node, modules), values[node]
+    found, y = visit.following, visit.output
     form = (-1, 1, 1) if y.dim() == 4 else (-1,)
     lacking: Tensor | None = None
     ours: Tensor | float = 0.0
     if found.partner is not None:
-        theirs = values.get(found.partner)
-        if found.partner not in others or not isinstance(theirs, Tensor) or theirs.shape != y.shape:
+        theirs, ours = visit.summands or (None, 0.0)
+        if not isinstance(theirs, Tensor) or theirs.shape != y.shape:
             return After()
-        ours = others[found.partner]
         lacking = theirs - ours
     scaling = _scaling(found.norm, y.shape[-len(form)])
     if scaling is None:
@@ -78,4 +108,4 @@ def _scaling(norm: nn.BatchNorm2d | None, width: int) -> tuple[Tensor, Tensor, f
     scale = (norm.running_var + norm.eps).rsqrt()
     scale = scale * (1 if norm.weight is None else norm.weight.detach())
     shift = (0 if norm.bias is None else norm.bias.detach()) - norm.running_mean * scale
-    return scale, shift, SMALL * float(scale.abs().median())
+    return scale, shift, SMALL_SCALE * float(scale.abs().median())

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor, fx, nn
 
 from cnncompress.chains.modules import FactoredLayer
-from cnncompress.correction.graph import Interpreter, Traced, trace_graph
+from cnncompress.correction.graph import Runner, Traced, Values, trace_graph
 from cnncompress.network.meaning import Meaning
 from cnncompress.network.run import inference, logits
 
-PROBE = 3  # images that show which values have one row an image
-WIDE = 4096  # channels; of more, only the diagonal of a second moment is taken
+PROBED_IMAGES = 3  # show which values have one row an image
+WIDEST_MOMENT = 4096  # channels; of more, only the diagonal of a second moment is taken
 CLASSES = Meaning()
-EVEN = 0.1  # of the weight goes to all channels alike
+EVEN_SHARE = 0.1  # of the weight, which goes to all channels alike
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,33 +30,17 @@ class Block:
     end: fx.Node
 
 
-class Runner:
-    """Runs blocks of a graph with the modules of one network."""
+def called(runner: Runner, block: Block) -> list[nn.Module]:
+    """The modules that a block calls, each once."""
+    return list(dict.fromkeys(runner.module(node) for node in block.nodes if node.op == "call_module"))
 
-    def __init__(self, traced: Traced, network: nn.Module) -> None:
-        self.interpreter = Interpreter(traced, network)
 
-    def modules(self, block: Block) -> list[nn.Module]:
-        """The modules that a block calls, each once."""
-        names = [str(node.target) for node in block.nodes if node.op == "call_module"]
-        return list(dict.fromkeys(self.interpreter.fetch_attr(name) for name in names))
-
-    def run(self, block: Block, x: Tensor) -> Tensor:
-        """The value of the block's end for the value `x` of its start, which operations in place may change."""
-        values: dict[fx.Node, Any] = {block.start: x}
-        waiting = {node: len(node.users) for node in block.nodes}
-        for node in block.nodes:
-            args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: values[n])
-            if node.op == "output":
-                values[node] = logits(args[0])
-            else:
-                values[node] = getattr(self.interpreter, node.op)(node.target, args, kwargs)
-            for used in node.all_input_nodes:
-                if used in waiting:
-                    waiting[used] -= 1
-                    if not waiting[used] and used is not block.end:
-                        del values[used]
-        return values[block.end]
+def run_block(runner: Runner, block: Block, x: Tensor) -> Tensor:
+    """The value of the block's end for the value `x` of its start, which operations in place may change."""
+    values: Values = {block.start: x}
+    for _ in runner.run(block.nodes, values):
+        pass
+    return logits(values[block.end]) if block.end.op == "output" else values[block.end]
 
 
 def split_blocks(model: nn.Module, small: nn.Module, images: Tensor) -> tuple[Traced, list[Block]] | None:
@@ -70,7 +54,7 @@ def split_blocks(model: nn.Module, small: nn.Module, images: Tensor) -> tuple[Tr
     if traced is None:
         return None
     try:
-        rows = [_has_rows(traced, network, images[:PROBE].clone()) for network in (model, small)]
+        rows = [_has_rows(traced, network, images[:PROBED_IMAGES].clone()) for network in (model, small)]
     except Exception:  # whatever the operations raise in a network of another structure
         return None
     chains = {name for name, m in small.named_modules(remove_duplicate=False) if isinstance(m, FactoredLayer)}
@@ -129,18 +113,14 @@ def _sources(nodes: Iterable[fx.Node], constant: set[fx.Node]) -> set[fx.Node]:
 
 def _has_rows(traced: Traced, network: nn.Module, images: Tensor) -> set[fx.Node]:
     """The nodes whose value is a tensor with one row an image."""
-    found: set[fx.Node] = set()
+    values: Values = {traced.input: images}
+    with inference(network):
+        nodes = Runner(traced, network).run(list(traced.graph.nodes), values)
+        return {node for node in nodes if _is_row_per_image(values[node], len(images))}
 
-    class Probe(Interpreter):
-        def run_node(self, n: fx.Node) -> Any:
-            value = super().run_node(n)
-            if isinstance(value, Tensor) and value.is_floating_point() and value.dim() and len(value) == len(images):
-                found.add(n)
-            return value
 
-    with inference(network), torch.no_grad():
-        Probe(traced, network).run(images)
-    return found
+def _is_row_per_image(value: Any, images: int) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point() and value.dim() > 0 and len(value) == images
 
 
 def columns(value: Tensor) -> Tensor:
@@ -167,16 +147,16 @@ def gradient_moments(
     sums: list[Any] = [0.0 for _ in blocks[1:]]
     for part in images.split(batch):
         with torch.no_grad():
-            x = runner.run(blocks[0], part.clone())
+            x = run_block(runner, blocks[0], part.clone())
         outputs, x = [], x.detach().requires_grad_(True)
         with torch.enable_grad():
             for block in blocks[1:]:
-                outputs.append(runner.run(block, x.clone()))
+                outputs.append(run_block(runner, block, x.clone()))
                 x = outputs[-1]
             loss = meaning.sampled_loss(outputs[-1], [next(seeds) for _ in part])
             gradients = [columns(g) for g in torch.autograd.grad(loss, outputs)]
         for i, g in enumerate(gradients):
-            sums[i] = sums[i] + (g.T @ g if g.shape[1] <= WIDE else g.square().sum(0))
+            sums[i] = sums[i] + (g.T @ g if g.shape[1] <= WIDEST_MOMENT else g.square().sum(0))
     return [_even(total) for total in sums]
 
 
@@ -185,4 +165,4 @@ def _even(total: Tensor) -> Tensor:
     diagonal = total.diagonal() if total.dim() == 2 else total
     even = torch.ones_like(total) if total.dim() == 1 else torch.eye(len(total)).to(total)
     level = float(diagonal.mean())
-    return (1 - EVEN) * total / level + EVEN * even if 0 < level < float("inf") else even
+    return (1 - EVEN_SHARE) * total / level + EVEN_SHARE * even if 0 < level < float("inf") else even

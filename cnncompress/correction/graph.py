@@ -1,33 +1,23 @@
-"""A network as a graph of operations, and a walk through two networks of the same graph side by side."""
+"""A network as a graph of operations, and what runs it."""
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn import functional
 
 from cnncompress.chains.modules import FactoredLayer
 from cnncompress.network.copying import clone
 from cnncompress.network.run import inference, same_outputs
 
-ADDITIONS = {operator.add, operator.iadd, torch.add, "add", "add_"}
-RELU = {torch.relu, torch.relu_, functional.relu, functional.relu_, "relu", "relu_"}
 UNFOLLOWED = (
     "torch.fx cannot follow the forward pass: layers were corrected one by one, without what comes after them, and the "
     "kernels of those that stay were left as they are"
 )
 Values = dict[fx.Node, Any]
-Visit = Callable[[fx.Node, Values, Values], None]
-
-
-class _Tracer(fx.Tracer):
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, FactoredLayer) or super().is_leaf_module(m, module_qualified_name)
 
 
 @dataclass(frozen=True)
@@ -40,17 +30,18 @@ class Traced:
     graph: fx.Graph
     constants: Mapping[str, Any]
 
+    @property
+    def input(self) -> fx.Node:
+        """The node of the images."""
+        return next(node for node in self.graph.nodes if node.op == "placeholder")
 
-class Interpreter(fx.Interpreter):
-    """Runs the operations of a graph with the modules and parameters of a network."""
 
-    def __init__(self, traced: Traced, network: nn.Module) -> None:
-        super().__init__(network, graph=traced.graph)
-        self.constants = traced.constants
+# --- tracing ---
 
-    def fetch_attr(self, target: str) -> Any:
-        """The module, parameter or constant that the graph calls `target`."""
-        return self.constants[target] if target in self.constants else super().fetch_attr(target)
+
+class _Tracer(fx.Tracer):
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, FactoredLayer) or super().is_leaf_module(m, module_qualified_name)
 
 
 def trace_graph(model: nn.Module, example: Tensor | None = None) -> Traced | None:
@@ -78,110 +69,75 @@ def _agrees(traced: Traced, model: nn.Module, example: Tensor) -> bool:
     with inference(model):
         expected = model(example.clone())
     with inference(model):  # begins with the same random numbers
-        return same_outputs(Interpreter(traced, model).run(example.clone()), expected)
+        values: Values = {traced.input: example.clone()}
+        last = list(Runner(traced, model).run(list(traced.graph.nodes), values))[-1]
+        return same_outputs(values[last], expected)
 
 
-def walk(traced: Traced, first: nn.Module, second: nn.Module, images: Tensor, visit: Visit) -> None:
-    """Run two networks on `images`, operation by operation; both are in eval mode meanwhile.
+# --- running ---
 
-    `visit(node, values, others)` is called for every module of the graph when the first network has run it and the
-    second has not, with what both have computed so far. What an addition adds to a module's output is computed before
-    that module where it can be, so that both summands are known to it. Values are let go after their last use.
+
+class _Operations(fx.Interpreter):
+    """The operations that nodes stand for, with what the graph names: constants, `replaced` modules, the network's."""
+
+    def __init__(self, traced: Traced, network: nn.Module, replaced: Mapping[str, nn.Module]) -> None:
+        super().__init__(network, graph=traced.graph)
+        self.constants, self.replaced = traced.constants, replaced
+
+    def fetch_attr(self, target: str) -> Any:
+        for known in (self.constants, self.replaced):
+            if target in known:
+                return known[target]
+        return super().fetch_attr(target)
+
+
+class Runner:
+    """Runs the nodes of a graph with the modules and parameters of one network.
+
+    Modules in `replaced` are called in the place of the network's own, by the names that the graph has for those.
     """
-    graph = traced.graph
-    runners = [Interpreter(traced, model) for model in (first, second)]
-    values: list[Values] = [{}, {}]
-    modules = dict(first.named_modules())
-    waiting = {node: len(node.users) for node in graph.nodes}
-    begun: list[fx.Node] = []
-    done: set[fx.Node] = set()
 
-    def run(i: int, node: fx.Node) -> None:
-        args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: values[i][n])
-        values[i][node] = getattr(runners[i], node.op)(node.target, args, kwargs)
+    def __init__(self, traced: Traced, network: nn.Module) -> None:
+        self.traced, self.network = traced, network
+        self.replaced: dict[str, nn.Module] = {}
+        self._operations = _Operations(traced, network, self.replaced)
 
-    def step(node: fx.Node) -> None:
-        if node in done:
-            return
-        begun.append(node)
-        partner = following(node, modules).partner
-        ready = partner is not None and not any(_depends(partner, on) for on in begun)
-        for needed in (*node.all_input_nodes, *([partner] if partner and ready else [])):
-            step(needed)
-        begun.pop()
-        done.add(node)
-        if node.op == "placeholder":
-            values[0][node] = values[1][node] = images
-            return
-        run(0, node)
-        if node.op == "call_module":
-            visit(node, *values)
-        run(1, node)
+    def module(self, node: fx.Node) -> nn.Module:
+        """The module that a node calls."""
+        return self._operations.fetch_attr(str(node.target))
+
+    def compute(self, node: fx.Node, values: Values) -> None:
+        """Add the value of a node to `values`, which hold those that it is computed from."""
+        args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: values[n])
+        values[node] = getattr(self._operations, node.op)(node.target, args, kwargs)
+
+    def run(self, nodes: Sequence[fx.Node], values: Values) -> Iterator[fx.Node]:
+        """Compute nodes in this order, and yield each when its value is known.
+
+        `values` hold those that come from elsewhere, and are added to. A value that was computed here is let go after
+        its last use.
+        """
+        lifetimes = Lifetimes(node for node in nodes if node not in values)
+        for node in nodes:
+            if node not in values:
+                self.compute(node, values)
+            yield node
+            for finished in lifetimes.ended_by(node):
+                del values[finished]
+
+
+class Lifetimes:
+    """Counts the uses of values that are still to come."""
+
+    def __init__(self, nodes: Iterable[fx.Node]) -> None:
+        self.waiting = {node: len(node.users) for node in nodes}
+
+    def ended_by(self, node: fx.Node) -> list[fx.Node]:
+        """The nodes whose values nobody needs after `node` was computed."""
+        ended = []
         for used in node.all_input_nodes:
-            waiting[used] -= 1
-            if not waiting[used]:
-                del values[0][used], values[1][used]
-
-    with inference(first), inference(second):
-        for node in graph.nodes:
-            if node.op != "output":
-                step(node)
-
-
-def input_of(node: fx.Node) -> fx.Node:
-    """The node whose value a module is called with."""
-    found = node.args[0] if node.args else next(iter(node.kwargs.values()))
-    assert isinstance(found, fx.Node)
-    return found
-
-
-@dataclass(frozen=True)
-class Following:
-    """What becomes of a layer's output: batch normalisation, an addition of `partner`, a rectification, in this order.
-
-    Each is missing where it does not come next or where its input goes elsewhere too.
-    """
-
-    norm: nn.BatchNorm2d | None = None
-    partner: fx.Node | None = None
-    rectified: bool = False
-
-
-def following(node: fx.Node, modules: Mapping[str, nn.Module]) -> Following:
-    """What follows a convolution or Linear; nothing for another node. A partner does not depend on the layer."""
-    if node.op != "call_module" or not isinstance(modules[str(node.target)], nn.Conv2d | nn.Linear):
-        return Following()
-    start, norm, partner = node, None, None
-    after = _only_user(node)
-    if after is not None and after.op == "call_module":
-        module = modules[str(after.target)]
-        if isinstance(module, nn.BatchNorm2d):
-            norm, node, after = module, after, _only_user(after)
-    if after is not None and after.target in ADDITIONS and not after.kwargs:
-        others = [a for a in after.args if isinstance(a, fx.Node) and a is not node]
-        if len(others) != 1 or _depends(others[0], start):
-            return Following(norm)
-        partner, after = others[0], _only_user(after)
-    return Following(norm, partner, after is not None and _is_relu(after, modules))
-
-
-def _is_relu(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
-    if node.op == "call_module":
-        return isinstance(modules[str(node.target)], nn.ReLU)
-    return node.target in RELU
-
-
-def _only_user(node: fx.Node) -> fx.Node | None:
-    return next(iter(node.users)) if len(node.users) == 1 else None
-
-
-def _depends(node: fx.Node, on: fx.Node) -> bool:
-    seen, stack = set(), [node]
-    while stack:
-        current = stack.pop()
-        if current is on:
-            return True
-        if current not in seen:
-            seen.add(current)
-            stack.extend(current.all_input_nodes)
-    return False
+            if used in self.waiting:
+                self.waiting[used] -= 1
+                if not self.waiting[used]:
+                    ended.append(used)
+        return ended

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from cnncompress.chains.modules import FactoredLayer
-from cnncompress.correction.blocks import Block, Runner, columns, gradient_moments, split_blocks, weighted
+from cnncompress.correction.blocks import Block, called, columns, gradient_moments, run_block, split_blocks, weighted
+from cnncompress.correction.graph import Runner
 from cnncompress.errors import UsageError
 from cnncompress.network.copying import clone
 from cnncompress.network.divergence import PIXELS, Answers
@@ -119,7 +120,7 @@ class _Session:
 
     def in_order(self, theirs: Runner, ours: Runner, blocks: Sequence[Block]) -> None:
         """Train one block after the other."""
-        calls = Counter(id(p) for block in blocks for p in chain_parameters(ours.modules(block)))
+        calls = Counter(id(p) for block in blocks for p in chain_parameters(called(ours, block)))
         shared = {key for key, count in calls.items() if count > 1}
         if shared:
             self.remarks.append("chains that several blocks call stay as they were")
@@ -131,7 +132,7 @@ class _Session:
         for block, moment in zip(todo, moments, strict=True):
             todo.set_postfix_str(str(block.end))
             y = self.through(theirs, block, y)
-            better += self.descend(_block_loss(ours, block, x, y, moment), ours.modules(block), shared)
+            better += self.descend(_block_loss(ours, block, x, y, moment), called(ours, block), shared)
             if block is not blocks[-1]:
                 x = self.through(ours, block, x)
         if better < len(blocks) - 1:
@@ -145,7 +146,7 @@ class _Session:
         """The block's output for all images."""
         found: Tensor | None = None
         for part in self.parts():
-            y = runner.run(block, x[part])
+            y = run_block(runner, block, x[part])
             found = y.new_empty(len(x), *y.shape[1:]) if found is None else found
             found[part] = y
         assert found is not None
@@ -203,7 +204,7 @@ class _Session:
 
 def _block_loss(runner: Runner, block: Block, x: Tensor, y: Tensor, moment: Tensor) -> Loss:
     """How far a block's output for the inputs `x` is from `y`, weighted by `moment`."""
-    return lambda index: weighted(columns(runner.run(block, x[index]) - y[index]), moment)
+    return lambda index: weighted(columns(run_block(runner, block, x[index]) - y[index]), moment)
 
 
 def chain_parameters(modules: nn.Module | Sequence[nn.Module]) -> dict[nn.Parameter, float]:

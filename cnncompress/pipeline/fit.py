@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from cnncompress.chains.plan import Plan
-from cnncompress.correction import decompose_in_order, reconstruct, reestimate
+from cnncompress.correction import Correction, decompose_in_order, reconstruct, reestimate
 from cnncompress.correction.graph import UNFOLLOWED, trace_graph
 from cnncompress.data import Data, make_loader
 from cnncompress.errors import DataError
@@ -68,16 +68,8 @@ def _corrected(
     """Every layer fitted to what the compressed layers before it really give."""
     model, images = subject.network, _images(calibration)
     said = [UNFOLLOWED] if trace_graph(model, images[:1]) is None else []
-    small = decompose_in_order(
-        model,
-        plan,
-        images,
-        statistics=calibration.statistics,
-        refine=asked.refine,
-        refit=asked.correct == "refit",
-        adjust=adjust,
-        seed=asked.seed,
-    )
+    how = Correction(refine=asked.refine, refit=asked.correct == "refit", adjust=adjust, seed=asked.seed)
+    small = decompose_in_order(model, plan, images, statistics=calibration.statistics, correction=how)
     found = Fitted(small, notes("fit", *said))
     return found if asked.correct == "refit" else _normalised(found, images, answers_of(subject, calibration))
 

@@ -6,7 +6,11 @@ import torch
 from torch import nn
 
 from cnncompress.chains.modules import FactoredLayer
-from cnncompress.correction import decompose_in_order
+from cnncompress.correction import Correction, decompose_in_order
+from cnncompress.correction.graph import Runner, trace_graph
+from cnncompress.correction.walk import walk
+from cnncompress.network.layers import layers_of
+from cnncompress.network.run import inference
 from cnncompress.planning import plan
 from cnncompress.statistics import collect_statistics
 from tests.correction.networks import Concat, Residual, Tokens, plain
@@ -22,7 +26,15 @@ def planned(model, x, metric="data-covariance", rank=0.4, **request):
 
 
 def in_order(model, found, x, statistics=None, **options):
-    return decompose_in_order(model, found, x, statistics=statistics, progress=False, **options)
+    how = Correction(**options)
+    return decompose_in_order(model, found, x, statistics=statistics, correction=how, progress=False)
+
+
+def side_by_side(model, other, x):
+    """A walk through both networks that visits all layers."""
+    traced = trace_graph(model, x)
+    with inference(model), inference(other):
+        yield from walk(Runner(traced, model), Runner(traced, other), x, set(layers_of(model)))
 
 
 def lost(model, small, x) -> float:

@@ -10,11 +10,12 @@ from torchvision.models import mobilenet_v2, resnet18, squeezenet1_0
 
 from cnncompress.chains.modules import FactoredLayer
 from cnncompress.correction.after import After, after_of
-from cnncompress.correction.graph import following, trace_graph, walk
+from cnncompress.correction.following import following
+from cnncompress.correction.graph import trace_graph
 from cnncompress.network.copying import clone
 from cnncompress.network.provenance import provenance
 from cnncompress.planning import Choice
-from tests.correction.fits import in_order, planned
+from tests.correction.fits import in_order, planned, side_by_side
 from tests.correction.networks import Then, made, natural
 from tests.decompositions.helpers import randn, relative
 from tests.orders import never_rises
@@ -97,14 +98,11 @@ def branches() -> nn.Module:
 
 def test_the_level_is_where_the_rectification_begins():
     model, x = branches(), natural(4)
-    other, modules, seen = clone(model), dict(model.named_modules()), {}
+    other = clone(model)
     with torch.no_grad():
         other.short.weight.mul_(0.5)
 
-    def visit(node, values, others):
-        seen[node.target] = after_of(node, modules, values, others)
-
-    walk(trace_graph(model), model, other, x, visit)
+    seen = {visit.layer: after_of(visit) for visit in side_by_side(model, other, x)}
     after = seen["second"]
     with torch.no_grad():
         at_level = model.norm(after.level) + other.short(x)

@@ -12,11 +12,14 @@ from torch import nn
 from torchvision.models import resnet18, resnet50
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
-from cnncompress.correction.graph import following, input_of, trace_graph, walk
+from cnncompress.correction.following import following
+from cnncompress.correction.graph import Runner, trace_graph
+from cnncompress.correction.walk import network_order, walk
 from cnncompress.fitting import decompose
 from cnncompress.network.copying import clone
 from cnncompress.network.layers import layers_of
 from cnncompress.planning import plan
+from tests.correction.fits import side_by_side
 from tests.correction.networks import Concat, Opaque, Residual, Then, Tokens, images, made, plain
 from tests.decompositions.helpers import randomize
 
@@ -50,34 +53,28 @@ def test_values_are_those_of_plain_forward_passes(name):
     other = made(clone(model), seed=7)
     expected, seen = (recorded(model, x)[0], recorded(other, x)[0]), Counter()
 
-    def visit(node, values, others):
-        layer = str(node.target)
-        if layer in expected[0]:
-            call = seen[layer]
-            assert torch.equal(values[input_of(node)], expected[0][layer][call][0])
-            assert torch.equal(values[node], expected[0][layer][call][1])
-            assert torch.equal(others[input_of(node)], expected[1][layer][call][0])
-            assert node not in others
-            seen[layer] += 1
-
-    walk(trace_graph(model), model, other, x, visit)
+    for visit in side_by_side(model, other, x):
+        call = seen[visit.layer]
+        assert torch.equal(visit.output, expected[0][visit.layer][call][1])
+        assert torch.equal(visit.input, expected[1][visit.layer][call][0])
+        seen[visit.layer] += 1
     assert seen == {layer: len(calls) for layer, calls in expected[0].items()}
 
 
 def test_what_is_put_in_during_the_walk_is_run():
     model, x = made(Residual()), images()
-    other, replaced = clone(model), made(Residual(), seed=5)
-    last = {}
-
-    def visit(node, values, others):
-        if node.target == "conv2":
-            other.conv2 = replaced.conv2
-        if node.target == "head":
-            last["input"] = others[input_of(node)].clone()
-
-    walk(trace_graph(model), model, other, x, visit)
-    assert torch.equal(last["input"], recorded(other, x)[0]["head"][0][0])
-    assert not torch.equal(last["input"], recorded(model, x)[0]["head"][0][0])
+    other, last = clone(model), None
+    traced, replacement = trace_graph(model), made(Residual(), seed=5).conv2
+    compressed = Runner(traced, other)
+    with torch.no_grad():
+        for visit in walk(Runner(traced, model), compressed, x, {"conv2", "head"}):
+            if visit.layer == "conv2":
+                compressed.replaced["conv2"] = replacement
+            last = visit.input.clone()
+    assert torch.equal(last, recorded(model, x)[0]["head"][0][0]) is False
+    assert other.conv2 is not replacement  # nothing is put into the network itself
+    other.conv2 = replacement
+    assert torch.equal(last, recorded(other, x)[0]["head"][0][0])
 
 
 def test_chains_are_single_operations():
@@ -90,15 +87,15 @@ def test_chains_are_single_operations():
 
 
 @pytest.mark.parametrize("make", [resnet18, resnet50], ids=["BasicBlock", "Bottleneck"])
-def test_every_module_of_a_resnet_is_visited_once_and_computed_once(make):
+def test_every_layer_of_a_resnet_is_visited_once_and_computed_once(make):
     model, x, visits = make(weights=None).eval(), images(1, size=32), Counter()
     calls = Counter()
     for name, layer in layers_of(model).items():
         layer.register_forward_hook(lambda *args, name=name: calls.update([name]))
     traced = trace_graph(model)
-    walk(traced, model, model, x, lambda node, values, others: visits.update([node]))
-    assert set(visits.values()) == {1}
-    assert len(visits) == sum(node.op == "call_module" for node in traced.graph.nodes)
+    with torch.no_grad():
+        visits.update(visit.layer for visit in walk(Runner(traced, model), Runner(traced, model), x, layers_of(model)))
+    assert visits == dict.fromkeys(layers_of(model), 1)
     assert calls == dict.fromkeys(layers_of(model), 2)  # once for either network
 
 
@@ -108,31 +105,23 @@ def test_values_are_let_go():
     alive: list[weakref.ref] = []
     counts = []
 
-    def visit(node, values, others):
-        alive.append(weakref.ref(values[node]))
+    for visit in side_by_side(model, clone(model), x):
+        alive.append(weakref.ref(visit.output))
         counts.append(sum(ref() is not None for ref in alive))
-        assert len(values) <= 3
-        assert len(others) <= 2
-
-    walk(trace_graph(model), model, clone(model), x, visit)
+        del visit
     gc.collect()
     assert max(counts) <= 2
     assert not any(ref() is not None for ref in alive)
 
 
-def test_both_networks_are_in_eval_mode_meanwhile_and_nothing_changes():
+def test_a_walk_changes_nothing():
     model, x = made(Residual()), images()
     model.train()
     model.bn1.eval()
     other = clone(model)
     before = {k: v.clone() for k, v in model.state_dict().items()}
     states = [m.training for m in model.modules()]
-
-    def visit(node, values, others):
-        assert not any(m.training for m in (*model.modules(), *other.modules()))
-        assert not torch.is_grad_enabled()
-
-    walk(trace_graph(model), model, other, x, visit)
+    assert len(list(side_by_side(model, other, x))) == len(layers_of(model))
     assert [m.training for m in model.modules()] == [m.training for m in other.modules()] == states
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
     assert torch.equal(x, images())
@@ -232,16 +221,10 @@ def test_ways_to_add(add):
 
 
 def test_both_summands_are_computed_before_the_convolution():
-    model, x, order = made(Residual()), images(2), []
-
-    def visit(node, values, others):
-        order.append(str(node.target))
-        partner = following(node, dict(model.named_modules())).partner
-        if partner is not None and node.target != "short.0":
-            assert partner in values
-            assert partner in others
-
-    walk(trace_graph(model), model, model, x, visit)
+    model, x = made(Residual()), images(2)
+    added = [v.layer for v in side_by_side(model, model, x) if v.following.partner is not None and v.summands is None]
+    assert added == ["short.0"]
+    order = [str(node.target) for node in network_order(trace_graph(model).graph, dict(model.named_modules()))]
     assert order.index("short.1") < order.index("conv4")
     assert order.index("conv1") < order.index("conv2") < order.index("conv3")
 
@@ -290,17 +273,11 @@ class Constants(nn.Module):
 
 def test_constants_go_with_the_graph_and_not_into_the_network():
     model, x = made(Constants()), images()
-    other, outputs = made(clone(model), seed=7), {}
+    other = made(clone(model), seed=7)
     before = set(vars(model))
-
-    def visit(node, values, others):
-        outputs[str(node.target)] = values[node]
-        if node.target == "head":
-            outputs["other"] = other.head(others[input_of(node)])
-
-    walk(trace_graph(model, x), model, other, x, visit)
-    assert torch.equal(outputs["head"], recorded(model, x)[1])
-    assert torch.equal(outputs["other"], recorded(other, x)[1])
+    (head,) = (visit for visit in side_by_side(model, other, x) if visit.layer == "head")
+    assert torch.equal(head.output, recorded(model, x)[1])
+    assert torch.equal(other.head(head.input), recorded(other, x)[1])
     assert set(vars(model)) == before == set(vars(other))
     assert trace_graph(model).constants.keys() == {"_tensor_constant0", "_tensor_constant1"}
 

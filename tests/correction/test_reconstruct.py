@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 import cnncompress as cc
-from cnncompress.correction.blocks import Runner, columns, gradient_moments, split_blocks, weighted
+from cnncompress.correction.blocks import columns, gradient_moments, run_block, split_blocks, weighted
+from cnncompress.correction.graph import Runner
 from cnncompress.correction.reconstruct import clearly_worse, divergences, reconstruct
 from cnncompress.errors import UsageError
 
@@ -128,7 +129,7 @@ def test_blocks_in_a_row_are_the_network(build):
         runner, x = Runner(graph, network), images.clone()
         with torch.no_grad():
             for block in blocks:
-                x = runner.run(block, x)
+                x = run_block(runner, block, x)
             torch.testing.assert_close(x, network(images))
 
 
@@ -266,11 +267,11 @@ def test_an_interruption_changes_nothing(monkeypatch):
     small.train()
     before, calls = copy.deepcopy(small), []
 
-    def interrupted(runner, block, x, run=Runner.run):
-        calls.append(block)
+    def interrupted(runner, nodes, values, run=Runner.run):
+        calls.append(nodes)
         if len(calls) == 20:
             raise KeyboardInterrupt
-        return run(runner, block, x)
+        return run(runner, nodes, values)
 
     monkeypatch.setattr(Runner, "run", interrupted)
     with pytest.raises(KeyboardInterrupt):

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from cnncompress.chains.modules import FactoredLayer
+from cnncompress.correction import refit as refitting
 from cnncompress.correction import sequential
 from cnncompress.correction.graph import trace_graph
 from cnncompress.errors import CompressError, UnsupportedLayerError, UsageError
@@ -134,7 +135,7 @@ def test_the_refit_beats_the_biases_alone(name):
 def test_more_sweeps_lower_the_error():
     model, x = made(nn.Sequential(nn.Conv2d(3, 12, 3), nn.Flatten())), natural(10)
     found, statistics = planned(model, x, rank=0.3)
-    sweeps = (0, 1, sequential.SWEEPS)
+    sweeps = (0, 1, refitting.SWEEPS)
     errors = [provenance(in_order(model, found, x, statistics, refine=r)).errors["0"] for r in sweeps]
     assert never_rises(errors)
     assert errors[2] < errors[0]
@@ -146,7 +147,7 @@ def test_more_sweeps_lower_the_error():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_seed_draws_the_positions(dtype, monkeypatch):
-    monkeypatch.setattr(sequential, "POSITIONS", 8)
+    monkeypatch.setattr(refitting, "POSITIONS_PER_IMAGE", 8)
     model, x = made(NETWORKS["plain"]()).to(dtype), natural().to(dtype)
     found, statistics = planned(model, x)
     results = [in_order(model, found, x, statistics, seed=seed).state_dict() for seed in (1, 1, 2)]
@@ -209,7 +210,7 @@ def test_wide_layers_have_their_biases_corrected_only(name, monkeypatch):
     model, x = made(NETWORKS[name]()), natural(6)
     found, statistics = planned(model, x)
     expected = in_order(model, found, x, statistics, refit=False)
-    monkeypatch.setattr(sequential, "WIDE", 1)
+    monkeypatch.setattr(refitting, "WIDEST_REFIT", 1)
     small = in_order(model, found, x, statistics)
     if name == "concat":
         torch.testing.assert_close(small(x), expected(x))

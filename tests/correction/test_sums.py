@@ -6,13 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from cnncompress.correction import sequential
+from cnncompress.correction import refit
 from cnncompress.correction.after import After, after_of
-from cnncompress.correction.graph import trace_graph, walk
 from cnncompress.network.copying import clone
 from cnncompress.network.provenance import provenance
 from cnncompress.planning import Choice
-from tests.correction.fits import in_order, planned
+from tests.correction.fits import in_order, planned, side_by_side
 from tests.correction.networks import made, natural
 from tests.decompositions.helpers import relative
 
@@ -41,7 +40,7 @@ def test_a_branch_makes_up_for_the_other_one(norm, monkeypatch):
     rules = {"second": Choice("channel-svd", 6), "short": Choice("channel-svd", 2)}
     found, statistics = planned(model, x, per_layer=rules, layers=["second", "short"])
     with_it = in_order(model, found, x, statistics)
-    monkeypatch.setattr(sequential, "after_of", lambda *args: After())
+    monkeypatch.setattr(refit, "after_of", lambda *args: After())
     without = in_order(model, found, x, statistics)
     others = natural(40, seed=5)
     for images in (x, others):
@@ -55,12 +54,7 @@ def test_what_is_lacking_restores_the_sum(norm):
     other = clone(model)
     with torch.no_grad():
         other.short.weight.mul_(0.5)
-    modules, seen = dict(model.named_modules()), {}
-
-    def visit(node, values, others):
-        seen[node.target] = after_of(node, modules, values, others).missing
-
-    walk(trace_graph(model), model, other, x, visit)
+    seen = {visit.layer: after_of(visit).missing for visit in side_by_side(model, other, x)}
     with torch.no_grad():
         second = model.second(model.first(x).relu()) + seen["second"]
         got = (model.norm(second) if norm else second) + other.short(x)
@@ -75,14 +69,11 @@ def test_a_channel_that_the_normalisation_makes_small_is_left_alone():
     with torch.no_grad():
         model.norm.weight[0] = 1e-6
         model.norm.weight[1] = 0
-    other, modules, seen = clone(model), dict(model.named_modules()), {}
+    other = clone(model)
     with torch.no_grad():
         other.short.weight.mul_(0.5)
 
-    def visit(node, values, others):
-        seen[node.target] = after_of(node, modules, values, others).missing
-
-    walk(trace_graph(model), model, other, x, visit)
+    seen = {visit.layer: after_of(visit).missing for visit in side_by_side(model, other, x)}
     size = seen["second"].abs().amax((0, 2, 3))
     assert float(size[0]) < 1e-3 * float(size[2:].max())
     assert float(size[1]) == 0

@@ -1,0 +1,118 @@
+"""Through a network and its compressed copy side by side, layer by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, fx, nn
+
+from cnncompress.correction.following import Following, depends, following
+from cnncompress.correction.graph import Lifetimes, Runner, Values
+from cnncompress.network.run import inference
+
+NOTHING = Following()
+
+
+@dataclass(frozen=True)
+class Visit:
+    """A layer that the original has computed and the compressed network has not.
+
+    `input` is what the layer gets in the compressed network, `output` what it gives in the original. `summands` are
+    what the output is added to, in the original and in the compressed network; None where one is not known yet.
+    """
+
+    layer: str
+    input: Tensor
+    output: Tensor
+    following: Following = NOTHING
+    summands: tuple[Any, Any] | None = None
+
+
+def walk(original: Runner, compressed: Runner, images: Tensor, layers: Collection[str]) -> Iterator[Visit]:
+    """The calls of `layers` in network order, on `images`; both networks are in eval mode, without gradients.
+
+    A module that is put into `compressed.replaced` at a visit is run in the layer's place from then on. What an
+    addition adds to a layer's output is computed before the layer where it can be. Values are let go after their last
+    use: who takes a visit lets go of it before the next one.
+    """
+    modules = dict(original.network.named_modules())
+    order = network_order(original.traced.graph, modules)
+    lifetimes = Lifetimes(order)
+    ours: Values = {original.traced.input: images}
+    theirs: Values = {original.traced.input: images}
+    for node in order:
+        if node.op == "placeholder":
+            continue
+        original.compute(node, ours)
+        if node.op == "call_module" and node.target in layers:
+            yield _visit(node, modules, ours, theirs)
+        compressed.compute(node, theirs)
+        for ended in lifetimes.ended_by(node):
+            del ours[ended], theirs[ended]
+
+
+def _visit(node: fx.Node, modules: Mapping[str, nn.Module], ours: Values, theirs: Values) -> Visit:
+    after = following(node, modules)
+    summands = (ours[after.partner], theirs[after.partner]) if after.partner in theirs else None
+    return Visit(str(node.target), theirs[input_of(node)], ours[node], after, summands)
+
+
+def input_of(node: fx.Node) -> fx.Node:
+    """The node whose value a module is called with."""
+    found = node.args[0] if node.args else next(iter(node.kwargs.values()))
+    assert isinstance(found, fx.Node)
+    return found
+
+
+def network_order(graph: fx.Graph, modules: Mapping[str, nn.Module]) -> list[fx.Node]:
+    """All nodes but the output, each after what it needs, and after what is added to it where that can be."""
+    done: dict[fx.Node, None] = {}
+    for node in graph.nodes:
+        if node.op != "output":
+            _take(node, modules, done, [])
+    return list(done)
+
+
+def _take(node: fx.Node, modules: Mapping[str, nn.Module], done: dict[fx.Node, None], begun: list[fx.Node]) -> None:
+    """Add a node to `done` after those that come before it; `begun` are the nodes that wait for it."""
+    if node in done:
+        return
+    begun = [*begun, node]
+    partner = following(node, modules).partner
+    ready = partner is not None and not any(depends(partner, on) for on in begun)
+    for needed in (*node.all_input_nodes, *([partner] if partner and ready else [])):
+        _take(needed, modules, done, begun)
+    done[node] = None
+
+
+# --- without a graph ---
+
+
+class _Reached(Exception):  # noqa: N818
+    """Ends a forward pass early."""
+
+
+def one_by_one(original: nn.Module, compressed: nn.Module, images: Tensor, layers: Collection[str]) -> Iterator[Visit]:
+    """The first calls of `layers` on `images`, each from forward passes of its own, without what comes after them."""
+    for layer in layers:
+        yield Visit(layer, values_at(compressed, layer, images)[0], values_at(original, layer, images)[1])
+
+
+def values_at(model: nn.Module, name: str, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Input and output of a layer's first call on `images`."""
+    found: list[tuple[Tensor, Tensor]] = []
+
+    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
+        found.append((args[0] if args else kwargs["input"], output))
+        raise _Reached
+
+    handle = model.get_submodule(name).register_forward_hook(hook, with_kwargs=True)
+    try:
+        with inference(model), suppress(_Reached):
+            model(images)
+    finally:
+        handle.remove()
+    return found[0]
