@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from cnncompress.chains.compose import extract_groups
 from cnncompress.chains.lowering import lower_kernels
-from cnncompress.chains.modules import FactoredLayer, spec_of
+from cnncompress.chains.modules import FactoredLayer
 from cnncompress.chains.plan import LayerPlan, Plan
 from cnncompress.decompositions import get_method
 from cnncompress.errors import in_layer
@@ -19,6 +19,7 @@ from cnncompress.maths.linalg import check_finite
 from cnncompress.metrics import Metric, get_metric, layer_metrics, relative_error, squared_error
 from cnncompress.metrics.statistics import LayerStatistics
 from cnncompress.network.copying import clone
+from cnncompress.network.kinds import dense_weight, spec_of
 from cnncompress.network.memory_format import to_memory_format
 from cnncompress.network.preprocessing import Preprocessing
 from cnncompress.network.provenance import Provenance, attach, provenance
@@ -110,7 +111,7 @@ def fit_layer(
     a centred metric the bias takes back what the error does to the mean output.
     """
     spec = spec_of(module)
-    weight = module.weight.detach().reshape(spec.weight_shape) if target is None else target
+    weight = dense_weight(module) if target is None else target
     if weight.is_meta:
         return Fitted(build_chain(layer_plan, None, module))
     check_finite(weight, name)

@@ -24,8 +24,8 @@ from benchlib import COLOURS, METRICS, Bench, Table, markdown, open_bench, parse
 from torch import Tensor, nn
 
 import cnncompress as cc
-from cnncompress.chains.modules import spec_of
 from cnncompress.metrics import layer_metrics, relative_error
+from cnncompress.network.kinds import spec_of
 from cnncompress.network.layers import layers_of
 
 COUNTS = (3, 4, 6, 8, 12, 16, 24, 48)

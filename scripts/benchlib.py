@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import cnncompress as cc
-from cnncompress.chains.modules import spec_of
 from cnncompress.data import split
 from cnncompress.metrics.statistics import LayerStatistics
 from cnncompress.network.evaluate import evaluate
+from cnncompress.network.kinds import spec_of
 from cnncompress.network.layers import layers_of
 from cnncompress.network.run import forward, inference
 from cnncompress.statistics import collect_statistics, load_statistics, save_statistics, statistics_key

@@ -10,12 +10,12 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from cnncompress.chains.compose import compose, extract_groups
-from cnncompress.chains.modules import spec_of
 from cnncompress.chains.plan_json import plan_from_json, plan_to_json
 from cnncompress.chains.spec import Call, ConvSpec, Permutation, chain_macs, chain_params, convolutions
 from cnncompress.decompositions import REGISTRY, get_method
 from cnncompress.metrics import FROBENIUS, layer_metrics, relative_error
 from cnncompress.network.copying import clone
+from cnncompress.network.kinds import spec_of
 from cnncompress.network.swap import apply_plan
 from cnncompress.planning import Kept
 from tests.decompositions import helpers

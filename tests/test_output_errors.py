@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from cnncompress.chains.compose import extract_groups
-from cnncompress.chains.modules import spec_of
 from cnncompress.chains.spec import Call, ConvSpec
 from cnncompress.fitting import fit_layer
 from cnncompress.metrics import get_metric, layer_metrics, squared_error
+from cnncompress.network.kinds import spec_of
 from cnncompress.planning import Choice, Kept, plan_layer
 from cnncompress.statistics import collect_statistics
 from tests.decompositions.helpers import made_up_statistics, randn, randomize, relative

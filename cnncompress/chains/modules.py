@@ -84,7 +84,7 @@ class FactoredLayer(nn.Sequential):
         self.lowering = lowering
         self.in_training_form = False
 
-    def stand_in_for(self, layer: nn.Conv2d | nn.Linear) -> None:
+    def stand_in_for(self, layer: nn.Module) -> None:
         """Answer for the attributes of `layer`; of its weight and its bias, for all but their values."""
         shapes = {n: None if p is None else torch.empty_like(p, device="meta") for n, p in layer._parameters.items()}
         self._replaced = {**plain_attributes(layer), **shapes}

@@ -7,9 +7,9 @@ import dataclasses
 import torch
 from torch import Tensor, nn
 
-from cnncompress.chains.spec import ConvSpec
-from cnncompress.correction.target import outputs_at
+from cnncompress.correction.target import Positions
 from cnncompress.correction.walk import Visit
+from cnncompress.network.kinds import kind_of
 
 SMALL_SCALE = 0.1  # of the median scale: a normalisation below it is not undone
 
@@ -51,14 +51,14 @@ class Aims:
     rounds: int
 
     @classmethod
-    def of(cls, visit: Visit, after: After, spec: ConvSpec, index: Tensor, rounds: int) -> Aims:
+    def of(cls, visit: Visit, after: After, positions: Positions, rounds: int) -> Aims:
         """For at most so many rounds; one alone where nothing is rectified."""
-        wanted = outputs_at(visit.output, spec, index)
+        wanted = positions.outputs(visit.output)
         if after.missing is not None:
-            wanted = wanted + outputs_at(after.missing, spec, index)
+            wanted = wanted + positions.outputs(after.missing)
         if after.level is None or rounds <= 1:
             return cls(wanted, after, None, 1)
-        return cls(wanted, after, outputs_at(after.level.expand_as(visit.output), spec, index), rounds)
+        return cls(wanted, after, positions.outputs(after.level.expand_as(visit.output)), rounds)
 
     def next(self, given: Tensor | None) -> Tensor:
         """The aim of a round, after one whose fit gives `given`; None before the first one."""
@@ -74,7 +74,8 @@ def after_of(visit: Visit) -> After:
     very small are left nearly as they are.
     """
     found, y = visit.following, visit.output
-    form = (-1, 1, 1) if y.dim() == 4 else (-1,)
+    axis = kind_of(visit.module).channel_axis
+    form = (-1, *[1] * (-1 - axis))
     lacking: Tensor | None = None
     ours: Tensor | float = 0.0
     if found.partner is not None:
@@ -82,7 +83,7 @@ def after_of(visit: Visit) -> After:
         if not isinstance(theirs, Tensor) or theirs.shape != y.shape:
             return After()
         lacking = theirs - ours
-    scaling = _scaling(found.norm, y.shape[-len(form)])
+    scaling = _scaling(found.norm, y.shape[axis])
     if scaling is None:
         return After()
     scale, shift, floor = scaling

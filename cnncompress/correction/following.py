@@ -10,6 +10,8 @@ import torch
 from torch import fx, nn
 from torch.nn import functional
 
+from cnncompress.network.kinds import is_layer
+
 ADDITIONS = {operator.add, operator.iadd, torch.add, "add", "add_"}
 RELU = {torch.relu, torch.relu_, functional.relu, functional.relu_, "relu", "relu_"}
 
@@ -27,8 +29,8 @@ class Following:
 
 
 def following(node: fx.Node, modules: Mapping[str, nn.Module]) -> Following:
-    """What follows a convolution or Linear; nothing for another node. A partner does not depend on the layer."""
-    if node.op != "call_module" or not isinstance(modules[str(node.target)], nn.Conv2d | nn.Linear):
+    """What follows a layer; nothing for another node. A partner does not depend on the layer."""
+    if node.op != "call_module" or not is_layer(modules[str(node.target)]):
         return Following()
     start, norm, partner = node, None, None
     after = _only_user(node)

@@ -11,15 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from cnncompress.chains.compose import extract_groups
-from cnncompress.chains.modules import FactoredLayer, spec_of
+from cnncompress.chains.modules import FactoredLayer
 from cnncompress.chains.plan import Plan
 from cnncompress.chains.spec import ConvSpec
 from cnncompress.correction.after import After, Aims, after_of
-from cnncompress.correction.target import Samples, outputs_at
+from cnncompress.correction.target import Positions, Samples
 from cnncompress.correction.walk import Visit
 from cnncompress.fitting import Fitted, fit_layer
 from cnncompress.metrics import LayerStatistics, best_with
-from cnncompress.network.patches import gather_patches, position_count, sample_positions
+from cnncompress.network.kinds import dense_weight, kind_of, spec_of
+from cnncompress.network.positions import sample_positions
 
 POSITIONS_PER_IMAGE = 64
 WIDEST_REFIT = 8192  # inputs a position; a wider layer is fitted to the statistics of the original
@@ -82,21 +83,20 @@ class Refits:
         plan, statistics = self.plan.layers[name], self.statistics.get(name)
         fitted = fit_layer(name, module, plan, self.plan.metric, statistics, self._refine(plan.spec))
         if name not in self.repeated:  # one call does not tell what the others need
-            index = self._positions(visit, plan.spec)
-            given = outputs_at(fitted.chain(visit.input), plan.spec, index)
-            _shift(fitted.chain, given, self._aims(visit, plan.spec, index, 1).wanted)
+            positions = self._positions(visit)
+            given = positions.outputs(fitted.chain(visit.input))
+            _shift(fitted.chain, given, self._aims(visit, positions, 1).wanted)
         return fitted
 
     def _refitted(self, visit: Visit, module: nn.Module) -> Fitted:
         """The fit to the real inputs, in rounds."""
         name = visit.layer
         plan, statistics = self.plan.layers[name], self.statistics.get(name)
-        spec, index = plan.spec, self._positions(visit, plan.spec)
-        samples = Samples.of(gather_patches(visit.input, spec, index), len(self.seeds))
-        weight = module.weight.detach().reshape(spec.weight_shape)  # type: ignore[operator,union-attr]
+        spec, weight, positions = plan.spec, dense_weight(module), self._positions(visit)
+        samples = Samples.of(positions.patches(visit.input), len(self.seeds))
         real = dataclasses.replace(samples.statistics, gradient=None if statistics is None else statistics.gradient)
         metric = best_with({"moment"} if real.gradient is None else {"moment", "gradient"}, self.plan.metric)
-        aims = self._aims(visit, spec, index, self._rounds(spec))
+        aims = self._aims(visit, positions, self._rounds(spec))
         start: list[Tensor] | None = None
         given: Tensor | None = None
         for _ in range(aims.rounds):
@@ -108,19 +108,19 @@ class Refits:
             given = _shift(fitted.chain, samples.outputs(dense) + fitted.chain.offset(), aim)
         return fitted
 
-    def adjust(self, visit: Visit, module: Any) -> None:
-        """Give a convolution that stays the kernel that suits its real input."""
-        spec = spec_of(module)
+    def adjust(self, visit: Visit, module: nn.Module) -> None:
+        """Give a layer that stays the kernel that suits its real input."""
+        kind, spec = kind_of(module), spec_of(module)
         if visit.layer in self.repeated or _inputs(spec) > WIDEST_REPEATED:
             return
-        index, weight = self._positions(visit, spec), module.weight.detach().clone()
-        samples = Samples.of(gather_patches(visit.input, spec, index), len(self.seeds), free=spec.bias)
-        aims, given = self._aims(visit, spec, index, self._rounds(spec)), None
+        weight, positions = dense_weight(module).clone(), self._positions(visit)
+        samples = Samples.of(positions.patches(visit.input), len(self.seeds), free=spec.bias)
+        aims, given = self._aims(visit, positions, self._rounds(spec)), None
         for _ in range(aims.rounds):
             aim = aims.next(given)
-            module.weight.copy_(samples.target(weight, spec, aim))
-            outputs = samples.outputs(module.weight) + (0.0 if module.bias is None else module.bias)
-            given = _shift(module, outputs, aim)
+            kind.parameter(module).copy_(kind.laid_out(module, samples.target(weight, spec, aim)))
+            bias = kind.bias(module)
+            given = _shift(module, samples.outputs(dense_weight(module)) + (0.0 if bias is None else bias), aim)
         self.adjusted.append(visit.layer)
 
     def _refine(self, spec: ConvSpec) -> int:
@@ -131,13 +131,14 @@ class Refits:
     def _rounds(self, spec: ConvSpec) -> int:
         return self.correction.rounds if _inputs(spec) <= WIDEST_REPEATED else 1
 
-    def _positions(self, visit: Visit, spec: ConvSpec) -> Tensor:
-        """The output positions of a layer that are looked at, the same in both networks."""
-        key = (zlib.crc32(visit.layer.encode()), 0)
-        return sample_positions(self.seeds, key, position_count(visit.input, spec), POSITIONS_PER_IMAGE)[0]
+    def _positions(self, visit: Visit) -> Positions:
+        """Those that are looked at, the same in both networks."""
+        kind, spec, key = kind_of(visit.module), spec_of(visit.module), (zlib.crc32(visit.layer.encode()), 0)
+        count = kind.position_count(visit.input, spec)
+        return Positions(kind, spec, sample_positions(self.seeds, key, count, POSITIONS_PER_IMAGE)[0])
 
-    def _aims(self, visit: Visit, spec: ConvSpec, index: Tensor, rounds: int) -> Aims:
-        return Aims.of(visit, after_of(visit) if self.correction.refit else After(), spec, index, rounds)
+    def _aims(self, visit: Visit, positions: Positions, rounds: int) -> Aims:
+        return Aims.of(visit, after_of(visit) if self.correction.refit else After(), positions, rounds)
 
 
 def _inputs(spec: ConvSpec) -> int:
@@ -150,8 +151,8 @@ def _shift(module: nn.Module, given: Tensor, wanted: Tensor) -> Tensor:
     shift = wanted.mean(0, dtype=torch.float64) - given.mean(0, dtype=torch.float64)
     if isinstance(module, FactoredLayer):
         module.add_to_bias(shift)
-    elif module.bias is not None:
-        module.bias += shift  # type: ignore[operator]
+    elif (bias := kind_of(module).bias(module)) is not None:
+        bias.add_(shift)
     else:
         return given
     return given + shift.to(given.dtype)

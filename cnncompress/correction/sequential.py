@@ -23,8 +23,9 @@ from cnncompress.fitting import finished
 from cnncompress.metrics import LayerStatistics
 from cnncompress.network.copying import clone
 from cnncompress.network.inputs import float_types, in_single, input_dtype, read_batch, with_types
+from cnncompress.network.kinds import kind_of
 from cnncompress.network.layers import layers_of, refuse_in_network
-from cnncompress.network.patches import image_seeds
+from cnncompress.network.positions import image_seeds
 from cnncompress.network.run import inference
 from cnncompress.network.standing_in import examine
 from cnncompress.network.swap import swap
@@ -89,13 +90,13 @@ def _decomposed(
 
 
 def adjustable(model: nn.Module, plan: Plan, calls: Mapping[str, Call], correction: Correction) -> set[str]:
-    """The convolutions that stay and may be given other kernels."""
+    """The layers that stay and may be given other kernels."""
     if not correction.refit:
         return set()
     layers = layers_of(model)
     last = max(calls, key=lambda n: calls[n].order, default=None)
-    named = {n for n in correction.adjust if isinstance(layers.get(n), nn.Conv2d)} - plan.layers.keys() - {last}
-    return {n for n in named if refuse_in_network(n, layers, calls) is None}
+    free = {n for n in correction.adjust if n in layers and kind_of(layers[n]).adjustable}
+    return {n for n in free - plan.layers.keys() - {last} if refuse_in_network(n, layers, calls) is None}
 
 
 def _refit_in_graph(original: Runner, compressed: Runner, images: Tensor, refits: Refits, free: set[str]) -> None:

@@ -9,7 +9,25 @@ from torch import Tensor
 
 from cnncompress.chains.spec import ConvSpec
 from cnncompress.maths.linalg import mean_eigenvalue, oas_shrinkage, solve_psd
-from cnncompress.metrics.statistics import LayerStatistics
+from cnncompress.metrics import LayerStatistics
+from cnncompress.network.kinds import LayerKind
+
+
+@dataclasses.dataclass(frozen=True)
+class Positions:
+    """The output positions of a layer that are looked at: `index` [R], counted as its kind counts them."""
+
+    kind: LayerKind
+    spec: ConvSpec
+    index: Tensor
+
+    def patches(self, x: Tensor) -> Tensor:
+        """What the kernel sees there of an input, [R, g, n]."""
+        return self.kind.patches(x, self.spec, self.index)
+
+    def outputs(self, y: Tensor) -> Tensor:
+        """The outputs there, [R, F]."""
+        return self.kind.outputs(y, self.spec, self.index)
 
 
 @dataclasses.dataclass
@@ -61,12 +79,3 @@ class Samples:
             ridge = share * level * torch.eye(len(m), dtype=torch.float64)
             found.append(solve_psd((1 - share) * m + ridge, (1 - share) * c + share * level * part))
         return torch.cat(found).reshape(spec.weight_shape)
-
-
-def outputs_at(y: Tensor, spec: ConvSpec, index: Tensor) -> Tensor:
-    """The outputs [R, F] of a layer at the positions `index` [R], counted and typed as in `gather_patches`."""
-    y = y.to(torch.promote_types(y.dtype, torch.float32))
-    if spec.linear:
-        return y.reshape(-1, spec.out_channels)[index]
-    width = y.shape[-2] * y.shape[-1]
-    return y.flatten(2)[index // width, :, index % width]

@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 
 from cnncompress.correction.following import Following, depends, following
 from cnncompress.correction.graph import Lifetimes, Runner, Values
+from cnncompress.network.kinds import called_with
 from cnncompress.network.run import inference
 
 NOTHING = Following()
@@ -18,13 +19,14 @@ NOTHING = Following()
 
 @dataclass(frozen=True)
 class Visit:
-    """A layer that the original has computed and the compressed network has not.
+    """A layer that the original has computed and the compressed network has not; `module` is the original's.
 
     `input` is what the layer gets in the compressed network, `output` what it gives in the original. `summands` are
     what the output is added to, in the original and in the compressed network; None where one is not known yet.
     """
 
     layer: str
+    module: nn.Module
     input: Tensor
     output: Tensor
     following: Following = NOTHING
@@ -57,7 +59,8 @@ def walk(original: Runner, compressed: Runner, images: Tensor, layers: Collectio
 def _visit(node: fx.Node, modules: Mapping[str, nn.Module], ours: Values, theirs: Values) -> Visit:
     after = following(node, modules)
     summands = (ours[after.partner], theirs[after.partner]) if after.partner in theirs else None
-    return Visit(str(node.target), theirs[input_of(node)], ours[node], after, summands)
+    name = str(node.target)
+    return Visit(name, modules[name], theirs[input_of(node)], ours[node], after, summands)
 
 
 def input_of(node: fx.Node) -> fx.Node:
@@ -98,7 +101,8 @@ class _Reached(Exception):  # noqa: N818
 def one_by_one(original: nn.Module, compressed: nn.Module, images: Tensor, layers: Collection[str]) -> Iterator[Visit]:
     """The first calls of `layers` on `images`, each from forward passes of its own, without what comes after them."""
     for layer in layers:
-        yield Visit(layer, values_at(compressed, layer, images)[0], values_at(original, layer, images)[1])
+        x, y = values_at(compressed, layer, images)[0], values_at(original, layer, images)[1]
+        yield Visit(layer, original.get_submodule(layer), x, y)
 
 
 def values_at(model: nn.Module, name: str, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -106,7 +110,7 @@ def values_at(model: nn.Module, name: str, images: Tensor) -> tuple[Tensor, Tens
     found: list[tuple[Tensor, Tensor]] = []
 
     def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
-        found.append((args[0] if args else kwargs["input"], output))
+        found.append((called_with(args, kwargs), output))
         raise _Reached
 
     handle = model.get_submodule(name).register_forward_hook(hook, with_kwargs=True)

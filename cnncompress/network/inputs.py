@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from cnncompress.chains.spec import Pair
 from cnncompress.errors import DataError
 from cnncompress.network.copying import clone
+from cnncompress.network.kinds import called_with, is_layer, kind_of
 from cnncompress.network.run import inference
 
 IMAGE_KEYS = ("image", "images", "pixel_values", "img", "imgs", "input", "inputs", "x", "data")
@@ -55,8 +56,8 @@ def input_channels(model: nn.Module, size: Pair) -> int:
 
     3 where the first layer that is called can take what such images give it, or where none of the numbers tried fits.
     """
-    layers = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
-    declared = next((m.in_channels for m in layers if isinstance(m, nn.Conv2d)), 1)
+    layers = [m for m in model.modules() if is_layer(m)]
+    declared = next(filter(None, (kind_of(m).image_channels(m) for m in layers)), 1)
     tried: list[int] = []
     waiting = [3, 1, declared]
     while waiting:
@@ -76,11 +77,8 @@ def _first_layer(model: nn.Module, layers: Sequence[nn.Module], image: Tensor) -
     found: list[tuple[bool, int | None]] = []
 
     def hook(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        x = args[0] if args else kwargs["input"]
-        if isinstance(module, nn.Linear):
-            found.append((x.shape[-1] == module.in_features, None))
-        else:
-            found.append((x.shape[-3] == module.in_channels, module.in_channels))
+        kind = kind_of(module)
+        found.append((kind.takes(module, called_with(args, kwargs)), kind.image_channels(module)))
         raise _Reached
 
     handles = [module.register_forward_pre_hook(hook, with_kwargs=True) for module in layers]

@@ -8,6 +8,7 @@ from torch import nn
 
 from cnncompress.chains.modules import FactoredLayer
 from cnncompress.network.costs import OtherProfile
+from cnncompress.network.kinds import is_layer
 
 ITSELF = "(forward)"  # the name of the network itself among its modules
 LIBRARIES = ("torch.", "torchvision.ops.")  # whose modules are known by their names
@@ -18,7 +19,7 @@ def others(model: nn.Module, macs: Mapping[str, Mapping[str, int]]) -> tuple[Oth
     inside = {m for f in model.modules() if isinstance(f, FactoredLayer) for m in f.modules()}
     found = []
     for name, module in model.named_modules():
-        if isinstance(module, nn.Conv2d | nn.Linear) or module in inside:
+        if is_layer(module) or module in inside:
             continue
         own = sum(macs.get(name, {}).values())
         if own or _quantised(module):

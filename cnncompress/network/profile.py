@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from cnncompress.chains.modules import spec_of
 from cnncompress.chains.spec import Call
 from cnncompress.errors import CompressError
 from cnncompress.network.compressed import Compressed, network_of
 from cnncompress.network.copying import clone
 from cnncompress.network.costs import LayerProfile, OtherProfile, Profile
 from cnncompress.network.counting import counting_macs
+from cnncompress.network.kinds import spec_of
 from cnncompress.network.layers import layers_of
 from cnncompress.network.others import others
 from cnncompress.network.trace import trace

@@ -8,10 +8,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from cnncompress.chains.modules import FactoredLayer, ValueReadError, spec_of
+from cnncompress.chains.modules import FactoredLayer, ValueReadError
 from cnncompress.chains.spec import Call
 from cnncompress.errors import CompressError
 from cnncompress.network.copying import clone
+from cnncompress.network.kinds import is_layer, spec_of, weight_of
 from cnncompress.network.layers import layers_of, refuse_module
 from cnncompress.network.run import inference, run, same_outputs
 from cnncompress.network.swap import swap
@@ -42,10 +43,10 @@ def _shared(model: nn.Module, layers: Mapping[str, nn.Module]) -> dict[str, str]
     owners = {
         id(p): f"{prefix}.{name}".lstrip(".")
         for prefix, module in model.named_modules()
-        if not isinstance(module, nn.Conv2d | nn.Linear)
+        if not is_layer(module)
         for name, p in module._parameters.items()
     }
-    found = {name: owners.get(id(layer.weight)) for name, layer in layers.items()}
+    found = {name: owners.get(id(weight_of(layer))) for name, layer in layers.items()}
     return {name: f"its weight is shared with {owner}" for name, owner in found.items() if owner}
 
 

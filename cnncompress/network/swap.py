@@ -11,17 +11,19 @@ from cnncompress.chains.modules import FactoredLayer
 from cnncompress.chains.plan import LayerPlan, Plan
 from cnncompress.errors import UnsupportedLayerError
 from cnncompress.network.copying import clone as clone
+from cnncompress.network.kinds import KINDS, is_layer, kind_of
 from cnncompress.network.memory_format import is_channels_last, to_memory_format
 from cnncompress.network.run import forward as forward
 from cnncompress.network.run import logits as logits
 
 
-def build_chain(plan: LayerPlan, kernels: Sequence[Tensor] | None, original: nn.Conv2d | nn.Linear) -> FactoredLayer:
+def build_chain(plan: LayerPlan, kernels: Sequence[Tensor] | None, original: nn.Module) -> FactoredLayer:
     """The chain of `plan` with these kernels, in the original layer's dtype, device, memory format and mode.
 
     One tensor a stage of the plan's chain; `kernels` None leaves the chain without values, on the meta device.
     """
-    weight, bias = original.weight, original.bias
+    kind = kind_of(original)
+    weight, bias = kind.parameter(original), kind.bias(original)
     layer = FactoredLayer(plan.chain, plan.lowering, device="meta", dtype=weight.dtype)
     if kernels is not None:
         layer = layer.to_empty(device=weight.device)
@@ -50,7 +52,8 @@ def apply_plan(model: nn.Module, plan: Plan, kernels: Mapping[str, Sequence[Tens
     """Swap the chains of `plan` into `model`, in the plan's order; layers without kernels stay on the meta device."""
     for name, layer_plan in plan.layers.items():
         original = model.get_submodule(name)
-        if not isinstance(original, nn.Conv2d | nn.Linear):
-            raise UnsupportedLayerError(f"{name} is a {type(original).__name__}, not a Conv2d or Linear")
+        if not is_layer(original):
+            kinds = " or ".join(kind.__name__ for kind in KINDS)
+            raise UnsupportedLayerError(f"{name} is a {type(original).__name__}, not a {kinds}")
         swap(model, name, build_chain(layer_plan, kernels[name] if kernels else None, original))
     return to_memory_format(model, plan.memory_format)

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cnncompress.chains.modules import spec_of
 from cnncompress.chains.spec import Call
 from cnncompress.errors import CompressError
 from cnncompress.network.copying import clone as clone
+from cnncompress.network.kinds import called_with, kind_of, spec_of
 from cnncompress.network.layers import layers_of
 from cnncompress.network.run import forward as forward
 from cnncompress.network.run import inference, run
@@ -31,13 +31,7 @@ def trace(model: nn.Module, example: Tensor) -> dict[str, Call]:
 
     def watch(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            x = args[0] if args else kwargs["input"]
-            linear = isinstance(module, nn.Linear)
-            if linear:
-                sizes.setdefault(name, []).append((x.numel() // x.shape[-1], 1))
-            else:  # a network may fold patches of one image into the batch
-                batch = x.shape[0] if x.dim() == 4 else 1
-                sizes.setdefault(name, []).extend([(x.shape[-2], x.shape[-1])] * batch)
+            sizes.setdefault(name, []).extend(kind_of(module).sizes(called_with(args, kwargs)))
 
         return hook
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from cnncompress.chains.modules import spec_of
+from cnncompress.network.kinds import dense_weight, spec_of
 from cnncompress.network.layers import layers_of, refuse_module
 from cnncompress.network.subject import look_at
 from cnncompress.pipeline.asked import NetworkAsked
@@ -63,7 +63,7 @@ def inspect_layers(
         if not row.note:
             method = choose_method("auto", spec)[0]
             row.full_rank = method.full_rank(spec)[0]
-            weight = module.weight.reshape(spec.weight_shape)
+            weight = dense_weight(module)
             values = None if weight.is_meta else method.spectrum(weight, spec)
             if values is not None:
                 row.rank_at = {share: rank_for_energy(values, share) for share in energies}

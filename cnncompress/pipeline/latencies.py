@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from cnncompress.chains.modules import spec_of
 from cnncompress.chains.plan import LayerPlan
 from cnncompress.errors import UsageError
 from cnncompress.latency.network import latency, layer_latencies
 from cnncompress.latency.runtimes import get_runtime
 from cnncompress.latency.setting import TimingSetting
 from cnncompress.latency.timed import Latency
+from cnncompress.network.kinds import spec_of
 from cnncompress.network.memory_format import to_memory_format
 from cnncompress.pipeline.formats import beside, fastest, in_formats
 from cnncompress.pipeline.opened import Opened, need_layers

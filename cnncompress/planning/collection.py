@@ -13,6 +13,7 @@ from cnncompress.metrics import get_metric, layer_metrics
 from cnncompress.metrics.statistics import LayerStatistics
 from cnncompress.names.metrics import DEFAULT
 from cnncompress.network.divergence import Answers
+from cnncompress.network.kinds import dense_weight
 from cnncompress.network.subject import Subject
 from cnncompress.planning.candidates import Layer, make_layer, methods_of
 from cnncompress.planning.rules import Choice, Kept
@@ -104,7 +105,7 @@ def make_candidates(
     found = Candidates(subject, (), kept, guide, times, progress)
     for name in found.bar(choices, "candidates"):
         module, call = subject.network.get_submodule(name), subject.calls[name]
-        weight = module.weight.detach().cpu().reshape(call.spec.weight_shape)  # type: ignore[operator,union-attr]
+        weight = dense_weight(module).cpu()
         check_finite(weight, name)
         methods = methods_of(choices[name], call.spec)
         metrics = layer_metrics(guide.metric, call.spec, guide.statistics.get(name))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from torch import Tensor, nn
 
@@ -16,6 +15,7 @@ from cnncompress.latency.network import latency, layer_latencies
 from cnncompress.latency.setting import TimingSetting
 from cnncompress.latency.table import LatencyTable
 from cnncompress.network.copying import clone
+from cnncompress.network.kinds import weight_of
 from cnncompress.network.memory_format import memory_format_of, to_memory_format
 from cnncompress.network.swap import build_chain, swap
 
@@ -62,8 +62,8 @@ def with_random_chains(model: nn.Module, plan: Plan) -> nn.Module:
     """A copy of a network with the chains of a plan, whose kernels are random but keep the scale of what they see."""
     small = clone(model)
     for name, layer_plan in plan.layers.items():
-        module: Any = small.get_submodule(name)
-        chain = build_chain(layer_plan, None, module).to_empty(device=module.weight.device)
+        module = small.get_submodule(name)
+        chain = build_chain(layer_plan, None, module).to_empty(device=weight_of(module).device)
         fill_randomly(chain)
         swap(small, name, chain)
     return to_memory_format(small, plan.memory_format or memory_format_of(model))

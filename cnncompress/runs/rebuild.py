@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cnncompress.chains.modules import spec_of
 from cnncompress.chains.plan import Plan
 from cnncompress.chains.spec import chain_output_size
 from cnncompress.errors import CompressError, RunError
 from cnncompress.files.state import kind_of_entry, packed, plain_tensors, same_values
 from cnncompress.models import build_architecture
+from cnncompress.network.kinds import spec_of
 from cnncompress.network.layers import layers_of
 from cnncompress.network.provenance import Provenance
 from cnncompress.network.run import inference, run, same_outputs

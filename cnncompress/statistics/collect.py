@@ -16,9 +16,10 @@ from cnncompress.names.metrics import OF_INPUTS
 from cnncompress.network.device import resolve_device
 from cnncompress.network.evaluate import check_labels
 from cnncompress.network.inputs import in_single, input_dtype, read_batch
+from cnncompress.network.kinds import called_with, weight_of
 from cnncompress.network.layers import layers_of, refuse_module
 from cnncompress.network.meaning import Meaning, meaning_of
-from cnncompress.network.patches import image_seeds
+from cnncompress.network.positions import image_seeds
 from cnncompress.network.run import forward, inference, run
 from cnncompress.statistics.layers import LayerSums
 from cnncompress.statistics.moments import everyone, processes
@@ -117,7 +118,7 @@ def _finish_gradients(
         )
 
 
-def _select(model: nn.Module, names: Iterable[str] | None) -> dict[str, nn.Conv2d | nn.Linear]:
+def _select(model: nn.Module, names: Iterable[str] | None) -> dict[str, nn.Module]:
     known = layers_of(model)
     wanted = set(known) if names is None else set(names)
     for name in sorted(wanted - set(known)):
@@ -143,7 +144,7 @@ class _Collector:
         self.images = self.classes = 0
         self.meaning = Meaning()
         self.spread = torch.zeros(3, dtype=torch.float64)  # number, sum and sum of squares of the answers
-        self.device = next(iter(sums.values())).module.weight.device
+        self.device = weight_of(next(iter(sums.values())).module).device
 
     def run(self, loader: Iterable[Any], limit: int | None, progress: bool) -> None:
         """Take in the first `limit` images of a loader."""
@@ -205,7 +206,7 @@ class _Collector:
 
     def _add_sensitivity(self, image: Tensor, label: Tensor) -> None:
         """Take in the gradients of one image [1, ...] toward the most probable of its wrong classes."""
-        weights = [s.module.weight for s in self.sums.values()]
+        weights = [weight_of(s.module) for s in self.sums.values()]
         try:
             for weight in weights:
                 weight.requires_grad_(True)
@@ -247,7 +248,7 @@ class _Collector:
 
     def _hook(self, sums: LayerSums) -> Any:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor | None:
-            x = (args[0] if args else kwargs["input"]).detach()
+            x = called_with(args, kwargs).detach()
             if x.numel() and not all(torch.isfinite(v) for v in x.aminmax()):
                 raise CompressError(f"the input of layer {sums.name} is not finite; check the images and the weights")
             sums.called = True

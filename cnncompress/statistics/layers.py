@@ -8,10 +8,10 @@ from collections.abc import Collection
 import torch
 from torch import Tensor, nn
 
-from cnncompress.chains.modules import spec_of
 from cnncompress.errors import CompressError
 from cnncompress.metrics.statistics import LayerStatistics
-from cnncompress.network.patches import gather_patches, position_count, sample_positions
+from cnncompress.network.kinds import kind_of, spec_of, weight_of
+from cnncompress.network.positions import sample_positions
 from cnncompress.statistics.moments import Moments, Samples, add_up
 
 WIDEST_MOMENT = (
@@ -23,11 +23,11 @@ PATCHES_AT_ONCE = 2048  # patches gathered at once
 class LayerSums:
     """What one layer has met so far, in this process. `needs`: some of moment, gradient, sensitivity."""
 
-    def __init__(self, name: str, module: nn.Conv2d | nn.Linear, needs: Collection[str]) -> None:
-        self.name, self.module, self.spec = name, module, spec_of(module)
+    def __init__(self, name: str, module: nn.Module, needs: Collection[str]) -> None:
+        self.name, self.module, self.kind, self.spec = name, module, kind_of(module), spec_of(module)
         self.key = zlib.crc32(name.encode())
         self.called = False
-        device, shape = module.weight.device, self.spec.weight_shape
+        device, shape = weight_of(module).device, self.spec.weight_shape
         g, n, F = self.spec.groups, shape[1] * shape[2] * shape[3], shape[0]
         self.inputs: Moments | Samples | None = None
         if "moment" in needs:
@@ -37,16 +37,16 @@ class LayerSums:
         self.sensitivity = torch.zeros(shape, device=device) if "sensitivity" in needs else None
 
     def add_inputs(self, x: Tensor, seeds: list[int], call: int, positions: int | None) -> None:
-        """Take in the input of one call: `[b, C, H, W]`, `[C, H, W]` or a Linear's `[..., C]`.
+        """Take in the input of one call.
 
         `seeds` has one number for each image, `positions` is how many patches of each are looked at.
         """
         if self.inputs is None:
             return
-        x = x[None] if x.dim() == 3 and not self.spec.linear else x
-        index, priority = sample_positions(seeds, (self.key, call), position_count(x, self.spec), positions)
+        count = self.kind.position_count(x, self.spec)
+        index, priority = sample_positions(seeds, (self.key, call), count, positions)
         for part, order in zip(index.split(PATCHES_AT_ONCE), priority.split(PATCHES_AT_ONCE), strict=True):
-            self.inputs.add(gather_patches(x, self.spec, part), order)
+            self.inputs.add(self.kind.patches(x, self.spec, part), order)
 
     def add_gradient(self, gradient: Tensor | None) -> None:
         """Take in the gradient of the loss at the layer's output: Σ over images and positions of ggᵀ.
@@ -54,15 +54,13 @@ class LayerSums:
         None is that behind an operator that lets none through.
         """
         if self.gradient is not None and gradient is not None:
-            rows = gradient if self.spec.linear else gradient.movedim(-3, -1)
-            rows = rows.reshape(-1, self.spec.out_channels)
-            rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
+            rows = self.kind.rows(gradient, self.spec)
             self.gradient += rows.T @ rows
 
     def add_sensitivity(self, gradient: Tensor | None) -> None:
         """Take in the gradient of one image, toward one wrong class, at the layer's weight."""
         if self.sensitivity is not None and gradient is not None:
-            gradient = gradient.reshape(self.sensitivity.shape).float()
+            gradient = self.kind.dense(self.module, gradient).float()
             self.sensitivity.addcmul_(gradient, gradient)
 
     def result(self, images: int, wrong_classes: int) -> LayerStatistics:

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from cnncompress.chains.lowering import lower, lower_kernels, paddings, regroupings
-from cnncompress.chains.modules import FactoredLayer, SplitConv2d, spec_of
+from cnncompress.chains.modules import FactoredLayer, SplitConv2d
 from cnncompress.chains.spec import ConvSpec, Permutation, chain_macs, convolutions
 from cnncompress.decompositions import get_method
+from cnncompress.network.kinds import spec_of
 from cnncompress.network.layers import refuse_module
 from cnncompress.network.swap import build_chain
 from cnncompress.planning import Kept

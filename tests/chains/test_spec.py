@@ -8,10 +8,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from cnncompress.chains.modules import spec_of
 from cnncompress.chains.plan import LayerPlan, Plan
 from cnncompress.chains.plan_json import plan_from_json, plan_to_json, stage_from_json, stage_to_json
 from cnncompress.chains.spec import Call, ConvSpec, Permutation, as_pair, chain_macs, chain_params, convolutions
+from cnncompress.network.kinds import spec_of
 from cnncompress.planning import describe_methods
 from tests.decompositions.helpers import SIZE, images
 from tests.decompositions.helpers import convolutions as any_convolution

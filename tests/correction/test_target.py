@@ -7,11 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from cnncompress.chains.modules import spec_of
 from cnncompress.chains.spec import ConvSpec
-from cnncompress.correction.target import Samples, outputs_at
+from cnncompress.correction.target import Positions, Samples
 from cnncompress.maths.linalg import oas_shrinkage
-from cnncompress.network.patches import gather_patches
+from cnncompress.network.kinds import KINDS, kind_of, spec_of
 from tests.decompositions.helpers import randn, relative
 
 
@@ -48,8 +47,9 @@ def test_outputs_of_a_kernel_are_those_of_the_convolution(padding_mode, free):
     layer = nn.Conv2d(6, 8, 3, padding=1, stride=2, groups=2, padding_mode=padding_mode, bias=False)
     spec, x = spec_of(layer), torch.randn(3, 6, 7, 9)
     index = torch.tensor([0, 3, 21, 59])  # of 3 × 4 × 5 positions
-    samples = Samples.of(gather_patches(x, spec, index), 3, free=free)
-    wanted = outputs_at(layer(x), spec, index)
+    positions = Positions(kind_of(layer), spec, index)
+    samples = Samples.of(positions.patches(x), 3, free=free)
+    wanted = positions.outputs(layer(x))
     torch.testing.assert_close(samples.outputs(layer.weight), wanted, rtol=1e-5, atol=1e-5)
 
 
@@ -77,7 +77,7 @@ def test_with_unchanged_inputs_the_target_is_the_weight(rows, groups):
     layer = nn.Conv2d(4, 6, 3, groups=groups).double()
     spec = ConvSpec(4, 6, (3, 3), groups=groups, bias=True)
     x = randn(rows, 4, 3, 3)
-    patches = gather_patches(x, spec, torch.arange(rows))
+    patches = kind_of(layer).patches(x, spec, torch.arange(rows))
     found = Samples.of(patches, rows).target(layer.weight.detach(), spec, layer(x).detach().flatten(1))
     assert relative(found, layer.weight) < 1e-9
 
@@ -94,5 +94,7 @@ def test_outputs_at_positions(shape):
     spec = ConvSpec(2, 6, linear=len(shape) != 4)
     rows = y.permute(0, 2, 3, 1).reshape(-1, 6) if len(shape) == 4 else y.reshape(-1, 6)
     index = torch.tensor([0, 3, len(rows) - 1])
-    assert torch.equal(outputs_at(y, spec, index), rows[index])
-    assert torch.equal(outputs_at(y.half(), spec, index), rows[index].half().float())
+    kind = KINDS[nn.Linear if spec.linear else nn.Conv2d]
+    assert torch.equal(kind.outputs(y, spec, index), rows[index])
+    assert torch.equal(kind.outputs(y.half(), spec, index), rows[index].half().float())
+    assert torch.equal(kind.rows(y, spec), rows)

@@ -7,13 +7,14 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from cnncompress.chains.lowering import lower_kernels
-from cnncompress.chains.modules import FactoredLayer, spec_of
+from cnncompress.chains.modules import FactoredLayer
 from cnncompress.chains.plan import LayerPlan, Plan
 from cnncompress.chains.spec import Call, ConvSpec
 from cnncompress.decompositions import get_method
 from cnncompress.metrics import REGISTRY
 from cnncompress.metrics.statistics import LayerStatistics
 from cnncompress.network.copying import clone
+from cnncompress.network.kinds import spec_of
 from cnncompress.network.layers import layers_of
 from cnncompress.network.swap import apply_plan, build_chain
 from cnncompress.planning import Choice, Kept, plan, plan_layer

@@ -8,7 +8,6 @@ import torch
 from torch import nn
 
 from cnncompress.chains.compose import compose
-from cnncompress.chains.modules import spec_of
 from cnncompress.chains.spec import Call, ConvSpec
 from cnncompress.decompositions import get_method
 from cnncompress.errors import CompressError, UsageError
@@ -24,6 +23,7 @@ from cnncompress.metrics import (
     squared_error,
 )
 from cnncompress.metrics.statistics import LayerStatistics
+from cnncompress.network.kinds import spec_of
 from cnncompress.planning import Choice, plan_layer
 from tests.decompositions.helpers import made_up_statistics, randn, randomize
 

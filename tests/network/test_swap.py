@@ -7,11 +7,12 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations
 
-from cnncompress.chains.modules import FactoredLayer, Permute, spec_of
+from cnncompress.chains.modules import FactoredLayer, Permute
 from cnncompress.chains.plan import LayerPlan, Plan
 from cnncompress.chains.spec import ConvSpec, Permutation
 from cnncompress.errors import CompressError, UnsupportedLayerError
 from cnncompress.network.copying import clone
+from cnncompress.network.kinds import spec_of
 from cnncompress.network.layers import layers_of, refuse_module
 from cnncompress.network.memory_format import is_channels_last, memory_format_of, to_memory_format
 from cnncompress.network.provenance import Provenance, attach, provenance

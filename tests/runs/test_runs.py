@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from cnncompress.chains.lowering import lower
-from cnncompress.chains.modules import SplitConv2d, spec_of
+from cnncompress.chains.modules import SplitConv2d
 from cnncompress.chains.plan import LayerPlan, Plan
 from cnncompress.chains.plan_json import plan_to_json
 from cnncompress.chains.spec import ConvSpec
@@ -17,6 +17,7 @@ from cnncompress.errors import RunError, UsageError
 from cnncompress.files.place import FILES
 from cnncompress.files.tensorfile import load_tensors
 from cnncompress.models import ModelSource, load_model
+from cnncompress.network.kinds import spec_of
 from cnncompress.network.memory_format import memory_format_of
 from cnncompress.network.preprocessing import Preprocessing
 from cnncompress.network.provenance import Provenance, attach, provenance

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from cnncompress.network.layers import layers_of
-from cnncompress.network.patches import image_seeds
+from cnncompress.network.positions import image_seeds
 from tests.statistics.helpers import collect, images, small_network
 
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from cnncompress.network.patches import image_seeds, sample_positions
+from cnncompress.network.positions import image_seeds, sample_positions
 from cnncompress.statistics import layers as statistics_layers
 from cnncompress.statistics.moments import SAMPLES_KEPT, Moments
 from tests.statistics.helpers import Pooled, collect, covariance, images, small_network, unfolded

@@ -131,13 +131,12 @@ class _HookedLayers:
 
 
 def _layers(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    from torch import nn
-
     from cnncompress.chains.modules import FactoredLayer
+    from cnncompress.network.kinds import is_layer
 
     inside = {m for f in network.modules() if isinstance(f, FactoredLayer) for m in f.modules() if m is not f}
     for name, module in network.named_modules():
-        if isinstance(module, FactoredLayer | nn.Conv2d | nn.Linear) and module not in inside:
+        if (isinstance(module, FactoredLayer) or is_layer(module)) and module not in inside:
             yield name, module
 
 

@@ -1,0 +1,37 @@
+"""The kinds of layers that chains can stand in for, one file each. `KINDS` has them by the modules they describe."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+
+from cnncompress.network.kinds.base import (
+    KINDS,
+    LayerKind,
+    called_with,
+    dense_weight,
+    is_layer,
+    kind_of,
+    register,
+    spec_of,
+    weight_of,
+)
+from cnncompress.network.kinds.conv2d import Conv2dKind
+from cnncompress.network.kinds.linear import LinearKind
+
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")
+
+__all__ = [
+    "KINDS",
+    "Conv2dKind",
+    "LayerKind",
+    "LinearKind",
+    "called_with",
+    "dense_weight",
+    "is_layer",
+    "kind_of",
+    "register",
+    "spec_of",
+    "weight_of",
+]

@@ -1,0 +1,137 @@
+"""What a kind of layer is, and the kinds by the modules that they describe."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, ClassVar, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from cnncompress.chains.spec import ConvSpec, Pair
+from cnncompress.errors import UnsupportedLayerError
+
+KINDS: dict[type[nn.Module], LayerKind] = {}
+
+
+class LayerKind(ABC):
+    """What is known about modules of one type, for everything that looks at them or puts chains in their place.
+
+    A layer computes what its `spec` says. Its weight, in whatever layout a parameter holds it, is seen as
+    W[F, C/g, kh, kw]; its output is linear in it. n is (C/g)·kh·kw, in the order of W.flatten(1).
+    """
+
+    channel_axis: ClassVar[int]  # of inputs and outputs, from the end
+    adjustable: ClassVar[bool] = True  # a correction may give a layer that stays another kernel
+
+    # --- the module ---
+
+    @abstractmethod
+    def spec(self, module: Any) -> ConvSpec:
+        """The geometry of a module."""
+
+    @abstractmethod
+    def is_plain(self, module: Any) -> bool:
+        """True where the module computes what its spec says, and no class derived from it something else."""
+
+    def parameter(self, module: Any) -> nn.Parameter:
+        """The parameter that holds the weight."""
+        return module.weight
+
+    def bias(self, module: Any) -> nn.Parameter | None:
+        """The parameter [F] that is added to the output."""
+        return module.bias
+
+    def dense(self, module: Any, values: Tensor | None = None) -> Tensor:
+        """W[F, C/g, kh, kw]: the weight, or `values` that are laid out as its parameter."""
+        values = self.parameter(module) if values is None else values
+        return values.reshape(self.spec(module).weight_shape)
+
+    def laid_out(self, module: Any, dense: Tensor) -> Tensor:
+        """The inverse of `dense`."""
+        return dense.reshape(self.parameter(module).shape)
+
+    # --- its input and output ---
+
+    @abstractmethod
+    def image_channels(self, module: Any) -> int | None:
+        """The channels of the images that it takes; None where it takes no images."""
+
+    def takes(self, module: Any, x: Tensor) -> bool:
+        """True where `x` has the channels of its input."""
+        return x.shape[self.channel_axis] == self.spec(module).in_channels
+
+    @abstractmethod
+    def sizes(self, x: Tensor) -> list[Pair]:
+        """Height and width of each image in the input of one call, [b, C, H, W] or [C, H, W].
+
+        For a layer on the last axis it is one pair, the leading positions and 1.
+        """
+
+    @abstractmethod
+    def position_count(self, x: Tensor, spec: ConvSpec) -> int:
+        """Output positions over the whole input."""
+
+    @abstractmethod
+    def patches(self, x: Tensor, spec: ConvSpec, index: Tensor) -> Tensor:
+        """What the kernel sees at the output positions `index` [R], as [R, g, n] in float32 or float64.
+
+        `index` counts (image, y, x) row by row.
+        """
+
+    def rows(self, y: Tensor, spec: ConvSpec) -> Tensor:
+        """An output, or a gradient at it, as one row [F] for each position, in float32 or float64."""
+        rows = y.movedim(self.channel_axis, -1).reshape(-1, spec.out_channels)
+        return rows.to(torch.promote_types(rows.dtype, torch.float32))
+
+    def outputs(self, y: Tensor, spec: ConvSpec, index: Tensor) -> Tensor:
+        """The outputs [R, F] at the positions `index` [R], counted as in `patches`."""
+        return self.rows(y, spec)[index]
+
+
+Kind = TypeVar("Kind", bound=LayerKind)
+
+
+def register(module: type[nn.Module]) -> Callable[[type[Kind]], type[Kind]]:
+    """Decorator: the class describes modules of this type, and of types derived from it."""
+
+    def add(kind: type[Kind]) -> type[Kind]:
+        KINDS[module] = kind()
+        return kind
+
+    return add
+
+
+def kind_of(module: nn.Module) -> LayerKind:
+    """The kind of a layer; UnsupportedLayerError for any other module."""
+    for base in type(module).__mro__:
+        if base in KINDS:
+            return KINDS[base]
+    names = " nor a ".join(kind.__name__ for kind in KINDS)
+    raise UnsupportedLayerError(f"{type(module).__name__} is neither a {names}")
+
+
+def is_layer(module: nn.Module) -> bool:
+    """True for a module of a kind that is known."""
+    return any(base in KINDS for base in type(module).__mro__)
+
+
+def spec_of(module: nn.Module) -> ConvSpec:
+    """The geometry of a layer; UnsupportedLayerError for any other module."""
+    return kind_of(module).spec(module)
+
+
+def weight_of(module: nn.Module) -> nn.Parameter:
+    """The parameter that holds the weight of a layer."""
+    return kind_of(module).parameter(module)
+
+
+def dense_weight(module: nn.Module) -> Tensor:
+    """The weight of a layer as W[F, C/g, kh, kw], without gradients."""
+    return kind_of(module).dense(module).detach()
+
+
+def called_with(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    """The input of a layer in the arguments of one call."""
+    return args[0] if args else next(iter(kwargs.values()))
