@@ -23,7 +23,7 @@ class LayerProfile:
 
 @dataclass(frozen=True)
 class OtherProfile:
-    """What a module computes on one image beside Conv2d and Linear layers, and why it stays as it is."""
+    """What a module computes on one image beside its layers, and why it stays as it is."""
 
     name: str
     kind: str

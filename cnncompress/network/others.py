@@ -1,4 +1,4 @@
-"""What a network computes beside its Conv2d and Linear layers: it stays as it is, and is named with the reason."""
+"""What a network computes beside its layers: it stays as it is, and is named with the reason."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import nn
 
 from cnncompress.chains.modules import FactoredLayer
 from cnncompress.network.costs import OtherProfile
-from cnncompress.network.kinds import is_layer
+from cnncompress.network.kinds import is_layer, known_kinds
 
 ITSELF = "(forward)"  # the name of the network itself among its modules
 LIBRARIES = ("torch.", "torchvision.ops.")  # whose modules are known by their names
@@ -40,7 +40,7 @@ def _describe(module: nn.Module, macs: Mapping[str, int]) -> tuple[str, str]:
     if _quantised(module):
         return f"quantised {kind}", "its weight is quantised; decompose the network first and quantise it then"
     if type(module).__module__.startswith(LIBRARIES) and not isinstance(module, nn.Sequential):
-        return kind, f"{kind} is not decomposed, only Conv2d and Linear are"
+        return kind, f"{kind} is not decomposed, only {known_kinds('and')} are"
     if any("conv" in operator for operator in macs):
         return kind, "its forward pass convolves with tensors of its own (F.conv2d), not by a Conv2d"
     return kind, "its forward pass multiplies matrices itself (F.linear, attention), not by a Linear"

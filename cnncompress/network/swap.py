@@ -11,7 +11,7 @@ from cnncompress.chains.modules import FactoredLayer
 from cnncompress.chains.plan import LayerPlan, Plan
 from cnncompress.errors import UnsupportedLayerError
 from cnncompress.network.copying import clone as clone
-from cnncompress.network.kinds import KINDS, is_layer, kind_of
+from cnncompress.network.kinds import is_layer, kind_of, known_kinds
 from cnncompress.network.memory_format import is_channels_last, to_memory_format
 from cnncompress.network.run import forward as forward
 from cnncompress.network.run import logits as logits
@@ -53,7 +53,6 @@ def apply_plan(model: nn.Module, plan: Plan, kernels: Mapping[str, Sequence[Tens
     for name, layer_plan in plan.layers.items():
         original = model.get_submodule(name)
         if not is_layer(original):
-            kinds = " or ".join(kind.__name__ for kind in KINDS)
-            raise UnsupportedLayerError(f"{name} is a {type(original).__name__}, not a {kinds}")
+            raise UnsupportedLayerError(f"{name} is a {type(original).__name__}, not a {known_kinds('or')}")
         swap(model, name, build_chain(layer_plan, kernels[name] if kernels else None, original))
     return to_memory_format(model, plan.memory_format)

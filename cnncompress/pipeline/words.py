@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from cnncompress.chains.plan import Plan
 from cnncompress.metrics import get_metric
+from cnncompress.network.kinds import known_kinds
 from cnncompress.pipeline.asked import Aim, FitAsked, Job
 from cnncompress.pipeline.opened import Opened
 from cnncompress.pipeline.rows import recorded
@@ -118,7 +119,7 @@ def narrow_outputs(plan: Plan, outputs: int | None) -> Iterator[str]:
 def nothing_to_do(name: str, plan: Plan) -> str:
     """The one line that says why no layer was replaced."""
     if not plan.kept:
-        return f"{name} has no Conv2d or Linear layer to replace; nothing was written"
+        return f"{name} has no {known_kinds('or')} layer to replace; nothing was written"
     reasons: dict[str, list[str]] = {}
     for layer, reason in plan.kept.items():
         reasons.setdefault(reason, []).append(layer)

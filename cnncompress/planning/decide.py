@@ -52,7 +52,7 @@ def plan(
     table: LatencyTable | None = None,
     original_ms: float | None = None,
 ) -> Plan:
-    """Decide for every Conv2d and Linear what it becomes.
+    """Decide for every layer what it becomes.
 
     `method` is one decomposition, `NAME[:k=v,...]`, or with a budget several to choose from, joined by `+`.
     `example_input` [n, c, h, w] shows the network's input (its first image is used). `rank` is a whole number or a
@@ -102,7 +102,7 @@ def choices_of(
     layers: Sequence[str] = (),
     skip: Sequence[str] = (),
 ) -> tuple[dict[str, Choice], dict[str, str]]:
-    """What is asked of every Conv2d and Linear that may change, and why each of the others may not.
+    """What is asked of every layer that may change, and why each of the others may not.
 
     Both in the order of the network. UsageError for patterns, methods and ranks that make no sense.
     """
@@ -126,7 +126,7 @@ def choices_of(
 
 
 def reasons_of(cost: Profile) -> dict[str, str]:
-    """Why what a network computes beside its Conv2d and Linear layers stays, by the names of modules."""
+    """Why what a network computes beside its layers stays, by the names of modules."""
     whole = max(1, cost.total_macs)
     return {o.name: f"{o.reason} ({100 * o.macs / whole:.1f} % of the MACs)" for o in cost.others}
 

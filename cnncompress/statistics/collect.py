@@ -16,7 +16,7 @@ from cnncompress.names.metrics import OF_INPUTS
 from cnncompress.network.device import resolve_device
 from cnncompress.network.evaluate import check_labels
 from cnncompress.network.inputs import in_single, input_dtype, read_batch
-from cnncompress.network.kinds import called_with, weight_of
+from cnncompress.network.kinds import called_with, known_kinds, weight_of
 from cnncompress.network.layers import layers_of, refuse_module
 from cnncompress.network.meaning import Meaning, meaning_of
 from cnncompress.network.positions import image_seeds
@@ -48,7 +48,7 @@ def collect_statistics(
     device: str | torch.device = "cpu",
     progress: bool = True,
 ) -> dict[str, LayerStatistics]:
-    """What the metrics named by `metric` need to know about each Conv2d and Linear that the network calls.
+    """What the metrics named by `metric` need to know about each layer that the network calls.
 
     `loader` gives batches of images as `inputs.read_batch` takes them; only some metrics use labels. The network, or a
     copy in float32 of one in half precision, runs in eval mode on `device`, where the network stays, and is otherwise
@@ -122,7 +122,7 @@ def _select(model: nn.Module, names: Iterable[str] | None) -> dict[str, nn.Modul
     known = layers_of(model)
     wanted = set(known) if names is None else set(names)
     for name in sorted(wanted - set(known)):
-        raise UsageError(f"the network has no Conv2d or Linear called '{name}'{nearest(name, known)}")
+        raise UsageError(f"the network has no {known_kinds('or')} called '{name}'{nearest(name, known)}")
     return {name: m for name, m in known.items() if name in wanted and refuse_module(m) is None}
 
 

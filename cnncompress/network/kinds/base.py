@@ -108,8 +108,12 @@ def kind_of(module: nn.Module) -> LayerKind:
     for base in type(module).__mro__:
         if base in KINDS:
             return KINDS[base]
-    names = " nor a ".join(kind.__name__ for kind in KINDS)
-    raise UnsupportedLayerError(f"{type(module).__name__} is neither a {names}")
+    raise UnsupportedLayerError(f"{type(module).__name__} is neither a {known_kinds('nor a')}")
+
+
+def known_kinds(word: str) -> str:
+    """The modules of all kinds in words: "Conv2d or Linear" for "or"."""
+    return f" {word} ".join(module.__name__ for module in KINDS)
 
 
 def is_layer(module: nn.Module) -> bool:
