@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from cnncompress.chains.compose import compose, last_computing
 from cnncompress.chains.layers import Permute as Permute
 from cnncompress.chains.layers import SplitConv2d as SplitConv2d
 from cnncompress.chains.lowering import SPLIT, check_lowering, words
-from cnncompress.chains.spec import Chain, ConvSpec, Pair, as_pair
+from cnncompress.chains.spec import Chain
 from cnncompress.errors import CompressError, UnsupportedLayerError
 
 NEW = ("aten::new_zeros", "aten::new_ones", "aten::new_empty", "aten::new_full")  # need no values
@@ -26,30 +26,6 @@ def plain_attributes(module: nn.Module) -> dict[str, Any]:
 
 class ValueReadError(CompressError):
     """The values of a layer that a chain replaced were asked for."""
-
-
-def spec_of(module: nn.Module) -> ConvSpec:
-    """The geometry of a Conv2d or Linear; UnsupportedLayerError for any other module."""
-    if isinstance(module, nn.Linear):
-        return ConvSpec(module.in_features, module.out_features, bias=module.bias is not None, linear=True)
-    if not isinstance(module, nn.Conv2d):
-        raise UnsupportedLayerError(f"{type(module).__name__} is neither a Conv2d nor a Linear")
-    padding: Pair | Literal["same"] = (0, 0)
-    if module.padding == "same":
-        padding = "same"
-    elif not isinstance(module.padding, str):
-        padding = as_pair(module.padding)
-    return ConvSpec(
-        module.in_channels,
-        module.out_channels,
-        as_pair(module.kernel_size),
-        as_pair(module.stride),
-        padding,
-        as_pair(module.dilation),
-        module.groups,
-        module.bias is not None,
-        module.padding_mode,
-    )
 
 
 class Absent(Tensor):
