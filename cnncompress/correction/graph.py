@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 
 from cnncompress.chains.modules import FactoredLayer
 from cnncompress.network.copying import clone
+from cnncompress.network.kinds import is_layer, kind_of
 from cnncompress.network.run import inference, same_outputs
 
 UNFOLLOWED = (
@@ -41,7 +42,8 @@ class Traced:
 
 class _Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, FactoredLayer) or super().is_leaf_module(m, module_qualified_name)
+        layer = isinstance(m, FactoredLayer) or (is_layer(m) and kind_of(m).is_plain(m))
+        return layer or super().is_leaf_module(m, module_qualified_name)
 
 
 def trace_graph(model: nn.Module, example: Tensor | None = None) -> Traced | None:
