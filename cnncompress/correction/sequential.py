@@ -27,7 +27,7 @@ from cnncompress.network.kinds import kind_of
 from cnncompress.network.layers import layers_of, refuse_in_network
 from cnncompress.network.positions import image_seeds
 from cnncompress.network.run import inference
-from cnncompress.network.standing_in import examine
+from cnncompress.network.subject import Subject, look_at
 from cnncompress.network.swap import swap
 from cnncompress.terminal.console import bar
 
@@ -50,27 +50,48 @@ def decompose_in_order(
     position by position. A layer that is called more than once on an image is left at what `fitting.decompose` gives.
     Raises as that does, and UnsupportedLayerError for a plan whose chains have no bias.
     """
-    correction = correction or Correction()
     images, _ = read_batch(images, input_dtype(model), labels=False)
-    precise = in_single(model)
+    subject = look_at(model, images[:1])
+    return fit_in_order(subject, plan, images, statistics or {}, correction or Correction(), progress).network
+
+
+@dataclasses.dataclass(frozen=True)
+class InOrder:
+    """A network fitted in its own order; `followed` is False where torch.fx could not follow its forward pass."""
+
+    network: nn.Module
+    followed: bool
+
+
+def fit_in_order(
+    subject: Subject,
+    plan: Plan,
+    images: Tensor,
+    statistics: Mapping[str, LayerStatistics],
+    correction: Correction,
+    progress: bool = True,
+) -> InOrder:
+    """As `decompose_in_order`, of a network that was looked at before; the images are of its type."""
+    model, precise = subject.network, in_single(subject.network)
     if precise is model:
-        return _decomposed(model, plan, images, statistics or {}, correction, progress)
-    small = _decomposed(precise, plan, images.float(), statistics or {}, correction, progress)
-    return with_types(small, float_types(model), input_dtype(model))
+        return _fitted(subject, plan, images, statistics, correction, progress)
+    single = dataclasses.replace(subject, network=precise)
+    found = _fitted(single, plan, images.float(), statistics, correction, progress)
+    return InOrder(with_types(found.network, float_types(model), input_dtype(model)), found.followed)
 
 
-def _decomposed(
-    model: nn.Module,
+def _fitted(
+    subject: Subject,
     plan: Plan,
     images: Tensor,
     statistics: Mapping[str, LayerStatistics],
     correction: Correction,
     progress: bool,
-) -> nn.Module:
+) -> InOrder:
     """The compressed network, of one in float32 or float64."""
+    model, calls = subject.network, subject.calls
     leaving = [model.get_submodule(name) for name in plan.layers]
     small = clone(model, {id(m): m for m in leaving})  # layers on their way out need no copy
-    calls = examine(model, images)
     repeated = {name for name, call in calls.items() if len(call.sizes) > 1}
     free = adjustable(model, plan, calls, correction)
     with bar(progress=progress, total=len(plan.layers), desc="fit", unit="layer", leave=False) as shown:
@@ -86,7 +107,8 @@ def _decomposed(
     kept = {n: reason + ADJUSTED * (n in refits.adjusted) for n, reason in plan.kept.items()}
     rises = {n: f.rise for n, f in refits.done.items() if f.rise is not None}
     errors = {n: f.error for n, f in refits.done.items()}
-    return finished(model, small, dataclasses.replace(plan, kept=kept), errors, rises)
+    network = finished(model, small, dataclasses.replace(plan, kept=kept), errors, rises)
+    return InOrder(network, graph is not None)
 
 
 def adjustable(model: nn.Module, plan: Plan, calls: Mapping[str, Call], correction: Correction) -> set[str]:

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from cnncompress.chains.plan import Plan
-from cnncompress.correction import Correction, decompose_in_order, reconstruct, reestimate
-from cnncompress.correction.graph import UNFOLLOWED, trace_graph
+from cnncompress.correction import Correction, reconstruct, reestimate
+from cnncompress.correction.graph import UNFOLLOWED
+from cnncompress.correction.sequential import fit_in_order
 from cnncompress.data import Data, make_loader
 from cnncompress.errors import DataError
 from cnncompress.fitting import decompose
@@ -66,11 +67,10 @@ def _corrected(
     subject: Subject, plan: Plan, calibration: Calibration, asked: FitAsked, adjust: Collection[str]
 ) -> Fitted:
     """Every layer fitted to what the compressed layers before it really give."""
-    model, images = subject.network, _images(calibration)
-    said = [UNFOLLOWED] if trace_graph(model, images[:1]) is None else []
+    images = _images(calibration)
     how = Correction(refine=asked.refine, refit=asked.correct == "refit", adjust=adjust, seed=asked.seed)
-    small = decompose_in_order(model, plan, images, statistics=calibration.statistics, correction=how)
-    found = Fitted(small, notes("fit", *said))
+    made = fit_in_order(subject, plan, images, calibration.statistics, how)
+    found = Fitted(made.network, () if made.followed else notes("fit", UNFOLLOWED))
     return found if asked.correct == "refit" else _normalised(found, images, answers_of(subject, calibration))
 
 

@@ -9,6 +9,7 @@ import torch
 
 from cnncompress.api import run_decompose
 from cnncompress.config import DecomposeSettings
+from cnncompress.correction import blocks, graph, sequential
 from cnncompress.data import Images
 from cnncompress.network import profile, standing_in
 from cnncompress.network.trace import trace
@@ -40,7 +41,7 @@ def decomposed(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_network_is_traced_once(decomposed, monkeypatch, way):
-    """The original once, and what comes out once, for what it costs; a correction looks at the original once more."""
+    """The original once, and what comes out once, for what it costs."""
     traced = []
 
     def counted(model, example):
@@ -50,8 +51,22 @@ def test_a_network_is_traced_once(decomposed, monkeypatch, way):
     for module in (profile, standing_in):
         monkeypatch.setattr(module, "trace", counted)
     decomposed(**WAYS[way])
-    corrected = "correct" not in WAYS[way] or WAYS[way]["correct"] != "none"
-    assert len(traced) == 2 + (corrected and way != "reconstructed")
+    assert len(traced) == 2
+
+
+@pytest.mark.parametrize(("way", "graphs"), [("budget", 1), ("biases", 1), ("plain", 0), ("reconstructed", 1)])
+def test_operations_are_traced_once(decomposed, monkeypatch, way, graphs):
+    """By torch.fx, for the correction or for the reconstruction."""
+    traced = []
+
+    def counted(model, example):
+        traced.append(model)
+        return graph.trace_graph(model, example)
+
+    for module in (sequential, blocks):
+        monkeypatch.setattr(module, "trace_graph", counted)
+    decomposed(**WAYS[way])
+    assert len(traced) == graphs
 
 
 @pytest.mark.parametrize("way", WAYS)
