@@ -91,7 +91,7 @@ def test_metric_budget_and_correction_work_on_every_ending(name):
     assert all(bool(s.gradient.any()) for s in statistics.values())
     answers = Answers(model, x)
     assert answers.divergence(model) == pytest.approx(0, abs=1e-9)
-    small = cc.compress(model, x, cc.Budget(macs=0.7))
+    small = cc.compress(model, x, cc.Budget(macs=0.7)).network
     assert 0 < answers.divergence(small) < 10
     better, remarks = reconstruct(model, small, x, 3, progress=False)
     assert remarks
