@@ -89,12 +89,12 @@ def test_an_original_that_is_another_now_is_not_at_hand(model, tmp_path):
     data = write_images(tmp_path / "images")
     decomposed(model, weights="own.safetensors", data=data)
     settings = ModelSettings.model_validate({"data": data, **TRUSTED})
-    first = run_report([Path("run")], settings, None)
+    first = run_report([Path("run")], settings, ())
     assert first.rows[0].top1 is not None
     assert first.rows[1].top1_error is not None
     assert NOT_AT_HAND not in first.notes
     weights_file("own.safetensors", 8)
-    second = run_report([Path("run")], settings, None)
+    second = run_report([Path("run")], settings, ())
     assert (second.rows[0].top1, second.rows[0].images) == (None, None)
     assert second.rows[1] == replace(first.rows[1], top1_error=None)
     assert NOT_AT_HAND in second.notes
@@ -110,7 +110,7 @@ def test_what_calibrated_or_trained_is_not_evaluated(model, tmp_path):
     assert evaluated(model, data, input_size=8) == 16
     decomposed(model, data=data, metric="data-covariance")
     assert evaluated("run", data) == 8
-    assert [row.images for row in run_report([Path("run")], ModelSettings(data=data, trust_code=True), None).rows] == [
+    assert [row.images for row in run_report([Path("run")], ModelSettings(data=data, trust_code=True), ()).rows] == [
         8
     ] * 2
     val = opened()
