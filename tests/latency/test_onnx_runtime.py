@@ -90,9 +90,10 @@ def test_without_the_package(monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_budget_is_planned_in_it(done):  # noqa: F811
-    budget = ("--budget", "latency=0.9", "--method", "spatial-svd", "--layers", "features.1*", "--threads", "1")
-    text = done("decompose", "digits_vgg", *budget, "--runtime", "onnxruntime", "--out", "run")
+def test_what_comes_out_is_timed_in_it(done):  # noqa: F811
+    """By rank: whether a budget of milliseconds can be met hangs on the machine."""
+    options = ("--rank", "0.5", "--method", "spatial-svd", "--layers", "features.1*", "--threads", "1")
+    text = done("decompose", "digits_vgg", *options, "--runtime", "onnxruntime", "--out", "run")
     assert " in onnxruntime: median and percentiles" in text
     rows = json.loads(Path("run/metrics.json").read_text())["rows"]
     assert {row["latency_ms"]["runtime"] for row in rows} == {"onnxruntime"}
