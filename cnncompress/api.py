@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from cnncompress.chains.plan import Budget
-from cnncompress.config import DEFAULT_BUDGET, DecomposeSettings, ModelSettings, TuneSettings, merge
+from cnncompress.config import DEFAULT_BUDGET, DecomposeSettings, ModelSettings, TuneSettings
 from cnncompress.errors import UsageError, nearest
 from cnncompress.files.place import resolve
 from cnncompress.finetuning import FinetuneResult, FinetuneSettings
@@ -47,16 +47,11 @@ from cnncompress.pipeline.latencies import LayerTime, layer_times
 from cnncompress.pipeline.measure import evaluate_network, profile_network, report_on
 from cnncompress.pipeline.memory import compress_network
 from cnncompress.pipeline.opened import Opened
-from cnncompress.planning import (
-    Choice,
-    warn_unless_built_by_name,
-)
-from cnncompress.programs.export import ExportReport, export_onnx, export_pt2
+from cnncompress.planning import Choice, warn_unless_built_by_name
+from cnncompress.programs.export import EXPORTERS, ExportReport
 from cnncompress.reporting import Report
 from cnncompress.runs import load
 from cnncompress.runs.lock import writing
-
-EXPORTERS = {"onnx": export_onnx, "pt2": export_pt2}
 
 
 def compress(
@@ -213,13 +208,14 @@ def job_of(settings: DecomposeSettings) -> Job:
     )
 
 
-def run_finetune(run: Path, config: Path | None, flags: Mapping[str, Any], command: Sequence[str]) -> Tuned | None:
-    """`cnncompress finetune`: train the network of a run; None in the processes beside the first."""
-    settings: TuneSettings = merge(TuneSettings, config, {**flags, "model": str(run)}, section="finetune")
+def run_finetune(settings: TuneSettings, command: Sequence[str]) -> Tuned | None:
+    """`cnncompress finetune`: train the network of a run, `model`; None in the processes beside the first."""
+    if settings.model is None:
+        raise UsageError("no run: give RUN")
     keys = {f.name for f in dataclasses.fields(FinetuneSettings)} & set(TuneSettings.model_fields)
     training = FinetuneSettings(**{k: getattr(settings, k) for k in keys})
     asked = TrainingAsked(settings.out, settings.force, settings.resume)
-    return train_run(run, _network(settings), _images(settings), training, asked, command)
+    return train_run(Path(settings.model), _network(settings), _images(settings), training, asked, command)
 
 
 def run_report(runs: Sequence[Path], settings: ModelSettings, timings: Sequence[TimingSetting]) -> Report:

@@ -63,6 +63,12 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"; did you mean '{folded[close[0]]}'?" if close else ""
 
 
+def unknown(what: str, name: str, known: Iterable[str], also: Iterable[str] = ()) -> UsageError:
+    """For a name that is none of those `known`: it lists them, after what else is understood, with the nearest."""
+    known = list(known)
+    return UsageError(f"unknown {what} '{name}' (known: {', '.join([*also, *known])}){nearest(name, known)}")
+
+
 @contextmanager
 def during(what: str) -> Iterator[None]:
     """Have an exception that leaves the block know `what` was being done; see `place`."""

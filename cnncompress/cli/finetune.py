@@ -84,14 +84,14 @@ def command(run: Path, config: Path | None, **flags: Any) -> None:
     """
     from cnncompress.config import TuneSettings, merge
 
-    data = merge(TuneSettings, config, {**flags, "model": str(run)}, section="finetune").data
-    frame.need_data(data, "train")
-    frame.begin_run(run, data)
+    settings = merge(TuneSettings, config, {**flags, "model": str(run)}, section="finetune")
+    frame.need_data(settings.data, "train")
+    frame.begin_run(run, settings.data)
     from cnncompress.api import run_finetune
     from cnncompress.reporting import render
     from cnncompress.reporting.layout import terminal_width
 
-    done = run_finetune(run, config, flags, ["cnncompress", *sys.argv[1:]])
+    done = run_finetune(settings, ["cnncompress", *sys.argv[1:]])
     if done is not None:
         options.echo(render(done.report, "table", width=terminal_width()))
         options.echo(f"\n{done.summary}\nsaved in {done.out}")

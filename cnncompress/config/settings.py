@@ -141,12 +141,6 @@ class DecomposeSettings(ModelSettings):
         """True where a budget, not a rank, decides."""
         return self.budget is not None or self.max_drop is not None
 
-    @property
-    def uses_images(self) -> bool:
-        """True where calibration images are looked at, which are then not evaluated on."""
-        own = self.resolved()
-        return bool(metrics.entry(own.metric or metrics.DEFAULT).needs) or own.correct != "none" or own.reconstruct > 0
-
     def _says_how_much(self) -> bool:
         """Whether a rank, a budget or a plan is given, also in the options of a method or for some layers."""
         ways = (self.budget, self.max_drop, self.plan)

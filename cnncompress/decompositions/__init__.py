@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from typing import Any
 
 from cnncompress.decompositions.base import REGISTRY, Decomposition
-from cnncompress.errors import UsageError, nearest
+from cnncompress.errors import unknown
+from cnncompress.names.classes import import_all
 
-for _module in pkgutil.iter_modules(__path__):
-    importlib.import_module(f"{__name__}.{_module.name}")
+import_all(__name__, __path__)
 
 
 def get_method(name: str, **options: Any) -> Decomposition:
     """A registered decomposition by name; UsageError for an unknown one."""
     if name not in REGISTRY:
-        known = ", ".join(sorted(REGISTRY))
-        raise UsageError(f"unknown method '{name}' (known: auto, {known}){nearest(name, REGISTRY)}")
+        raise unknown("method", name, sorted(REGISTRY), also=["auto"])
     return REGISTRY[name](**options)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -73,36 +75,65 @@ def finetune(
     chosen = resolve_device(device)
     settings = settings.resolved(chosen)
     check_trainable(model)
+    check_teacher(teacher, settings)
+    if example is None:
+        example = read_batch(next(iter(make_loader(val, 1))), labels=False)[0]
+    kept = Checkpoints(checkpoints) if isinstance(checkpoints, Path) else checkpoints
+    usual = input_dtype(model)
+    half = usual.itemsize < torch.float32.itemsize  # steps are smaller than half precision can tell apart
+    notes = []
+    with in_training(model, chosen, half) as origin:
+        example = example.to(origin, input_dtype(model))
+        names, scheduled = trainable_modules(model, example, settings.schedule)
+        if scheduled:
+            LOG.info(scheduled)
+            notes.append(scheduled)
+        freeze_others(model, names, example)
+        with inference(model):
+            classes = forward(model, example[:1]).shape[-1]
+        with teaching(teacher, model, chosen) as taught:
+            if taught is not None:
+                taught.check(example[:1].to(chosen), classes)
+            learner = Learner(model, names, classes, taught)
+            result = Trainer(learner, train, val, settings, kept, chosen).run(resume)
+    if half:
+        notes.append(f"trained in float32 and rounded to {str(usual).removeprefix('torch.')}")
+        best = evaluate(model.to(chosen), make_loader(val, settings.batch_size), chosen, progress=False)
+        model.to(origin)
+        result = dataclasses.replace(result, best=best)
+    if result.best_epoch == 0:
+        unchanged = "no epoch was better than the start, whose weights are kept"
+        LOG.info(unchanged)
+        notes.append(unchanged)
+    return dataclasses.replace(result, note="; ".join(notes))
+
+
+def check_teacher(teacher: nn.Module | None, settings: FinetuneSettings) -> None:
+    """UsageError for distillation without a teacher, and for a teacher without distillation."""
     if (teacher is None) != (settings.distill == "none"):
         raise UsageError(
             "distillation needs a teacher: give finetune(..., teacher=NETWORK), the network that this one was made of"
             if teacher is None
             else 'a teacher is for distillation: give FinetuneSettings(distill="logits") with it'
         )
-    if example is None:
-        example = read_batch(next(iter(make_loader(val, 1))), labels=False)[0]
-    origin = next((p.device for p in model.parameters()), chosen)
+
+
+@contextmanager
+def in_training(model: nn.Module, device: torch.device, in_single: bool) -> Iterator[torch.device]:
+    """The network in the form that it trains in, `in_single` precision where that is asked for; gives its own device.
+
+    Afterwards it is on that device, in its own types, with the tensors that are stored, and its parameters and modules
+    have the flags and modes that they had.
+    """
+    origin = next((p.device for p in model.parameters()), device)
     types, usual = float_types(model), input_dtype(model)
-    half = usual.itemsize < torch.float32.itemsize
-    if half:  # steps are smaller than half precision can tell apart
+    if in_single:
         model.float()
-    example = example.to(origin, input_dtype(model))
     start_training(model)
     flags = [(p, p.requires_grad) for p in model.parameters()]
     modes = [(m, m.training) for m in model.modules()]
     try:
-        names, note = trainable_modules(model, example, settings.schedule)
-        if note:
-            LOG.info(note)
-        freeze_others(model, names, example)
-        with inference(model):
-            classes = forward(model, example[:1]).shape[-1]
-        kept = Checkpoints(checkpoints) if isinstance(checkpoints, Path) else checkpoints
-        with teaching(teacher, model, chosen) as taught:
-            if taught is not None:
-                taught.check(example[:1].to(chosen), classes)
-            learner = Learner(model, names, classes, taught)
-            result = Trainer(learner, train, val, settings, kept, chosen).run(resume)
+        yield origin
     finally:
         for parameter, requires_grad in flags:
             parameter.requires_grad_(requires_grad)
@@ -111,14 +142,3 @@ def finetune(
             module.training = training
         fold(model)
         with_types(model.to(origin), types, usual)
-    if half:
-        rounded = f"trained in float32 and rounded to {str(usual).removeprefix('torch.')}"
-        note = f"{note}; {rounded}" if note else rounded
-        best = evaluate(model.to(chosen), make_loader(val, settings.batch_size), chosen, progress=False)
-        model.to(origin)
-        result = dataclasses.replace(result, best=best)
-    if result.best_epoch == 0:
-        unchanged = "no epoch was better than the start, whose weights are kept"
-        LOG.info(unchanged)
-        note = f"{note}; {unchanged}" if note else unchanged
-    return dataclasses.replace(result, note=note)

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from collections.abc import Collection
 
 import torch
 
 from cnncompress.chains.spec import ConvSpec
-from cnncompress.errors import UsageError, nearest
+from cnncompress.errors import UsageError, unknown
 from cnncompress.metrics.base import REGISTRY, Metric, Statistic, register, relative_error, squared_error
 from cnncompress.metrics.frobenius import FROBENIUS
 from cnncompress.metrics.moment import Moment
 from cnncompress.metrics.statistics import LayerStatistics
+from cnncompress.names.classes import import_all
 
-for _module in pkgutil.iter_modules(__path__):
-    importlib.import_module(f"{__name__}.{_module.name}")
+import_all(__name__, __path__)
 
 
 def get_metric(name: str) -> type[Metric]:
     """A registered metric by name; UsageError for an unknown one."""
     if name not in REGISTRY:
-        raise UsageError(f"unknown metric '{name}' (known: {', '.join(sorted(REGISTRY))}){nearest(name, REGISTRY)}")
+        raise unknown("metric", name, sorted(REGISTRY))
     return REGISTRY[name]
 
 

@@ -1,16 +1,24 @@
-"""What the registered classes of a room say of themselves, read from its files without importing them (nor torch)."""
+"""The registered classes of a room: all imported, or described by its files without importing them (nor torch)."""
 
 from __future__ import annotations
 
 import ast
+import importlib
+import pkgutil
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 PACKAGE = Path(__file__).parents[1]
+
+
+def import_all(package: str, path: Iterable[str]) -> None:
+    """Import every module of a package, so that what they register is known; `path` is its `__path__`."""
+    for module in pkgutil.iter_modules(path):
+        importlib.import_module(f"{package}.{module.name}")
 
 
 @dataclass

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from cnncompress.errors import UsageError, nearest
+from cnncompress.errors import unknown
 from cnncompress.names.classes import registered
 
 
@@ -30,4 +30,4 @@ def check_method(name: str) -> None:
     """UsageError for a method that is not registered."""
     known = catalogue()
     if name not in {"auto", *known}:
-        raise UsageError(f"unknown method '{name}' (known: auto, {', '.join(known)}){nearest(name, known)}")
+        raise unknown("method", name, known, also=["auto"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cnncompress.errors import UsageError, nearest
+from cnncompress.errors import unknown
 from cnncompress.names.classes import registered
 
 DEFAULT = "frobenius"
@@ -32,5 +32,5 @@ def entry(name: str) -> Entry:
     """A metric by its name; UsageError for one that is not registered."""
     known = catalogue()
     if name not in known:
-        raise UsageError(f"unknown metric '{name}' (known: {', '.join(known)}){nearest(name, known)}")
+        raise unknown("metric", name, known)
     return known[name]

@@ -7,10 +7,7 @@ from collections.abc import Mapping
 from torch import nn
 
 from cnncompress.chains.spec import Call
-from cnncompress.network.copying import clone as clone
 from cnncompress.network.kinds import is_layer, kind_of, weight_of
-from cnncompress.network.run import forward as forward
-from cnncompress.network.run import logits as logits
 
 
 def refuse_module(module: nn.Module) -> str | None:

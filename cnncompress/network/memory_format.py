@@ -8,10 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from cnncompress.errors import CompressError
-from cnncompress.network.copying import clone as clone
 from cnncompress.network.provenance import Provenance, attach, provenance
-from cnncompress.network.run import forward as forward
-from cnncompress.network.run import logits as logits
 
 MEMORY_FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 

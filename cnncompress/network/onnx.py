@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from importlib.util import find_spec
 from io import BytesIO, StringIO
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,10 +17,12 @@ from torch import Tensor, nn
 from cnncompress.errors import CompressError
 
 if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
     from torch.onnx import ONNXProgram
 
 LIMIT_BYTES = 2**31  # of one protobuf message
 BATCH_IS_FREE = ({0: torch.export.Dim.DYNAMIC},)
+ERRORS_ONLY = 3  # of ONNX Runtime's levels of severity
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 
 
@@ -58,6 +61,26 @@ def plain_to_onnx(module: nn.Module, inputs: Tensor) -> bytes:
     buffer = BytesIO()
     torch.onnx.export(module, (inputs,), buffer, dynamo=False)  # type: ignore[arg-type]
     return buffer.getvalue()
+
+
+def open_session(program: bytes | Path, threads: int = 0, entries: Mapping[str, str] | None = None) -> InferenceSession:
+    """ONNX Runtime's session of a program or of its file, on the CPU, silent but for errors.
+
+    `threads` 0 leaves their number to the runtime; `entries` are its options by name.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = ERRORS_ONLY
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    for key, value in (entries or {}).items():
+        options.add_session_config_entry(key, value)
+    return onnxruntime.InferenceSession(program, options, providers=["CPUExecutionProvider"])
+
+
+def two_or_more(inputs: Tensor) -> Tensor:
+    """The batch, or an image twice: an exporter takes a batch size of 1 for a constant."""
+    return inputs if len(inputs) > 1 else torch.cat([inputs, inputs])
 
 
 @contextmanager

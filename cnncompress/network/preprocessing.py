@@ -6,13 +6,10 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from cnncompress.errors import UsageError
-
-if TYPE_CHECKING:
-    pass
 from cnncompress.chains.spec import Pair
+from cnncompress.errors import UsageError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

@@ -12,10 +12,7 @@ from typing import Any
 from torch import nn
 
 from cnncompress.chains.plan import Plan
-from cnncompress.network.copying import clone as clone
 from cnncompress.network.preprocessing import Preprocessing
-from cnncompress.network.run import forward as forward
-from cnncompress.network.run import logits as logits
 
 
 @dataclass

@@ -10,11 +10,8 @@ from torch import Tensor, nn
 from cnncompress.chains.modules import FactoredLayer
 from cnncompress.chains.plan import LayerPlan, Plan
 from cnncompress.errors import UnsupportedLayerError
-from cnncompress.network.copying import clone as clone
 from cnncompress.network.kinds import is_layer, kind_of, known_kinds
 from cnncompress.network.memory_format import is_channels_last, to_memory_format
-from cnncompress.network.run import forward as forward
-from cnncompress.network.run import logits as logits
 
 
 def build_chain(plan: LayerPlan, kernels: Sequence[Tensor] | None, original: nn.Module) -> FactoredLayer:

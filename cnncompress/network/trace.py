@@ -10,12 +10,9 @@ from torch import Tensor, nn
 
 from cnncompress.chains.spec import Call
 from cnncompress.errors import CompressError
-from cnncompress.network.copying import clone as clone
 from cnncompress.network.kinds import called_with, kind_of, spec_of
 from cnncompress.network.layers import layers_of
-from cnncompress.network.run import forward as forward
 from cnncompress.network.run import inference, run
-from cnncompress.network.run import logits as logits
 
 
 def trace(model: nn.Module, example: Tensor) -> dict[str, Call]:

@@ -17,6 +17,7 @@ from cnncompress.errors import NoGradientError, UsageError
 from cnncompress.metrics import LayerStatistics, get_metric
 from cnncompress.names.metrics import OF_INPUTS
 from cnncompress.network.device import resolve_device
+from cnncompress.network.divergence import Answers
 from cnncompress.network.inputs import input_dtype, read_batch
 from cnncompress.network.subject import Subject
 from cnncompress.pipeline.asked import FitAsked, ImagesAsked
@@ -45,12 +46,16 @@ class CalibrationSet:
 
 @dataclasses.dataclass(frozen=True)
 class Calibration:
-    """Statistics by layer with their cache key, the images [n, c, H, W] that corrections look at, and what to say."""
+    """Statistics by layer with their cache key, the images [n, c, H, W] that corrections look at, and what to say.
+
+    `answers` are the original's to some of the images, once they were asked for.
+    """
 
     statistics: Mapping[str, LayerStatistics] = dataclasses.field(default_factory=dict)
     images: Tensor | None = None
     key: str = ""
     notes: tuple[Note, ...] = ()
+    answers: Answers | None = None
 
 
 def with_gradients(asked: FitAsked, network: nn.Module, example: Tensor) -> tuple[FitAsked, tuple[Note, ...]]:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from cnncompress.errors import UsageError
 from cnncompress.pipeline.asked import NetworkAsked
 from cnncompress.pipeline.opened import open_run
-from cnncompress.programs.export import ExportReport, export_onnx, export_pt2
+from cnncompress.programs.export import EXPORTERS, ExportReport
 from cnncompress.terminal.console import Steps
-
-SUFFIXES = {"onnx": ".onnx", "pt2": ".pt2"}
 
 
 def export_of_run(
@@ -22,11 +21,10 @@ def export_of_run(
     steps = Steps(["load", "export"])
     steps.announce("load", f"load {run}")
     opened = open_run(run, NetworkAsked(trust_code=trust_code))
-    target = output or _named(run).with_name(_named(run).name + SUFFIXES[format_])
+    target = output or _named(run).with_name(f"{_named(run).name}.{format_}")
     steps.announce("export", f"write {target}, run it and compare")
-    if format_ == "pt2":
-        return export_pt2(opened.model, opened.example(2), target, force=force)
-    return export_onnx(opened.model, opened.example(2), target, force=force, opset=opset)
+    options: dict[str, Any] = {} if opset is None else {"opset": opset}
+    return EXPORTERS[format_](opened.model, opened.example(2), target, force=force, **options)
 
 
 def _named(path: Path) -> Path:

@@ -32,7 +32,9 @@ class Fitted:
 
 
 def answers_of(subject: Subject, calibration: Calibration) -> Answers:
-    """The original's answers to some of the calibration images."""
+    """The original's answers to some of the calibration images: those that are known, or new ones."""
+    if calibration.answers is not None:
+        return calibration.answers
     return Answers(subject.network, to_check(_images(calibration), subject.cost.total_macs))
 
 

@@ -5,17 +5,16 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from cnncompress.chains.plan import Budget
-from cnncompress.errors import NoGradientError
-from cnncompress.names.metrics import GUIDED, OF_INPUTS
+from cnncompress.names.metrics import GUIDED
 from cnncompress.network.compressed import Compressed, compressed
 from cnncompress.network.divergence import batches
 from cnncompress.network.subject import look_at
 from cnncompress.pipeline.asked import FitAsked, LayersAsked
-from cnncompress.pipeline.calibration import Calibration
+from cnncompress.pipeline.calibration import Calibration, with_gradients
 from cnncompress.pipeline.fit import answers_of, fit
 from cnncompress.planning import Guide, Planner, choices_of, make_candidates, reasons_of, with_reasons
 from cnncompress.statistics import collect_statistics
-from cnncompress.terminal.console import LOG, Steps
+from cnncompress.terminal.console import Steps
 
 
 def compress_network(network: nn.Module, images: Tensor, budget: Budget, asked: LayersAsked, seed: int) -> Compressed:
@@ -23,22 +22,11 @@ def compress_network(network: nn.Module, images: Tensor, budget: Budget, asked: 
     subject = look_at(network, images[:1])
     choices, reasons = choices_of(subject, *asked.rules(0), asked.layers, asked.skip)
     names = list(choices)
-    metric, calibration = calibrate_in_memory(network, images, names, seed)
-    guide = Guide(metric, calibration.statistics, answers_of(subject, calibration))
+    how, _ = with_gradients(FitAsked(GUIDED, "refit", seed=seed, metric_assumed=True), network, images[:1])
+    statistics = collect_statistics(network, batches(images), how.metric, layers=names, seed=seed)
+    calibration = Calibration(statistics, images)
+    guide = Guide(how.metric, statistics, answers_of(subject, calibration))
     plan = Planner(make_candidates(subject, choices, guide, multiple=asked.multiple)).plan(budget)
     plan.input_shape = tuple(images.shape[1:])
     plan = with_reasons(plan, reasons | reasons_of(subject.cost), subject.calls)
-    how = FitAsked(metric, "refit", seed=seed)
     return compressed(fit(subject, plan, calibration, how, names, Steps()).network)
-
-
-def calibrate_in_memory(network: nn.Module, images: Tensor, layers: list[str], seed: int) -> tuple[str, Calibration]:
-    """The metric that plans are made in, and its statistics: another one where no gradient reaches the layers."""
-    metric = GUIDED
-    try:
-        found = collect_statistics(network, batches(images), metric, layers=layers, seed=seed)
-    except NoGradientError as error:
-        metric = OF_INPUTS
-        LOG.warning(f"the metric is {metric}, as {error}")
-        found = collect_statistics(network, batches(images), metric, layers=layers, seed=seed)
-    return metric, Calibration(found, images)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 from cnncompress.chains.plan import Budget, Plan
@@ -44,9 +45,8 @@ def calibrated(work: Work, layers: Collection[str], steps: Steps) -> Calibration
     if not asked.calibrated:
         return Calibration()
     chosen, cache = calibration_set(work.data, asked, subject.calls), work.out / STATISTICS
-    if not asked.guided:
-        return calibrate(subject, chosen, asked, layers, work.job.images, cache)
-    with steps("calibrate", f"collect the statistics of {counted(len(layers), 'layer')}"):
+    told = steps("calibrate", f"collect the statistics of {counted(len(layers), 'layer')}")
+    with told if asked.guided else nullcontext():
         return calibrate(subject, chosen, asked, layers, work.job.images, cache)
 
 
@@ -59,8 +59,9 @@ def prepare_planning(work: Work, steps: Steps) -> Planning:
         times = None
         if timed is not None:
             times = latency_model(subject, timed, job.timings[0], job.memory_format, steps)
-        answers = answers_of(subject, calibration) if job.fit.corrected else None
-        guide = Guide(job.fit.metric, calibration.statistics, answers)
+        if job.fit.corrected:
+            calibration = replace(calibration, answers=answers_of(subject, calibration))
+        guide = Guide(job.fit.metric, calibration.statistics, calibration.answers)
         multiple = job.layers.multiple or (8 if resolve_device(job.images.device).type == "cuda" else None)
         planner = Planner(make_candidates(subject, work.choices, guide, times, multiple=multiple))
     kept_in = job.memory_format or ("" if timed is None else timed.reference)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from cnncompress.chains.plan import Plan
@@ -114,4 +114,4 @@ def make_candidates(
             kept[name] = layer.reason
         else:
             layers.append(layer)
-    return Candidates(subject, tuple(layers), kept, guide, times, progress)
+    return replace(found, layers=tuple(layers))

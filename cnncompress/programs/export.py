@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from types import ModuleType
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +13,15 @@ from torch import Tensor, nn
 from cnncompress.errors import CompressError
 from cnncompress.files.publish import check_file, replacing
 from cnncompress.network.copying import clone
-from cnncompress.network.onnx import BATCH_IS_FREE, check_size, foreign, missing_package, to_onnx
+from cnncompress.network.onnx import (
+    BATCH_IS_FREE,
+    check_size,
+    foreign,
+    missing_package,
+    open_session,
+    to_onnx,
+    two_or_more,
+)
 from cnncompress.network.run import forward, inference, logits, same_outputs
 
 Runner = Callable[[Tensor], Tensor]
@@ -49,7 +56,8 @@ def export_onnx(
     `force` only. `opset` is the version of the operator set, by default the exporter's. CompressError where a package
     is missing, the exporter fails, or the outputs differ; then nothing is left behind.
     """
-    runtime = _onnxruntime()
+    if missing := missing_package():
+        raise CompressError(missing)
     if example.dtype not in (torch.float32, torch.float16):
         kind = str(example.dtype).removeprefix("torch.")
         raise CompressError(
@@ -60,9 +68,7 @@ def export_onnx(
     def write(net: nn.Module, inputs: Tensor, file: Path) -> Runner:
         program = to_onnx(net, inputs, opset)
         program.save(file, external_data=False)
-        options = runtime.SessionOptions()
-        options.log_severity_level = 3  # errors only
-        session = runtime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+        session = open_session(file)
         return lambda x: torch.from_numpy(session.run(None, {session.get_inputs()[0].name: x.numpy()})[0])
 
     return export_checked("ONNX", model, example, path, tolerance, force, write)
@@ -81,6 +87,9 @@ def export_pt2(
         return lambda x: logits(loaded(x))
 
     return export_checked("torch.export", model, example, path, tolerance, force, write)
+
+
+EXPORTERS = {"onnx": export_onnx, "pt2": export_pt2}  # by format, which is how its files end, too
 
 
 def export_checked(
@@ -103,7 +112,7 @@ def export_checked(
         model = clone(model).cpu()
     example = example.detach().cpu()
     with inference(model), replacing(target, force) as file:
-        traced = example if len(example) > 1 else torch.cat([example, example])  # a size of 1 would become a constant
+        traced = two_or_more(example)
         batches = [example, _random_batch(example, len(traced) + 1)]
         expected = [forward(model, x) for x in batches]
         if not same_outputs(forward(model, batches[0]), expected[0]):
@@ -141,11 +150,3 @@ def _compare(expected: list[Tensor], found: list[Tensor]) -> tuple[float, float]
         absolutes.append(difference)
         relatives.append(difference / scale)
     return float(torch.stack(absolutes).max()), float(torch.stack(relatives).max())
-
-
-def _onnxruntime() -> ModuleType:
-    if missing := missing_package():
-        raise CompressError(missing)
-    import onnxruntime
-
-    return onnxruntime

@@ -8,7 +8,7 @@ import json
 from functools import partial
 from typing import Any
 
-from cnncompress.errors import UsageError, nearest
+from cnncompress.errors import unknown
 from cnncompress.files.reading import finite
 from cnncompress.reporting.layers import LAYER_FORMS, kept_table, layer_records, layer_table
 from cnncompress.reporting.layout import fill, fitting, table
@@ -32,7 +32,7 @@ def render(report: Report, format: str = "table", layers: bool = False, width: i
     if format == "csv":
         return _csv(layer_records(report) if layers else network_records(report))
     if format not in FORMATS:
-        raise UsageError(f"unknown format '{format}' (known: {', '.join(FORMATS)}){nearest(format, FORMATS)}")
+        raise unknown("format", format, FORMATS)
     narrow = width if format == "table" else None
     notes = notes_of(report)
     if format == "markdown":

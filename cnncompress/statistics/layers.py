@@ -14,9 +14,7 @@ from cnncompress.network.kinds import kind_of, spec_of, weight_of
 from cnncompress.network.positions import sample_positions
 from cnncompress.statistics.moments import Moments, Samples, add_up
 
-WIDEST_MOMENT = (
-    8192  # inputs a position; a wider layer keeps samples, as its moment would take half a gigabyte and more
-)
+WIDEST_MOMENT = 8192  # inputs a position; the moment of a wider layer would take half a gigabyte: it keeps samples
 PATCHES_AT_ONCE = 2048  # patches gathered at once
 
 

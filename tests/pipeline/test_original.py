@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from cnncompress.api import run_decompose, run_evaluate, run_finetune, run_report
-from cnncompress.config import DecomposeSettings, ModelSettings
+from cnncompress.config import DecomposeSettings, ModelSettings, TuneSettings
 from cnncompress.errors import CompressError
 from cnncompress.files.tensorfile import digest_of
 from cnncompress.finetuning import FinetuneResult
@@ -118,7 +118,7 @@ def test_what_calibrated_or_trained_is_not_evaluated(model, tmp_path):
         "run", input_size=None, data=data, metric="data-covariance", seed=9, out="again", layers=["one"], **TRUSTED
     )
     assert opened("again").run.info["held_out"] == val.run.info["held_out"]
-    tuned = run_finetune(Path("run"), None, {"data": data, "epochs": 1, "lr": 1e-3, "seed": 5, **TRUSTED}, [])
+    tuned = run_finetune(TuneSettings(model="run", data=data, epochs=1, lr=1e-3, seed=5, **TRUSTED), [])
     assert {row.images for row in tuned.report.rows} == {8}
     assert evaluated("run", data) == 8
 
@@ -127,7 +127,7 @@ def test_training_on_a_set_that_calibrated_nothing_holds_a_fifth_out(model, tmp_
     data = write_images(tmp_path / "images", images=10)
     decomposed(model, data=data)
     assert evaluated("run", data) == 20
-    tuned = run_finetune(Path("run"), None, {"data": data, "epochs": 1, "lr": 1e-3, **TRUSTED}, [])
+    tuned = run_finetune(TuneSettings(model="run", data=data, epochs=1, lr=1e-3, **TRUSTED), [])
     assert {row.images for row in tuned.report.rows} == {4}  # the original's too, measured again
     assert evaluated("run", data) == 4
 

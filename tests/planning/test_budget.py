@@ -9,69 +9,22 @@ import torch
 from torch import nn
 
 from cnncompress.chains.plan import Budget
-from cnncompress.chains.spec import chain_macs
 from cnncompress.decompositions import get_method
 from cnncompress.errors import UsageError
 from cnncompress.fitting import decompose
-from cnncompress.latency import table
-from cnncompress.latency.setting import TimingSetting
-from cnncompress.latency.table import LatencyTable
-from cnncompress.network.copying import clone
 from cnncompress.network.divergence import Answers
-from cnncompress.network.memory_format import memory_format_of, to_memory_format
 from cnncompress.network.profile import profile
-from cnncompress.network.subject import look_at
 from cnncompress.planning import (
     Choice,
-    Guide,
-    LatencyModel,
-    Planner,
     candidates,
-    choices_of,
-    make_candidates,
-    network_clock,
     plan,
 )
-from cnncompress.planning.whole import with_random_chains
 from cnncompress.statistics import collect_statistics
 from tests.decompositions.helpers import randn, randomize
 from tests.orders import never_rises
-from tests.timing import took
-
-
-def images(n=8, seed=0, channels=3, size=8):
-    return randn(n, channels, size, size, seed=seed, dtype=torch.float32)
-
-
-X = images()
-
-
-def network(seed=0) -> nn.Sequential:
-    model = nn.Sequential(
-        nn.Conv2d(3, 32, 3, padding=1),
-        nn.BatchNorm2d(32),
-        nn.ReLU(inplace=True),
-        nn.Conv2d(32, 32, 3, padding=1, bias=False),
-        nn.ReLU(inplace=True),
-        nn.Conv2d(32, 40, 3, stride=2, padding=1),
-        nn.ReLU(inplace=True),
-        nn.Conv2d(40, 32, 1),
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
-        nn.Linear(32, 24),
-    )
-    randomize(model, seed)
-    with torch.no_grad():
-        model[-1].weight.mul_(1e-4)  # answers of about 1: a certain network has no gradients
-    return model.eval()
-
+from tests.planning.networks import X, images
 
 LAYERS = ["0", "3", "5", "7", "10"]
-
-
-@pytest.fixture(scope="module")
-def model() -> nn.Sequential:
-    return network()
 
 
 def costs(model, found, x=X) -> dict[str, float]:
@@ -278,113 +231,12 @@ def test_a_metric_without_statistics_and_latency_without_times(model):
         plan(model, X, budget=Budget(latency=0.5))
 
 
-def steady(jobs, size, setting):
-    """The times of a machine that takes a millisecond for 1000 multiply-accumulates."""
-    return [chain_macs(job.chain, size) / 1000 for job in jobs]
-
-
-def planner_of(model, method="auto", times=None, answers=None) -> Planner:
-    subject = look_at(model, X)
-    choices, _ = choices_of(subject, Choice(method), {})
-    return Planner(make_candidates(subject, choices, Guide(answers=answers), times, progress=False))
-
-
-def test_a_budget_of_latency(model, monkeypatch):
-    """On a machine that takes a millisecond for 1000 multiply-accumulates, and 20 for whatever is no layer."""
-    monkeypatch.setattr(table, "measure", steady)
-    original = profile(model, X).macs / 1000 + 20
-    times = LatencyTable(TimingSetting(), None)
-    found = plan(model, X, budget=Budget(latency=0.5), table=times, original_ms=original)
-    small = profile(decompose(model, found, progress=False), X).macs / 1000 + 20
-    assert found.achieved["latency"] == pytest.approx(small / original)
-    assert 0.49 < small / original <= 0.5
-    both = plan(model, X, budget=Budget(latency=0.5, params=0.3), table=times, original_ms=original)
-    assert both.achieved["latency"] <= 0.5
-    assert both.achieved["params"] <= 0.3
-
-
-def test_chains_that_take_longer_in_the_network_get_less(model, monkeypatch):
-    """As above, but within the network every chain needs half as long again as alone."""
-    monkeypatch.setattr(table, "measure", steady)
-    original, asked = profile(model, X).macs / 1000 + 20, []
-
-    def clock(found):
-        rest = profile(model, X).macs - sum(p.macs[0] for p in found.layers.values())
-        asked.append((rest + 1.5 * sum(p.macs[1] for p in found.layers.values())) / 1000 + 20)
-        return asked[-1]
-
-    planner = planner_of(model, times=LatencyModel(LatencyTable(TimingSetting(), None), original, clock=clock))
-    found = planner.plan(Budget(latency=0.6))
-    assert len(asked) == 2  # the second one agrees
-    assert asked[0] > 0.62 * original
-    assert clock(found) == pytest.approx(found.achieved["latency"] * original)
-    assert 0.58 < found.achieved["latency"] <= 0.6
-
-
 def test_two_budgets_that_exclude_each_other_have_one_remedy(model):
     with pytest.raises(UsageError, match="no plan meets the budget") as raised:
         plan(model, X, budget=Budget(macs=0.001, params=0.001))
     found = re.search(r"and together to macs=([\d.]+) params=([\d.]+)", str(raised.value))
     together = Budget(macs=float(found[1]), params=float(found[2]))
     assert all(value <= together.shares[n] for n, value in plan(model, X, budget=together).achieved.items())
-
-
-def test_a_share_of_latency_that_is_named_as_reachable_is(model, monkeypatch):
-    """Shares are of 100 ms, though the network takes less in the setting that is planned for."""
-    monkeypatch.setattr(table, "measure", steady)
-    original = profile(model, X).macs / 1000 + 20
-    times = LatencyTable(TimingSetting(), None)
-    planner = planner_of(model, "spatial-svd", LatencyModel(times, original, 2 * original))
-    with pytest.raises(UsageError, match="no plan meets the budget") as raised:
-        planner.plan(Budget(latency=0.01))
-    share = float(re.search(r"go down to latency=([\d.]+)", str(raised.value))[1])
-    assert share - 0.001 <= planner.plan(Budget(latency=share)).achieved["latency"] <= share < 0.5
-
-
-def test_the_same_budget_has_the_same_plan_whatever_was_asked_before(model, monkeypatch):
-    """Answers correct the errors, a clock corrects the times of chains, and both depend on the plan."""
-    monkeypatch.setattr(table, "measure", steady)
-    original = profile(model, X).macs / 1000 + 20
-    budgets = [Budget(macs=0.6), Budget(latency=0.7), Budget(latency=0.8, macs=0.5)]
-
-    def asked(order):
-        def clock(found):
-            return original * found.achieved["latency"] * (1.1 + 0.1 * len(found.layers))
-
-        times = LatencyTable(TimingSetting(), None)
-        answers = Answers(model, X)
-        planner = planner_of(model, "spatial-svd", LatencyModel(times, original, clock=clock), answers)
-        with pytest.raises(UsageError):
-            planner.plan(Budget(macs=0.001))
-        return {str(budgets[i]): planner.plan(budgets[i]) for i in order}
-
-    assert asked([0, 1, 2]) == asked([2, 1, 0, 1, 2])
-
-
-@pytest.mark.parametrize("memory_format", ["contiguous", "channels_last"])
-def test_random_chains_stand_for_the_plan(model, memory_format):
-    model = to_memory_format(clone(model), memory_format)
-    found = plan(model, X, budget=Budget(macs=0.5))
-    small = with_random_chains(model, found)
-    assert profile(small, X).total_macs == profile(decompose(model, found, progress=False), X).total_macs
-    assert memory_format_of(small) == memory_format
-    with torch.no_grad():
-        y = small(X)
-    assert torch.isfinite(y).all()
-    assert float(y.abs().max()) > 1e-6  # no denormal numbers, which take longer
-    assert network_clock(model, X, 100.0)(found) > 0
-
-
-def test_the_clock_runs_each_network_in_its_own_memory_format(model, monkeypatch):
-    def taken(models, example, setting, rounds):
-        formats = {name: memory_format_of(network) for name, network in models.items()}
-        assert formats == {"original": "contiguous", "planned": "channels_last"}
-        times = {"original": 2.0, "planned": 1.5}
-        return {name: took(9.0, p10=times[name]) for name in models}
-
-    monkeypatch.setattr("cnncompress.planning.whole.latency", taken)
-    found = plan(model, X, budget=Budget(macs=0.5))
-    assert network_clock(model, X, 100.0, memory_format="channels_last")(found) == pytest.approx(75.0)
 
 
 def test_a_calibrated_plan_predicts_nats(model):

@@ -16,7 +16,7 @@ from cnncompress.network.subject import look_at
 from cnncompress.planning import Choice, Guide, Planner, choices_of, make_candidates, plan
 from cnncompress.statistics import collect_statistics
 from tests.decompositions.helpers import randn, randomize
-from tests.planning.test_budget import images
+from tests.planning.networks import images
 
 
 class Pointwise(nn.Module):

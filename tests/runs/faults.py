@@ -23,6 +23,7 @@ import torch
 from PIL import Image
 
 from cnncompress.api import run_finetune
+from cnncompress.config import TuneSettings
 from cnncompress.errors import CompressError
 from cnncompress.files import publish, tensorfile
 from cnncompress.finetuning import checkpoints
@@ -128,7 +129,7 @@ def tune(folder: Path) -> None:
     """Train the run in its place."""
     flags = {"data": str(folder / "data"), "batch_size": 10, "device": "cpu", "lr": 0.001}
     resume = (folder / "digits" / "checkpoints" / "last.pt").exists()
-    run_finetune(folder / "digits", None, {**flags, "resume": resume}, ["finetune"])
+    run_finetune(TuneSettings(model=str(folder / "digits"), **flags, resume=resume), ["finetune"])
 
 
 def export(folder: Path) -> None:

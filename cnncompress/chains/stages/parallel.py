@@ -116,11 +116,6 @@ class Parallel(Stage):
         taps = sum(branch.out_channels * math.prod(branch.kernel_size) for branch in self.branches)
         return taps * self.in_channels // self.groups
 
-    @property
-    def params(self) -> int:
-        """Number of weights and biases."""
-        return self.weights + (self.out_channels if self.bias else 0)
-
     def tensors(self) -> dict[str, TensorSpec]:
         """The weight and the bias of every branch."""
         specs = [self._convolution(branch).tensors() for branch in self.branches]

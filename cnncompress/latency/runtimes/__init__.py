@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
-
-from cnncompress.errors import CompressError, UsageError, nearest
+from cnncompress.errors import CompressError, unknown
 from cnncompress.latency.runtimes.base import REGISTRY, LayerClock, Runtime, register
+from cnncompress.names.classes import import_all
 
-for _module in pkgutil.iter_modules(__path__):
-    importlib.import_module(f"{__name__}.{_module.name}")
+import_all(__name__, __path__)
 
 
 def get_runtime(name: str) -> Runtime:
     """A registered runtime by name; UsageError for an unknown one."""
     if name not in REGISTRY:
-        raise UsageError(f"unknown runtime '{name}' (known: {', '.join(sorted(REGISTRY))}){nearest(name, REGISTRY)}")
+        raise unknown("runtime", name, sorted(REGISTRY))
     return REGISTRY[name]
 
 

@@ -18,7 +18,6 @@ OPTIONS = {
     # Threads wait in a loop within a run and sleep once it is over, so that no network runs beside another's pool.
     "session.force_spinning_stop": "1",
 }
-ERRORS_ONLY = 3
 
 
 @register
@@ -41,15 +40,12 @@ class OnnxRuntime(Runtime):
 
     def prepare(self, network: nn.Module, inputs: Tensor, setting: TimingSetting) -> Callable[[], object]:
         """The network as it is exported, with a free batch size."""
-        import torch
-
-        from cnncompress.network.onnx import check_size, foreign, to_onnx
+        from cnncompress.network.onnx import check_size, foreign, to_onnx, two_or_more
 
         check_size(network)
         network, inputs = network.float(), inputs.float()
-        traced = inputs if len(inputs) > 1 else torch.cat([inputs, inputs])  # a size of 1 would become a constant
         with foreign("ONNX", "export"):
-            program = to_onnx(network, traced).model_proto.SerializeToString()
+            program = to_onnx(network, two_or_more(inputs)).model_proto.SerializeToString()
         return _session(program, inputs, setting)
 
     def prepare_chain(self, chain: nn.Module, inputs: Tensor, setting: TimingSetting) -> Callable[[], object]:
@@ -70,18 +66,10 @@ class OnnxRuntime(Runtime):
 
 
 def _session(program: bytes, inputs: Tensor, setting: TimingSetting) -> Callable[[], object]:
-    import onnxruntime
+    from cnncompress.network.onnx import foreign, open_session
 
-    from cnncompress.network.onnx import foreign
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = ERRORS_ONLY
-    options.intra_op_num_threads = setting.threads or 0
-    options.inter_op_num_threads = 1
-    for key, value in OPTIONS.items():
-        options.add_session_config_entry(key, value)
     with foreign("ONNX Runtime", "run"):
-        session = onnxruntime.InferenceSession(program, options, providers=["CPUExecutionProvider"])
+        session = open_session(program, setting.threads or 0, OPTIONS)
         call = partial(session.run, None, {session.get_inputs()[0].name: inputs.numpy()})
         call()
     return call

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
-
 from cnncompress.models.builtin.base import BUILTIN, BuiltIn
+from cnncompress.names.classes import import_all
 
-for _module in pkgutil.iter_modules(__path__):
-    importlib.import_module(f"{__name__}.{_module.name}")
+import_all(__name__, __path__)
 
 __all__ = ["BUILTIN", "BuiltIn"]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
-
+from cnncompress.names.classes import import_all
 from cnncompress.network.kinds.base import (
     KINDS,
     LayerKind,
@@ -20,8 +18,7 @@ from cnncompress.network.kinds.base import (
 from cnncompress.network.kinds.conv2d import Conv2dKind
 from cnncompress.network.kinds.linear import LinearKind
 
-for _module in pkgutil.iter_modules(__path__):
-    importlib.import_module(f"{__name__}.{_module.name}")
+import_all(__name__, __path__)
 
 __all__ = [
     "KINDS",

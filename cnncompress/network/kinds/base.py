@@ -15,6 +15,11 @@ from cnncompress.errors import UnsupportedLayerError
 KINDS: dict[type[nn.Module], LayerKind] = {}
 
 
+def precise(values: Tensor) -> Tensor:
+    """The values in float32, or in float64 where they are."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
 class LayerKind(ABC):
     """What is known about modules of one type, for everything that looks at them or puts chains in their place.
 
@@ -82,8 +87,7 @@ class LayerKind(ABC):
 
     def rows(self, y: Tensor, spec: ConvSpec) -> Tensor:
         """An output, or a gradient at it, as one row [F] for each position, in float32 or float64."""
-        rows = y.movedim(self.channel_axis, -1).reshape(-1, spec.out_channels)
-        return rows.to(torch.promote_types(rows.dtype, torch.float32))
+        return precise(y.movedim(self.channel_axis, -1).reshape(-1, spec.out_channels))
 
     def outputs(self, y: Tensor, spec: ConvSpec, index: Tensor) -> Tensor:
         """The outputs [R, F] at the positions `index` [R], counted as in `patches`."""

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from cnncompress.chains.modules import SplitConv2d
 from cnncompress.chains.spec import ConvSpec, Pair, as_pair
-from cnncompress.network.kinds.base import LayerKind, register
+from cnncompress.network.kinds.base import LayerKind, precise, register
 
 
 @register(nn.Conv2d)
@@ -70,15 +70,13 @@ class Conv2dKind(LayerKind):
         image = (index // (height * width))[:, None, None]
         rows = x[image, :, ys.clamp(min=0)[:, :, None], xs.clamp(min=0)[:, None, :]]
         rows.masked_fill_(((ys < 0)[:, :, None] | (xs < 0)[:, None, :])[..., None], 0)
-        rows = rows.permute(0, 3, 1, 2).reshape(len(index), spec.groups, -1)
-        return rows.to(torch.promote_types(rows.dtype, torch.float32))
+        return precise(rows.permute(0, 3, 1, 2).reshape(len(index), spec.groups, -1))
 
     def outputs(self, y: Tensor, spec: ConvSpec, index: Tensor) -> Tensor:
         """As for any layer, without a copy of the whole output [b, F, H, W] or [F, H, W]."""
         y = y if y.dim() == 4 else y[None]
         width = y.shape[-2] * y.shape[-1]
-        rows = y.flatten(2)[index // width, :, index % width]
-        return rows.to(torch.promote_types(rows.dtype, torch.float32))
+        return precise(y.flatten(2)[index // width, :, index % width])
 
 
 def _taps(position: Tensor, axis: int, size: int, spec: ConvSpec) -> Tensor:

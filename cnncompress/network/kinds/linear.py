@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from cnncompress.chains.spec import ConvSpec, Pair
-from cnncompress.network.kinds.base import LayerKind, register
+from cnncompress.network.kinds.base import LayerKind, precise, register
 
 
 @register(nn.Linear)
@@ -40,5 +39,4 @@ class LinearKind(LayerKind):
 
     def patches(self, x: Tensor, spec: ConvSpec, index: Tensor) -> Tensor:
         """The vectors [R, 1, C]."""
-        rows = x.reshape(-1, 1, x.shape[-1])[index.to(x.device)]
-        return rows.to(torch.promote_types(rows.dtype, torch.float32))
+        return precise(x.reshape(-1, 1, x.shape[-1])[index.to(x.device)])
