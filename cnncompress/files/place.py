@@ -16,6 +16,15 @@ INFO, PLAN, MODEL, METRICS = "run.json", "plan.json", "model.safetensors", "metr
 PROGRAM = "network.pt2"  # the network of a user's code, as a program that runs without that code
 CORE = (INFO, PLAN, MODEL, METRICS)
 FILES = (*CORE, PROGRAM)  # what a run is; whatever else is in its folder belongs to a training or to the user
+LAST, PREVIOUS, BEST, HISTORY = "last.pt", "previous.pt", "best.safetensors", "history.jsonl"  # of a training
+
+
+def half_written(path: Path) -> Path:
+    """Where a file of a training is written before it takes its place; a process that is killed leaves it there."""
+    return path.with_name(f".{path.name}.tmp")
+
+
+HALF_WRITTEN = frozenset(half_written(Path(name)).name for name in (LAST, PREVIOUS, BEST, HISTORY))
 
 
 def is_run(path: str | Path) -> bool:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from cnncompress.errors import RunError, UsageError
 from cnncompress.files import schemas
+from cnncompress.files.place import BEST, HISTORY, LAST, PREVIOUS, half_written
 from cnncompress.files.reading import check
 from cnncompress.files.regular import kind_of
 from cnncompress.network.evaluate import Evaluation
@@ -36,7 +37,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object], keep: Path
 
     What was at `path` is then at `keep`, if given.
     """
-    temporary = _temporary(path)
+    temporary = half_written(path)
     try:
         check_plain(path)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -58,10 +59,6 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object], keep: Path
         raise NotWrittenError(f"cannot write {path}: {reason}") from error
 
 
-def _temporary(path: Path) -> Path:
-    return path.with_name(f".{path.name}.tmp")
-
-
 def check_plain(path: Path) -> None:
     """RunError where something else than a file is at `path`: a link, a pipe, a folder."""
     if kind := kind_of(path):
@@ -79,10 +76,10 @@ class Checkpoints:
     def __init__(
         self, folder: Path, ready: Callable[[], None] = lambda: None, origin: Mapping[str, Any] | None = None
     ) -> None:
-        self.last = folder / "last.pt"
-        self.previous = folder / "previous.pt"
-        self.best = folder / "best.safetensors"
-        self.history = folder.parent / "history.jsonl"
+        self.last = folder / LAST
+        self.previous = folder / PREVIOUS
+        self.best = folder / BEST
+        self.history = folder.parent / HISTORY
         self._files = (self.last, self.previous, self.best, self.history)
         self.ready = ready
         self.origin = dict(origin or {})
@@ -98,7 +95,7 @@ class Checkpoints:
     def tidy(self) -> None:
         """Remove what a process that was killed left half-written."""
         self.ready()
-        self._remove(*map(_temporary, self._files))
+        self._remove(*map(half_written, self._files))
 
     def _remove(self, *paths: Path) -> None:
         try:

@@ -11,7 +11,7 @@ from typing import Any
 from cnncompress.data import Data
 from cnncompress.data.sample import content_of
 from cnncompress.errors import RunError
-from cnncompress.files.place import is_run
+from cnncompress.files.place import LAST, is_run
 from cnncompress.files.regular import kind_of
 from cnncompress.finetuning import is_main_process
 from cnncompress.pipeline.asked import TrainingAsked
@@ -60,7 +60,7 @@ class TrainingPlace:
         return self._stamp() != self._before
 
     def _stamp(self) -> int | None:
-        last = self.folder / "last.pt"
+        last = self.folder / LAST
         return last.stat().st_mtime_ns if last.is_file() else None
 
     def undo(self) -> None:

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cnncompress.errors import RunError
-from cnncompress.files.place import FILES, resolve
+from cnncompress.files.place import FILES, HALF_WRITTEN, resolve
 from cnncompress.files.publish import replacing
 from cnncompress.files.regular import kind_of
 from cnncompress.runs.lock import reserved
@@ -21,10 +21,10 @@ def renewing(path: str | Path, force: bool = False) -> Iterator[Path]:
     """Give a folder to write a run's files in; on success it becomes the run at `path`, in one step.
 
     What else was in the run that it replaces goes along, hard-linked: files of a training and of the user, links as
-    links. Raises as `check_output` and `writing` do.
+    links; not what a training that was killed left half-written. Raises as `check_output` and `writing` do.
     """
     target = resolve(path)
-    written: set[str] = set(FILES)
+    written: set[str] = {*FILES, *HALF_WRITTEN}
     with (
         reserved(path, force),
         replacing(target, force, rescue=lambda old: _rescue(old, target, written)) as folder,
@@ -48,7 +48,7 @@ def take_along(source: Path, target: Path) -> None:
         os.symlink(os.readlink(source), target)
     elif kind == "a folder":
         target.mkdir()
-        for name in sorted(os.listdir(source)):
+        for name in sorted(set(os.listdir(source)) - HALF_WRITTEN):
             take_along(source / name, target / name)
         shutil.copystat(source, target)
     else:
@@ -62,7 +62,7 @@ def take_along(source: Path, target: Path) -> None:
 
 def _rescue(old: Path, new: Path, written: Collection[str] = ()) -> None:
     """Move what came into `old` while `new` was written, but for the names that were `written`, into `new`."""
-    for name in set(os.listdir(old)) - set(written):
+    for name in set(os.listdir(old)) - set(written) - HALF_WRITTEN:
         with suppress(OSError):
             if kind_of(old / name) == kind_of(new / name) == "a folder":
                 _rescue(old / name, new / name)

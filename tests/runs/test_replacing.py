@@ -96,6 +96,16 @@ def test_force_keeps_what_is_no_part_of_a_run(run, net, caplog):
     assert torch.equal(load(run, trust_code=True)[0].weight, net[0].weight)
 
 
+def test_what_a_killed_training_left_half_written_does_not_go_along(run, net):
+    (run / "checkpoints").mkdir()
+    for path in ("checkpoints/last.pt", "checkpoints/.last.pt.tmp", ".history.jsonl.tmp", "checkpoints/.own.tmp"):
+        (run / path).write_text(path)
+    save(net, run, force=True)
+    assert sorted(os.listdir(run / "checkpoints")) == [".own.tmp", "last.pt"]
+    assert (run / "checkpoints" / "last.pt").read_text() == "checkpoints/last.pt"
+    assert not (run / ".history.jsonl.tmp").exists()
+
+
 def test_a_copy_keeps_the_files_of_the_run_that_it_replaces_and_takes_none_along(tmp_path, run, net):
     users_files(run)
     save(randomise(net), tmp_path / "other")
