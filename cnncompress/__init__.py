@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from cnncompress.lazy import lazily
+from cnncompress.waiting import set_waiting
 
 if TYPE_CHECKING:
     from cnncompress.api import compress, export, finetune, report
@@ -26,11 +27,7 @@ if TYPE_CHECKING:
     from cnncompress.runs import load, save
     from cnncompress.statistics import collect_statistics
 
-# OpenMP's threads wait for work in a busy loop of 300,000 turns, which takes the cores from whoever shares the machine.
-# Without any, their sleep between layers makes a small network that runs alone take up to four times as long. A
-# thousand turns bridge that gap. It is read when torch is first imported. What the user has set stays.
-if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"} & os.environ.keys():
-    os.environ["GOMP_SPINCOUNT"] = "1000"
+set_waiting(os.environ)
 
 __version__ = "0.1.0"
 

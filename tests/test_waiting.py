@@ -6,14 +6,15 @@ import sys
 
 import pytest
 
-KEYS = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+from cnncompress import waiting
+from cnncompress.waiting import KEYS, turns
+
 CHILD = f"import os, cnncompress; print(*(os.environ.get(key, '-') for key in {KEYS}))"
 
 
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        ({}, "- 1000 -"),
         ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE - -"),
         ({"GOMP_SPINCOUNT": "7"}, "- 7 -"),
         ({"KMP_BLOCKTIME": "7"}, "- - 7"),
@@ -23,3 +24,30 @@ def test_threads_do_not_wait_busily_for_long_unless_asked_to(given, expected):
     environment = {key: value for key, value in os.environ.items() if key not in KEYS} | given
     found = subprocess.run([sys.executable, "-c", CHILD], env=environment, capture_output=True, text=True, check=True)
     assert found.stdout.split() == expected.split()
+
+
+def test_threads_wait_for_a_moment_where_nobody_has_said_how_long():
+    environment = {key: value for key, value in os.environ.items() if key not in KEYS}
+    found = subprocess.run([sys.executable, "-c", CHILD], env=environment, capture_output=True, text=True, check=True)
+    policy, spins, blocktime = found.stdout.split()
+    assert (policy, blocktime) == ("-", "-")
+    assert int(spins) in (waiting.TURNS, waiting.TURNS_ON_INTEL)
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "expected"),
+    [
+        ("processor\t: 0\nvendor_id\t: GenuineIntel\n", 1000),
+        ("processor\t: 0\nvendor_id\t: AuthenticAMD\n", 2000),
+        ("", 2000),
+    ],
+)
+def test_the_moment_is_as_long_on_either_processor(cpuinfo, expected):
+    assert turns(cpuinfo) == expected
+
+
+def test_a_system_without_cpuinfo_is_no_fault(monkeypatch, tmp_path):
+    monkeypatch.setattr(waiting, "CPUINFO", tmp_path / "missing")
+    environment: dict[str, str] = {}
+    waiting.set_waiting(environment)
+    assert environment == {"GOMP_SPINCOUNT": "2000"}
