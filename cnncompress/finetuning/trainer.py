@@ -5,26 +5,26 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from accelerate.utils import broadcast
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import Dataset
 
 from cnncompress.data import make_loader
-from cnncompress.data.loading import collate
-from cnncompress.errors import CompressError, DataError, RunError, UsageError
+from cnncompress.errors import CompressError, RunError
+from cnncompress.finetuning.batches import Batches, Process
 from cnncompress.finetuning.checkpoints import Checkpoints, NotWrittenError, tensors_of
 from cnncompress.finetuning.distillation import Teacher
 from cnncompress.finetuning.interrupts import Interrupts
 from cnncompress.finetuning.optimization import Objective, better, cosine, make_accelerator, make_optimizer, mixed_seed
+from cnncompress.finetuning.progress import Progress
 from cnncompress.finetuning.schedules import training_modes
 from cnncompress.finetuning.settings import FinetuneResult, FinetuneSettings
-from cnncompress.network.evaluate import Evaluation, check_labels, summarise, tally
-from cnncompress.network.inputs import input_dtype, read_batch
+from cnncompress.network.evaluate import Evaluation, summarise, tally
+from cnncompress.network.inputs import input_dtype
 from cnncompress.terminal.console import LOG, bar
 
 
@@ -42,10 +42,7 @@ class Learner:
 
 
 class Trainer:
-    """One training: `run` takes it from the start, or from its last checkpoint, to the end.
-
-    The position is `step` steps done in epoch `epoch` (from 1 on); `loss_sum` and `seconds` belong to that epoch.
-    """
+    """One training: `run` takes it from the start, or from its last checkpoint, to the end."""
 
     def __init__(
         self,
@@ -57,36 +54,21 @@ class Trainer:
         device: torch.device,
     ) -> None:
         self.model, self.classes, self.teacher = learner.network, learner.classes, learner.teacher
-        self.train, self.val, self.settings, self.checkpoints = train, val, settings, checkpoints
+        self.val, self.settings, self.checkpoints = val, settings, checkpoints
         self.set_modes = training_modes(self.model, learner.names)
         self.accelerator = make_accelerator(device, settings.precision)
         self.device, self.main = self.accelerator.device, self.accelerator.is_main_process
         self.rank, self.processes = self.accelerator.process_index, self.accelerator.num_processes
-        self.images = len(train)  # type: ignore[arg-type]
-        self.batch = min(settings.batch_size, self.images)
-        self.steps = self.images // max(1, self.batch)  # an incomplete last batch is left out
-        self._check_sizes()
+        self.batches = Batches(train, settings, Process(self.rank, self.processes, self.device))
         self.optimizer: Any = make_optimizer(self.model.to(self.device), settings)
         self.interrupts = Interrupts(shared=self.processes > 1)
-        self.epoch, self.step, self.loss_sum, self.seconds = 1, 0, 0.0, 0.0
-        self.history: list[dict[str, Any]] = []
+        self.progress = Progress()
         self.between_steps = False
         self.unwritten: dict[str, Tensor] = {}  # the best weights, where the system does not take their file
 
-    def _check_sizes(self) -> None:
-        if not self.images:
-            raise DataError("no images to train on; check the data set")
-        if self.settings.batch_size % self.processes:
-            raise UsageError(
-                f"batch size {self.settings.batch_size} cannot be split evenly over {self.processes} processes; "
-                f"give --batch-size a multiple of {self.processes}"
-            )
-        if self.batch < self.processes:
-            raise UsageError(f"{self.images} training images are too few for {self.processes} processes; start fewer")
-
     def run(self, resume: bool) -> FinetuneResult:
         """Train; the network then holds the best weights."""
-        state = self.checkpoints.load_last(self._comparable(), self.images) if resume else None
+        state = self.checkpoints.load_last(self._comparable(), self.batches.images) if resume else None
         if state is None and self.main and (where := self.checkpoints.unfinished()):
             LOG.warning(
                 f"warning: {self.checkpoints.last.parent} holds an unfinished training ({where}), which is started "
@@ -105,7 +87,7 @@ class Trainer:
                     self._start()
                 self.saved = time.monotonic()
                 self.between_steps = True
-                while self.epoch <= self.settings.epochs:
+                while self.progress.epoch <= self.settings.epochs:
                     self._train_epoch()
                     self._finish_epoch()
             except (KeyboardInterrupt, RuntimeError) as error:
@@ -128,8 +110,7 @@ class Trainer:
         try:
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
-            for name in ("epoch", "step", "loss_sum", "seconds", "history"):
-                setattr(self, name, state[name])
+            self.progress = Progress.of(state)
         except (RuntimeError, KeyError, ValueError) as error:
             raise RunError(
                 f"{self.checkpoints.last} does not fit this network; run without --resume to start again"
@@ -138,7 +119,7 @@ class Trainer:
 
     def _start(self) -> None:
         self.best_epoch, self.best = 0, self._validate()
-        self._record(0, self.best, None, None)
+        self._record(0, self.best, lr=None, train_loss=None)
         if self.main:
             self.checkpoints.clear()
             self.checkpoints.save_best(self.model, 0, self.best)
@@ -151,14 +132,14 @@ class Trainer:
         scaler = self.accelerator.scaler
         state = {
             "settings": self._comparable(),
-            "images": self.images,
+            "images": self.batches.images,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": None if scaler is None else scaler.state_dict(),
-            **{name: getattr(self, name) for name in ("epoch", "step", "loss_sum", "seconds", "history")},
+            **self.progress.state(),
         }
         self.checkpoints.save_last(state)
-        self.checkpoints.save_history(self.history)
+        self.checkpoints.save_history(self.progress.history)
         self.saved = time.monotonic()
 
     def _keep(self) -> None:
@@ -178,86 +159,64 @@ class Trainer:
             self.unwritten = {name: t.detach().cpu().clone() for name, t in tensors_of(self.model).items()}
             LOG.warning(f"warning: {error}; the training goes on with the best weights in memory alone")
 
-    def _batches(self) -> Iterator[Any]:
-        """This process's part of what is left of the epoch's batches."""
-        if hasattr(self.train, "set_epoch"):
-            self.train.set_epoch(self.epoch)
-        generator = torch.Generator().manual_seed(mixed_seed(self.settings.seed, self.epoch))
-        order = torch.randperm(self.images, generator=generator)[: self.steps * self.batch]
-        mine = order.view(self.steps, self.batch)[self.step :, self.rank :: self.processes]
-        subset = Subset(self.train, mine.flatten().tolist())
-        pin = self.device.type == "cuda"
-        loader = DataLoader(
-            subset, mine.shape[1], num_workers=self.settings.workers, pin_memory=pin, collate_fn=collate
-        )
-        return iter(loader)
-
     def _train_epoch(self) -> None:
-        s = self.settings
+        at, settings = self.progress, self.settings
         self.set_modes()
         steps = bar(
             progress=self.main,
-            total=self.steps,
-            initial=self.step,
-            desc=f"epoch {self.epoch}/{s.epochs}",
+            total=self.batches.steps,
+            initial=at.step,
+            desc=f"epoch {at.epoch}/{settings.epochs}",
             unit="step",
             leave=False,
         )
         with steps:
-            batches = self._batches()
-            while self.step < self.steps:
+            batches = self.batches.of_epoch(at.epoch, at.step)
+            while at.step < self.batches.steps:
                 began = time.monotonic()
                 # Seeded for every step, so that dropout is the same after an interruption.
-                torch.manual_seed(mixed_seed(s.seed, self.epoch, self.step, self.rank))
-                images, labels = self._next(batches)
+                torch.manual_seed(mixed_seed(settings.seed, at.epoch, at.step, self.rank))
+                images, labels = self.batches.read(batches, input_dtype(self.model), self.classes)
                 with self.interrupts.hold():
                     self.between_steps = False
                     lr, loss, stop = self._step(images, labels)
-                    self.loss_sum += loss
-                    self.seconds += time.monotonic() - began
-                    self.step += 1
+                    at.loss_sum += loss
+                    at.seconds += time.monotonic() - began
+                    at.step += 1
                     self.between_steps = True
-                    if time.monotonic() - self.saved > 60 * s.checkpoint_minutes:
+                    if time.monotonic() - self.saved > 60 * settings.checkpoint_minutes:
                         self._keep()
                 if stop:
                     raise KeyboardInterrupt
                 steps.update()
-                steps.set_postfix(loss=f"{loss / self.batch:.3f}", lr=f"{lr:.2g}")
-
-    def _next(self, batches: Iterator[Any]) -> tuple[Tensor, Tensor]:
-        try:
-            images, labels = read_batch(next(batches), input_dtype(self.model))
-        except DataError as error:  # from a worker process, the message is a whole traceback
-            raise DataError(str(error).strip().split("\n")[-1].rpartition("DataError: ")[-1]) from error
-        if labels is None:
-            raise DataError("the training images have no labels; items are (image, class index)")
-        check_labels(labels, self.classes)
-        return images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
+                steps.set_postfix(loss=f"{loss / self.batches.size:.3f}", lr=f"{lr:.2g}")
 
     def _lr(self, step: int) -> float:
-        return cosine(cast(float, self.settings.lr), step, self.steps * self.settings.epochs)
+        return cosine(cast(float, self.settings.lr), step, self.batches.steps * self.settings.epochs)
 
     def _step(self, images: Tensor, labels: Tensor) -> tuple[float, float, bool]:
         """The learning rate, the loss summed over all processes, and whether one of them was told to stop."""
-        step = (self.epoch - 1) * self.steps + self.step
+        step = (self.progress.epoch - 1) * self.batches.steps + self.progress.step
         lr = self._lr(step)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         try:
             loss = self.objective(images, labels, self._expected(images))
             # Gradients are averaged over the processes; this makes them those of the mean over the whole batch.
-            self.accelerator.backward(loss * (self.processes / self.batch))
+            self.accelerator.backward(loss * (self.processes / self.batches.size))
             self.optimizer.step()
             self.optimizer.zero_grad()
         except (torch.OutOfMemoryError, CompressError) as error:
             if isinstance(error.__cause__ or error, torch.OutOfMemoryError):
-                raise CompressError(f"a batch of {self.batch} does not fit the GPU; lower --batch-size") from error
+                raise CompressError(
+                    f"a batch of {self.batches.size} does not fit the GPU; lower --batch-size"
+                ) from error
             raise
         flags = loss.new_tensor([float(self.interrupts.requested)])
         total, stop = self.accelerator.reduce(torch.cat([loss.detach().reshape(1), flags]).double(), "sum").tolist()
         if not math.isfinite(total):
             raise CompressError(
-                f"the training loss is {total} at step {step + 1} (epoch {self.epoch}); lower --lr (it is "
+                f"the training loss is {total} at step {step + 1} (epoch {self.progress.epoch}); lower --lr (it is "
                 f"{self.settings.lr:g}); the best weights so far, of epoch {self.best_epoch}, are in "
                 f"{self.checkpoints.best}"
             )
@@ -271,16 +230,18 @@ class Trainer:
             return self.teacher.answers(images)
 
     def _finish_epoch(self) -> None:
-        began = time.monotonic()
+        at, began = self.progress, time.monotonic()
         result = self._validate()
         with self.interrupts.hold():
-            self.seconds += time.monotonic() - began
-            self._record(self.epoch, result, self._lr(self.epoch * self.steps - 1), self.loss_sum)
+            at.seconds += time.monotonic() - began
+            images = self.batches.steps * self.batches.size
+            lr = self._lr(at.epoch * self.batches.steps - 1)
+            self._record(at.epoch, result, lr=lr, train_loss=at.loss_sum / images)
             if better(result, self.best):
-                self.best_epoch, self.best = self.epoch, result
+                self.best_epoch, self.best = at.epoch, result
                 if self.main:
                     self._keep_best()
-            self.epoch, self.step, self.loss_sum, self.seconds = self.epoch + 1, 0, 0.0, 0.0
+            at.start_epoch()
             self._keep()
 
     def _validate(self) -> Evaluation:
@@ -289,26 +250,13 @@ class Trainer:
             broadcast(buffer)  # BatchNorm statistics differ between processes
         mine = range(self.rank, len(self.val), self.processes)
         loader = make_loader(
-            self.val, max(1, self.batch // self.processes), workers=self.settings.workers, indices=mine
+            self.val, max(1, self.batches.size // self.processes), workers=self.settings.workers, indices=mine
         )
         return summarise(self.accelerator.reduce(tally(self.model, loader, self.device, progress=self.main), "sum"))
 
-    def _record(self, epoch: int, result: Evaluation, lr: float | None, loss_sum: float | None) -> None:
-        self.history.append(
-            {
-                "epoch": epoch,
-                "step": epoch * self.steps,
-                "lr": lr,
-                "train_loss": None if loss_sum is None else loss_sum / (self.steps * self.batch),
-                "val_top1": result.top1,
-                "val_top5": result.top5,
-                "val_loss": result.loss,
-                "val_images": result.images,
-                "seconds": round(self.seconds, 3),
-            }
-        )
-        when = f"epoch {epoch} of {self.settings.epochs}" if epoch else "before training"
-        LOG.info("%s: top-1 %.2f %%, loss %.4f (%.0f s)", when, result.top1, result.loss, self.seconds)
+    def _record(self, epoch: int, result: Evaluation, lr: float | None, train_loss: float | None) -> None:
+        step = epoch * self.batches.steps
+        self.progress.record(epoch, self.settings.epochs, result, step=step, lr=lr, train_loss=train_loss)
 
     def _result(self) -> FinetuneResult:
         """The result, after putting the best weights into the network."""
@@ -316,8 +264,4 @@ class Trainer:
         if self.unwritten:
             self.model.load_state_dict(self.unwritten)
             best_epoch, best = self.best_epoch, self.best
-        start, last = (
-            Evaluation(row["val_top1"], row["val_top5"], row["val_loss"], row["val_images"])
-            for row in (self.history[0], self.history[-1])
-        )
-        return FinetuneResult(best, best_epoch, last, start, self.history)
+        return self.progress.result(best_epoch, best)

@@ -84,7 +84,7 @@ def straight(saved, tmp_path_factory):
     ("place", "count", "number"),
     [
         ("cnncompress.finetuning.trainer:Trainer._step", 12, signal.SIGINT),
-        ("cnncompress.finetuning.trainer:Trainer._next", 12, signal.SIGTERM),
+        ("cnncompress.finetuning.batches:Batches.read", 12, signal.SIGTERM),
         ("cnncompress.runs.write:save_tensors", 1, signal.SIGTERM),
     ],
 )

@@ -34,7 +34,7 @@ def interrupted_training(run_copy, data, cli, monkeypatch):
     step = Trainer._step
 
     def interrupt(self, *args):
-        if self.step == 1:
+        if self.progress.step == 1:
             raise KeyboardInterrupt
         return step(self, *args)
 
@@ -99,7 +99,7 @@ def test_a_run_that_is_replaced_underneath_stops_its_training(change, run_copy, 
     before = content("other")
 
     def meanwhile(self, *args):
-        if self.step == 1:
+        if self.progress.step == 1:
             os.rename("run", "was")
             if change == "replaced":
                 shutil.copytree("other", "run")

@@ -1,0 +1,80 @@
+"""Which training images a step sees: an order for every epoch, and the part of each process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Subset
+
+from cnncompress.data.loading import collate
+from cnncompress.errors import DataError, UsageError
+from cnncompress.finetuning.optimization import mixed_seed
+from cnncompress.finetuning.settings import FinetuneSettings
+from cnncompress.network.evaluate import check_labels
+from cnncompress.network.inputs import read_batch
+
+
+@dataclass(frozen=True)
+class Process:
+    """One of several processes that train together."""
+
+    rank: int
+    processes: int
+    device: torch.device
+
+
+class Batches:
+    """The batches of a training as one process sees them.
+
+    `size` is the number of images in a batch of all processes, `steps` the number of batches in an epoch; an incomplete
+    last batch is left out. Raises DataError without images, UsageError where the processes cannot share a batch evenly.
+    """
+
+    def __init__(self, dataset: Dataset[Any], settings: FinetuneSettings, process: Process) -> None:
+        self.dataset, self.settings, self.process = dataset, settings, process
+        self.images = len(dataset)  # type: ignore[arg-type]
+        self.size = min(settings.batch_size, self.images)
+        self._check_sizes()
+        self.steps = self.images // self.size
+
+    def _check_sizes(self) -> None:
+        processes = self.process.processes
+        if not self.images:
+            raise DataError("no images to train on; check the data set")
+        if self.settings.batch_size % processes:
+            raise UsageError(
+                f"batch size {self.settings.batch_size} cannot be split evenly over {processes} processes; "
+                f"give --batch-size a multiple of {processes}"
+            )
+        if self.size < processes:
+            raise UsageError(f"{self.images} training images are too few for {processes} processes; start fewer")
+
+    def of_epoch(self, epoch: int, done: int) -> Iterator[Any]:
+        """This process's part of the batches of an epoch, after the first `done` of them."""
+        if hasattr(self.dataset, "set_epoch"):
+            self.dataset.set_epoch(epoch)
+        generator = torch.Generator().manual_seed(mixed_seed(self.settings.seed, epoch))
+        order = torch.randperm(self.images, generator=generator)[: self.steps * self.size]
+        mine = order.view(self.steps, self.size)[done:, self.process.rank :: self.process.processes]
+        subset = Subset(self.dataset, mine.flatten().tolist())
+        pin = self.process.device.type == "cuda"
+        loader = DataLoader(
+            subset, mine.shape[1], num_workers=self.settings.workers, pin_memory=pin, collate_fn=collate
+        )
+        return iter(loader)
+
+    def read(self, batches: Iterator[Any], dtype: torch.dtype, classes: int) -> tuple[Tensor, Tensor]:
+        """The images [n, c, H, W] and labels [n] of the next batch, on the device; DataError for wrong labels."""
+        try:
+            images, labels = read_batch(next(batches), dtype)
+        except DataError as error:  # from a worker process, the message is a whole traceback
+            raise DataError(str(error).strip().split("\n")[-1].rpartition("DataError: ")[-1]) from error
+        if labels is None:
+            raise DataError("the training images have no labels; items are (image, class index)")
+        check_labels(labels, classes)
+        device = self.process.device
+        return images.to(device, non_blocking=True), labels.to(device, non_blocking=True)

@@ -1,0 +1,54 @@
+"""How far a training has come, and what it has measured on its way."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from cnncompress.finetuning.settings import FinetuneResult
+from cnncompress.network.evaluate import Evaluation
+from cnncompress.terminal.console import LOG
+
+
+@dataclass
+class Progress:
+    """`step` steps are done in epoch `epoch` (from 1 on); `loss_sum` and `seconds` belong to that epoch.
+
+    `history` has one row for each epoch that is done, and one, of epoch 0, for the network before training.
+    """
+
+    epoch: int = 1
+    step: int = 0
+    loss_sum: float = 0.0
+    seconds: float = 0.0
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+    def state(self) -> dict[str, Any]:
+        """The values as a checkpoint has them."""
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+
+    @classmethod
+    def of(cls, state: Mapping[str, Any]) -> Progress:
+        """From a checkpoint; KeyError where it lacks a value."""
+        return cls(**{f.name: state[f.name] for f in dataclasses.fields(cls)})
+
+    def start_epoch(self) -> None:
+        """Go on to the next epoch."""
+        self.epoch, self.step, self.loss_sum, self.seconds = self.epoch + 1, 0, 0.0, 0.0
+
+    def record(self, epoch: int, epochs: int, result: Evaluation, **training: Any) -> None:
+        """Add epoch number `epoch` of `epochs`: its accuracy, and `training`, the values that describe its steps."""
+        accuracy = {f"val_{name}": getattr(result, name) for name in ("top1", "top5", "loss", "images")}
+        self.history.append({"epoch": epoch, **training, **accuracy, "seconds": round(self.seconds, 3)})
+        when = f"epoch {epoch} of {epochs}" if epoch else "before training"
+        LOG.info("%s: top-1 %.2f %%, loss %.4f (%.0f s)", when, result.top1, result.loss, self.seconds)
+
+    def result(self, best_epoch: int, best: Evaluation) -> FinetuneResult:
+        """The result of a training whose best weights are those of `best_epoch`."""
+        start, last = (
+            Evaluation(row["val_top1"], row["val_top5"], row["val_loss"], row["val_images"])
+            for row in (self.history[0], self.history[-1])
+        )
+        return FinetuneResult(best, best_epoch, last, start, self.history)
