@@ -162,7 +162,7 @@ def _joined() -> bool:
 def _explain(error: Exception) -> str:
     """What to say about an exception that is nobody's own."""
     if isinstance(error, RuntimeError) and _joined() and not is_out_of_memory(error):
-        return f"the processes lost each other, see the error of the one that ended first ({first_line(error)})"
+        return f"a process of the training ended early; see its own error ({first_line(error)})"
     return last_words(error)
 
 

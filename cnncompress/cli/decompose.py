@@ -28,24 +28,24 @@ from cnncompress.terminal import console
 @click.option(
     "--rank",
     metavar="N|FRACTION",
-    help="Rank of every layer, or share of its full rank; --data then only measures, see --correct "
-    "[default: 0.25 without --data].",
+    help="Rank of every layer, or share of its full rank. --data is then used to measure only, unless --correct "
+    "is given [default: 0.25 without --data].",
 )
 @click.option(
     "--budget",
     multiple=True,
     metavar="WHAT=SHARE",
-    help="Keep this share: macs=0.5, params=0.3, latency=0.6 (measured); several hold together "
-    "[default with --data: macs=0.5, or what can be had].",
+    help="Share of the original to keep: macs=0.5, params=0.3, latency=0.6 (measured). Several hold together "
+    "[default with --data: macs=0.5, or the nearest share that can be reached].",
 )
-@click.option("--max-drop", type=float, metavar="POINTS", help="The fewest MACs that lose at most so much top-1.")
+@click.option("--max-drop", type=float, metavar="POINTS", help="Fewest MACs at which top-1 drops by at most POINTS.")
 @click.option(
     "--multiple",
     type=int,
     metavar="N",
     help="Ranks in multiples of N [default: 16 in wide layers, else 1; on a GPU 8].",
 )
-@click.option("--plan", type=options.PATH, metavar="FILE", help="Take the plan of a run's plan.json, edited or not.")
+@click.option("--plan", type=options.PATH, metavar="FILE", help="Use this plan: the plan.json of a run, edited or not.")
 @click.option(
     "--metric",
     metavar="NAME",
@@ -56,25 +56,24 @@ from cnncompress.terminal import console
     "--refine",
     type=int,
     metavar="N",
-    help="0: a method's own procedure; 1: refit last stages; more: sweeps [default: 1, when correcting up to 4].",
+    help="0: the method's own algorithm; 1: refit the last stage; more: sweeps over all stages "
+    "[default: 1; up to 4 when correcting].",
 )
 @click.option(
     "--correct",
     type=click.Choice(["auto", "none", "bias", "refit"]),
-    help="Fit to what the compressed layers before really give: biases, or all of a chain "
+    help="Fit each chain to the outputs of the compressed layers before it: its bias, or all its kernels "
     "[default: refit with a budget and images, else none].",
 )
-@click.option("--reconstruct", type=int, metavar="N", help="N label-free gradient steps a block [default: 0].")
+@click.option("--reconstruct", type=int, metavar="N", help="Label-free gradient steps for each block [default: 0].")
 @click.option(
     "--calibration-images",
     type=int,
     metavar="N",
-    help="Images to calibrate on, spread evenly. Corrections look at those of them that memory holds (1 GiB a layer's "
-    "output), comparisons of answers at 4 to 256 of these [default: 1000].",
+    help="Images for statistics, spread evenly over the data. Corrections use those that fit in memory (1 GiB for a "
+    "layer's output), comparisons of answers 4 to 256 of them [default: 1000].",
 )
-@click.option(
-    "--keep-statistics", is_flag=True, default=None, help="Keep the metric's statistics in the run, for reuse."
-)
+@click.option("--keep-statistics", is_flag=True, default=None, help="Save the statistics in the run, for reuse.")
 @click.option("--layers", multiple=True, metavar="PATTERN", help="Only layers whose name matches (shell glob).")
 @click.option("--skip", multiple=True, metavar="PATTERN", help="No layer whose name matches.")
 @options.config_option
@@ -88,7 +87,7 @@ from cnncompress.terminal import console
 @click.option(
     "--memory-format",
     type=click.Choice(["contiguous", "channels_last"]),
-    help="Order of the result in memory [default: as it is; with a budget the fastest].",
+    help="Memory format of the result [default: the network's own; with a budget the fastest].",
 )
 @options.device_option
 def command(config: Path | None, **flags: Any) -> None:
@@ -97,8 +96,9 @@ def command(config: Path | None, **flags: Any) -> None:
     MODEL is a torchvision name (vgg16), timm:NAME, a built-in one (photodigits_vgg), package.module:factory,
     path/to/file.py:factory, or a run directory.
 
-    With --data, fifty or more images with or without labels, methods and ranks are planned for half the MACs and the
-    outputs corrected, unless a rank, a budget or a plan is given. Without, every layer gets a quarter of its full rank.
+    With --data (fifty or more images, with or without labels), methods and ranks are planned for half the MACs, and
+    outputs are corrected. A rank, a budget or a plan replaces this default. Without --data, every layer gets a quarter
+    of its full rank.
     """
     from cnncompress.config import DecomposeSettings, merge
     from cnncompress.config.early import check_methods, check_place

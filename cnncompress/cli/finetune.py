@@ -22,7 +22,7 @@ from cnncompress.cli import frame, options
 @click.option(
     "--schedule",
     type=click.Choice(["all", "upper"]),
-    help="What trains: all layers, or those above the topmost decomposed one [default: all].",
+    help="Layers to train: all, or those above the topmost decomposed one [default: all].",
 )
 @click.option("--epochs", type=int, metavar="N", help="Passes over the training images [default: 1].")
 @click.option(
@@ -35,21 +35,24 @@ from cnncompress.cli import frame, options
 @click.option(
     "--distill",
     type=click.Choice(["none", "logits"]),
-    help="Learn from the answers of the run's original to the same images too [default: none].",
+    help="Learn from the original's answers to the same images too [default: none].",
 )
 @click.option(
-    "--temperature", type=float, metavar="T", help="Of --distill: softens both networks' answers [default: 4]."
+    "--temperature",
+    type=float,
+    metavar="T",
+    help="With --distill: temperature of both networks' answers [default: 4].",
 )
 @click.option(
     "--teacher-share",
     type=float,
     metavar="A",
-    help="Of --distill: the share of the loss that the original's answers have, the labels the rest [default: 0.9].",
+    help="With --distill: weight of the original's answers in the loss; the labels have the rest [default: 0.9].",
 )
 @click.option(
     "--precision",
     type=click.Choice(["auto", "fp32", "bf16", "fp16"]),
-    help="Of the arithmetic; auto is bf16 on a GPU that has it, else fp32 [default: auto].",
+    help="Arithmetic of training; auto is bf16 on a GPU that has it, else fp32 [default: auto].",
 )
 @click.option(
     "--checkpoint-minutes",
@@ -75,8 +78,8 @@ from cnncompress.cli import frame, options
 def command(run: Path, config: Path | None, **flags: Any) -> None:
     """Train the network of RUN; keep the best weights.
 
-    The best are those of the highest top-1 on the evaluation images; without `val/` a fifth of the images is set aside,
-    or the part that the run was evaluated on where it was calibrated on the others.
+    The best weights are those with the highest top-1 on the evaluation images. Without `val/`, these are the images
+    that the run was evaluated on, or a fifth of all images.
     Ctrl-C, SIGTERM and SIGHUP stop with a checkpoint and exit code 1; the same command goes on with --resume. Only one
     process at a time trains or writes a run.
 

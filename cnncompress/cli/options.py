@@ -46,9 +46,9 @@ def input_options(f: F) -> F:
     """How images are prepared for the network."""
     for option in reversed(
         [
-            click.option("--input-size", metavar="H[xW]", help="Pixels of the input, where MODEL does not tell."),
-            click.option("--mean", metavar="X[,X,X]", help="Mean that inputs are normalised with."),
-            click.option("--std", metavar="X[,X,X]", help="Standard deviation that inputs are normalised with."),
+            click.option("--input-size", metavar="H[xW]", help="Input size in pixels [default: MODEL's own]."),
+            click.option("--mean", metavar="X[,X,X]", help="Mean by which inputs are normalised."),
+            click.option("--std", metavar="X[,X,X]", help="Standard deviation by which inputs are normalised."),
         ]
     ):
         f = option(f)
@@ -58,7 +58,7 @@ def input_options(f: F) -> F:
 def model_options(f: F) -> F:
     """Which network and how its input is prepared."""
     weights = click.option("--weights", metavar="DEFAULT|NAME|none|PATH", help="Weights of MODEL [default: DEFAULT].")
-    text = "Outputs of the network, where the weights do not tell."
+    text = "Number of outputs [default: as the weights have]."
     classes = click.option("--num-classes", type=int, metavar="N", help=text)
     text = "An argument of MODEL's function, such as width=0.5; several may be given."
     arguments = click.option("--model-arg", metavar="NAME=VALUE", multiple=True, help=text)
@@ -100,14 +100,14 @@ class RuntimeName(click.ParamType):  # type: ignore[type-arg]
 def runtime_option(f: F) -> F:
     """`--runtime`."""
     known = ", ".join(sorted(REGISTRY))
-    text = f"What runs the network where time counts: {known}; several may be given, the first counts [default: torch]."
+    text = f"Runtime that latency is measured in: {known}; budgets hold in the first of several [default: torch]."
     return click.option("--runtime", type=RuntimeName(), multiple=True, metavar="NAME[:PRECISION]", help=text)(f)
 
 
 def timing_options(f: F) -> F:
     """How latency is measured."""
     layouts = click.Choice(["contiguous", "channels_last"])
-    layout = click.option("--memory-format", type=layouts, help="Order in memory [default: the network's own].")
+    layout = click.option("--memory-format", type=layouts, help="Memory format [default: the network's own].")
     threads = click.option("--threads", type=int, metavar="N", help="CPU threads while timing [default: torch's].")
     return runtime_option(threads(layout(f)))
 

@@ -98,7 +98,7 @@ def parse_budget(value: Any) -> Budget:
         value = {name.strip(): share for name, _, share in pairs}
     names = [f.name for f in dataclasses.fields(Budget)]
     if not isinstance(value, dict) or not set(value) <= set(names):
-        raise ValueError(f"{BUDGET_HINT}; what can be limited is {', '.join(names)}")
+        raise ValueError(f"{BUDGET_HINT}; known: {', '.join(names)}")
     try:
         return Budget(**{name: float(share) for name, share in value.items() if share is not None})
     except (ValueError, TypeError):

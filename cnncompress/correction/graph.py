@@ -15,8 +15,8 @@ from cnncompress.network.kinds import is_layer, kind_of
 from cnncompress.network.run import inference, same_outputs
 
 UNFOLLOWED = (
-    "torch.fx cannot follow the forward pass: layers were corrected one by one, without what comes after them, and the "
-    "kernels of those that stay were left as they are"
+    "torch.fx cannot trace the forward pass: each layer was corrected for its own output alone, and the kernels of "
+    "kept layers were not refitted"
 )
 Values = dict[fx.Node, Any]
 

@@ -72,7 +72,7 @@ def reconstruct(
     if not clearly_worse(before, after):
         within = ", a rise within twice its standard error" if after.mean() > before.mean() else ""
         return result, [*session.remarks, change + within]
-    return clone(small), [f"reconstruction undone, it took the answers further away: {change}"]
+    return clone(small), [f"reconstruction was undone, as the answers diverged more: {change}"]
 
 
 def divergences(model: nn.Module, networks: Sequence[nn.Module], images: Tensor) -> list[Tensor]:
@@ -110,7 +110,7 @@ class _Session:
         if found is not None:
             self.in_order(Runner(found[0], self.model), Runner(found[0], self.work), found[1])
             return
-        self.remarks.append("torch.fx cannot follow the network: all its chains were trained at once")
+        self.remarks.append("torch.fx cannot trace the network: all chains were trained together, not by block")
         wanted = torch.cat([forward(self.model, self.images[part]) for part in self.parts()])
 
         def loss(index: Tensor) -> Tensor:
@@ -123,7 +123,7 @@ class _Session:
         calls = Counter(id(p) for block in blocks for p in chain_parameters(called(ours, block)))
         shared = {key for key, count in calls.items() if count > 1}
         if shared:
-            self.remarks.append("chains that several blocks call stay as they were")
+            self.remarks.append("chains that several blocks call were not trained")
         images = self.images[self.fit]
         moments = gradient_moments(theirs, blocks, images, self.batch, self.seed, self.meaning)
         x, y = (self.through(runner, blocks[0], self.images) for runner in (ours, theirs))
@@ -136,7 +136,7 @@ class _Session:
             if block is not blocks[-1]:
                 x = self.through(ours, block, x)
         if better < len(blocks) - 1:
-            self.remarks.append(f"reconstruction made {better} of {len(blocks) - 1} blocks better, the others stay")
+            self.remarks.append(f"reconstruction improved {better} of {len(blocks) - 1} blocks; the others stay")
 
     def parts(self) -> Iterator[Tensor]:
         """The numbers of all images, a batch at a time."""

@@ -31,7 +31,7 @@ from cnncompress.network.subject import Subject, look_at
 from cnncompress.network.swap import swap
 from cnncompress.terminal.console import bar
 
-ADJUSTED = "; its kernel is fitted to what the layers before it now give"
+ADJUSTED = "; its kernel is refitted to the outputs of the compressed layers before it"
 
 
 def decompose_in_order(

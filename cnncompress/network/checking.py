@@ -13,12 +13,12 @@ from cnncompress.network.meaning import SAID, meaning_of
 from cnncompress.network.run import inference, run, same_outputs
 
 RANDOM = (
-    "two forward passes on the same input differ: the network is random or counts its passes (F.dropout without "
-    "training=self.training does that), so its accuracy and every comparison with it are noisy"
+    "two forward passes on the same input differ: the network is random or keeps a state (as F.dropout does without "
+    "training=self.training); its accuracy and all comparisons with it are noisy"
 )
 TOGETHER = (
-    "the answer to an image depends on the other images of its batch (batch normalisation without running statistics "
-    "does that, and dynamic quantisation), so accuracies hold for this batch size and this order of the images alone"
+    "the answer to an image depends on the other images of its batch (as with batch normalisation without running "
+    "statistics, or dynamic quantisation); accuracies hold only for this batch size and this order of the images"
 )
 ONE = "the network takes one image at a time"
 INFINITE = "its outputs on a random input are not finite (NaN or infinite)"

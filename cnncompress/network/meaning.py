@@ -1,8 +1,8 @@
-"""What the answers of a network mean: how far two of them are apart, and what the network itself would draw.
+"""How the outputs of a network are read as distributions: their divergence, and samples from them.
 
-Rows of two or more numbers are logits of classes, or their probabilities where the network ends in a softmax. After a
-sigmoid every number is a probability of its own. All else (a single number, maps) are numbers, normally distributed
-around what the network says, with the spread of its own answers.
+Rows of two or more numbers are the logits of classes. They are probabilities of classes where the network ends in a
+softmax, and independent probabilities where it ends in a sigmoid. All other outputs (a single number, maps) are real
+numbers: the network gives the mean of a normal distribution, whose variance is that of its outputs over the images.
 """
 
 from __future__ import annotations
@@ -19,25 +19,26 @@ from torch.overrides import TorchFunctionMode
 
 from cnncompress.network.run import forward, inference
 
+LEAST_PROBABILITY = 1e-7  # of a sigmoid: keeps its logarithm finite
 Kind = Literal["logits", "probabilities", "separate", "numbers"]
 RESHAPING = frozenset({"flatten", "squeeze", "unsqueeze", "view", "reshape", "__getitem__", "contiguous", "permute"})
 SAID: dict[Kind, str] = {
     "probabilities": "the network ends in a softmax: its outputs are read as the probabilities of classes",
     "separate": "the network ends in a sigmoid: each of its outputs is read as a probability",
-    "numbers": "the network's outputs are no [images, classes]: they are read as numbers, and an error of them is "
-    "measured against their spread; no accuracy is known",
+    "numbers": "the network's outputs are not scores [images, classes]: they are read as real numbers, whose errors "
+    "are measured relative to their variance; accuracy is not defined",
 }
 
 
 @dataclass(frozen=True)
 class Meaning:
-    """How the answers [n, ...] of a network are read."""
+    """How the answers [n, ...] of a network are read: as logits, probabilities or real numbers."""
 
     kind: Kind = "logits"
 
     @property
     def classes(self) -> bool:
-        """True where the answers tell classes apart."""
+        """True where the answers are scores or probabilities of exclusive classes."""
         return self.kind in ("logits", "probabilities")
 
     def log_probabilities(self, answers: Tensor) -> Tensor:
@@ -46,23 +47,23 @@ class Meaning:
             return answers.clamp_min(torch.finfo(answers.dtype).tiny).log()
         return F.log_softmax(answers, 1)
 
-    def divergences(self, expected: Tensor, found: Tensor) -> Tensor:
-        """The Kullback-Leibler divergence of the answers `found` from those `expected`, [n] in nats an image.
+    def divergences(self, expected: Tensor, answers: Tensor) -> Tensor:
+        """The Kullback-Leibler divergence KL(expected ‖ answers) of each image, [n] in nats.
 
-        Of maps it is the mean over the positions.
+        For maps it is the mean over the positions.
         """
         if self.classes:
-            p, q = self.log_probabilities(expected), self.log_probabilities(found)
+            p, q = self.log_probabilities(expected), self.log_probabilities(answers)
             return (p.exp() * (p - q)).sum(1)
         if self.kind == "numbers":
-            return _an_image((found - expected).square() / (2 * spread(expected)))
-        p, q = (x.clamp(TINY, 1 - TINY) for x in (expected, found))
-        return _an_image(p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log())
+            return _per_image((answers - expected).square() / (2 * spread(expected)))
+        p, q = (x.clamp(LEAST_PROBABILITY, 1 - LEAST_PROBABILITY) for x in (expected, answers))
+        return _per_image(p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log())
 
     def sampled_loss(self, answers: Tensor, seeds: Sequence[int]) -> Tensor:
-        """The sum over the images of −log p of what is drawn from the network's own answers, one draw for each seed.
+        """−Σ log p(sample) over the images; each image has one sample from its own answer, drawn with its seed.
 
-        Only its gradient means something. For numbers it is that of a spread of 1.
+        Only the gradient is of use. For real numbers it is that of a normal distribution of variance 1.
         """
         rows = answers.detach().double().cpu().numpy()
         draws = [np.random.default_rng(seed) for seed in seeds]
@@ -77,11 +78,9 @@ class Meaning:
             return (answers * torch.from_numpy(noise).to(answers)).sum() / _positions(answers) ** 0.5
         drawn = np.stack([draw.random(row.shape) < row for draw, row in zip(draws, rows, strict=True)])
         wanted = torch.from_numpy(drawn).to(answers)
-        losses = F.binary_cross_entropy(answers.clamp(TINY, 1 - TINY), wanted, reduction="sum")
+        clamped = answers.clamp(LEAST_PROBABILITY, 1 - LEAST_PROBABILITY)
+        losses = F.binary_cross_entropy(clamped, wanted, reduction="sum")
         return losses / _positions(answers) ** 0.5
-
-
-TINY = 1e-7
 
 
 def spread(answers: Tensor) -> float:
@@ -93,12 +92,12 @@ def _positions(answers: Tensor) -> int:
     return answers[0, 0].numel() if answers.dim() > 2 else 1
 
 
-def _an_image(values: Tensor) -> Tensor:
+def _per_image(values: Tensor) -> Tensor:
     return values.reshape(len(values), -1).sum(1) / _positions(values)
 
 
 def meaning_of(model: nn.Module, images: Tensor) -> Meaning:
-    """How the answers of a network are to be read, from a forward pass on the first of `images`."""
+    """How the answers of a network are to be read, found in a forward pass of the first of `images`."""
     with inference(model), _Watch() as watch:
         answers = forward(model, images[:1])
     rows = answers.dim() == 2 and answers.shape[1] > 1
@@ -111,7 +110,7 @@ def meaning_of(model: nn.Module, images: Tensor) -> Meaning:
 
 
 class _Watch(TorchFunctionMode):
-    """Knows which function made which tensor, of what."""
+    """Records which function made each tensor, and from which tensor."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -126,7 +125,7 @@ class _Watch(TorchFunctionMode):
         return result
 
     def last(self, tensor: Tensor) -> str:
-        """The name of the function that made a tensor, whatever only gave it another shape afterwards."""
+        """The name of the function that computed a tensor; functions that only reshape it do not count."""
         name, source, _ = self.made.get(id(tensor), ("", None, tensor))
         while name in RESHAPING and source is not None:
             name, source, _ = self.made.get(id(source), ("", None, source))

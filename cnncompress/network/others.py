@@ -1,4 +1,4 @@
-"""What a network computes beside its layers: it stays as it is, and is named with the reason."""
+"""Modules that compute something else than a layer: they stay, and are listed with the reason."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ LIBRARIES = ("torch.", "torchvision.ops.")  # whose modules are known by their n
 
 
 def others(model: nn.Module, macs: Mapping[str, Mapping[str, int]]) -> tuple[OtherProfile, ...]:
-    """The modules that compute something else, most MACs first, from what each computes itself by operator."""
+    """The modules that compute something else than a layer, most MACs first.
+
+    `macs` are those of each module itself, by operator.
+    """
     inside = {m for f in model.modules() if isinstance(f, FactoredLayer) for m in f.modules()}
     found = []
     for name, module in model.named_modules():
@@ -38,9 +41,9 @@ def _describe(module: nn.Module, macs: Mapping[str, int]) -> tuple[str, str]:
     """What a module is, and why it is not decomposed."""
     kind = type(module).__name__
     if _quantised(module):
-        return f"quantised {kind}", "its weight is quantised; decompose the network first and quantise it then"
+        return f"quantised {kind}", "its weight is quantised; decompose the network before quantising it"
     if type(module).__module__.startswith(LIBRARIES) and not isinstance(module, nn.Sequential):
         return kind, f"{kind} is not decomposed, only {known_kinds('and')} are"
     if any("conv" in operator for operator in macs):
-        return kind, "its forward pass convolves with tensors of its own (F.conv2d), not by a Conv2d"
-    return kind, "its forward pass multiplies matrices itself (F.linear, attention), not by a Linear"
+        return kind, "its forward pass convolves by itself (F.conv2d) instead of calling a Conv2d"
+    return kind, "its forward pass multiplies matrices by itself (F.linear, attention) instead of calling a Linear"

@@ -1,4 +1,4 @@
-"""Whether a chain can stand in the place of a layer: what a forward pass asks of its layers beside calling them."""
+"""Whether a chain can replace a layer: it cannot where the forward pass does more with the layer than calling it."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from cnncompress.network.run import inference, run, same_outputs
 from cnncompress.network.swap import swap
 from cnncompress.network.trace import trace
 
-READ = "the forward pass computes with its weight or bias itself, beside or instead of calling it"
-ASKED = "the forward pass asks of it what a chain does not have"
-OTHERWISE = "the forward pass goes another way where a chain stands in its place"
+READ = "the forward pass reads its weight or bias instead of only calling it"
+ASKED = "the forward pass uses an attribute of it that a chain does not have"
+OTHERWISE = "the network's outputs change as soon as an equal chain takes its place"
 
 
 def examine(model: nn.Module, example: Tensor, calls: Mapping[str, Call] | None = None) -> dict[str, Call]:
     """The calls of the layers as `trace` finds them, with the reason where no chain can stand in a layer's place.
 
-    Every layer is put into a chain of itself alone. That must change nothing: on the first image of `example` the
-    network gives what it gave before. `calls` are those of an earlier trace, by default found now.
+    Every layer is replaced by a chain of itself alone. The network's outputs on the first image of `example` must not
+    change by that. `calls` are those of an earlier trace; by default the network is traced.
     """
     calls = trace(model, example) if calls is None else calls
     layers = layers_of(model)
@@ -39,19 +39,19 @@ def examine(model: nn.Module, example: Tensor, calls: Mapping[str, Call] | None 
 
 
 def _shared(model: nn.Module, layers: Mapping[str, nn.Module]) -> dict[str, str]:
-    """Which of the layers have a weight that a module of another kind has, too."""
+    """The reason for each layer that shares its weight with a module of another kind."""
     owners = {
         id(p): f"{prefix}.{name}".lstrip(".")
         for prefix, module in model.named_modules()
         if not is_layer(module)
         for name, p in module._parameters.items()
     }
-    found = {name: owners.get(id(weight_of(layer))) for name, layer in layers.items()}
-    return {name: f"its weight is shared with {owner}" for name, owner in found.items() if owner}
+    sharing = {name: owners.get(id(weight_of(layer))) for name, layer in layers.items()}
+    return {name: f"its weight is shared with {owner}" for name, owner in sharing.items() if owner}
 
 
 class _Trial:
-    """Runs a network with some layers inside chains of themselves."""
+    """Runs a network in which some layers are replaced by chains of themselves."""
 
     def __init__(self, model: nn.Module, image: Tensor) -> None:
         self.model, self.image = model, image
@@ -61,7 +61,10 @@ class _Trial:
             self.expected = run(model, image.clone())
 
     def refused(self, names: Sequence[str]) -> list[str]:
-        """Those of some layers that no chain can stand in for; their `reasons` are then known."""
+        """The layers among `names` that no chain can replace; their `reasons` are recorded.
+
+        Layers are tried together and halved where the outputs differ.
+        """
         reason = self.reason(names) if names else None
         if reason is None or (reason == OTHERWISE and self.reason([]) is not None):  # no two passes are the same
             return []
@@ -72,18 +75,18 @@ class _Trial:
         return [*self.refused(names[:half]), *self.refused(names[half:])]
 
     def reason(self, names: Sequence[str]) -> str | None:
-        """Why the network is not the same with these layers in chains, or None where it is."""
+        """Why the outputs are not the same with these layers in chains, or None where they are."""
         work = clone(self.model, {id(p): p for p in self.model.parameters()})
         for name in names:
             swap(work, name, _alone(work.get_submodule(name)))
         try:
             with inference(work):
-                found = run(work, self.image.clone())
+                outputs = run(work, self.image.clone())
         except ValueReadError:
             return READ
         except CompressError as error:
             return READ if isinstance(error.__cause__, ValueReadError) else ASKED
-        return None if same_outputs(found, self.expected) else OTHERWISE
+        return None if same_outputs(outputs, self.expected) else OTHERWISE
 
 
 def _alone(layer: Any) -> FactoredLayer:

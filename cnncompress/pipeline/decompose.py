@@ -170,7 +170,7 @@ def _told_of(work: Work, made: Made, origin: Provenance) -> list[Note]:
     said = [*notes("prediction", *predicted_rise(rises, work.job.aim.plan is not None))]
     earlier, metric = work.opened.provenance.plan, made.plan.metric
     if earlier.layers and earlier.metric != metric:
-        other = f"relative errors of what the run had replaced are under {earlier.metric}, others {metric}"
+        other = f"relative errors are in {metric}, those of layers replaced in the earlier run in {earlier.metric}"
         said += notes("earlier run", other)
     return [*said, *notes("outputs", *narrow_outputs(made.plan, work.outputs))]
 

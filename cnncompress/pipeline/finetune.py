@@ -134,8 +134,8 @@ def find_teacher(opened: Opened, distill: str) -> nn.Module | None:
     if original is None:
         other = with_code(opened) if is_program(opened) else ""
         raise RunError(
-            f"the original of {opened.weights} is not at hand to learn from: its code or weights are gone, changed or "
-            f"were never recorded; {f'{other}, or ' if other else ''}leave out --distill"
+            f"--distill needs the original of {opened.weights}, whose code or weights are missing, changed or were "
+            f"never recorded; {f'{other}, or ' if other else ''}leave out --distill"
         )
     return to_memory_format(original, memory_format_of(opened.model))
 

@@ -58,4 +58,4 @@ def in_words(originals: Mapping[str, Latency]) -> list[str]:
     if best == own:
         return []
     gain = originals[best].median / originals[own].median
-    return [f"in {best} alone the original takes {gain:.2f} of its time in {own}; shares of latency are of that"]
+    return [f"the original takes {gain:.2f} of its time in {best} instead of {own}; shares of latency are of that"]

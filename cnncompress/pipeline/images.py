@@ -30,7 +30,7 @@ def open_data(spec: str | None, opened: Opened, labels_for: str = "") -> Data | 
     for known in held_out(opened):
         if known["fingerprint"] == data.fingerprint:
             data = split(data, known["share"], known["seed"])
-            LOG.info("%s: the %d images that this run has not seen count", data.name, len(data.val))
+            LOG.info("%s: evaluated on the %d images that this run has not seen", data.name, len(data.val))
     return data
 
 

@@ -111,9 +111,9 @@ def time_result(
     said = []
     if best != own:
         gain = found[best].median / found[own].median
-        said.append(f"kept in the memory format {best}, where it takes {gain:.2f} of its time in {own}")
+        said.append(f"saved in the memory format {best}, in which it takes {gain:.2f} of its time in {own}")
     if found[best].median >= times[0][0].median and aim.budget is not None and not aim.by_latency:
-        said.append("`--budget latency=0.9` beside the other budget plans for time too")
+        said.append("to plan for time too, add `--budget latency=0.9`")
     said += in_words(originals)
     kept = best if best != own else plan.memory_format
     return TimedResult(models[best], kept, times, notes("latency", *said))

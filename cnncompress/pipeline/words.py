@@ -41,13 +41,13 @@ def hint(job: Job) -> str:
     """What could be asked for where little was, in a line."""
     if job.images.spec is None:
         return (
-            "fitted to the weights alone: --data FOLDER of fifty or more images, labelled or not, plans the method and "
-            "rank of every layer and corrects the outputs, which keeps far more of the accuracy"
+            "the chains were fitted to the weights alone; far more accuracy is kept with --data FOLDER (fifty or more "
+            "images, labels not needed), which plans methods and ranks and corrects the outputs"
         )
     if job.aim.assumed:
-        return f"planned for {job.aim.budget}, as nothing was asked for; --budget, --max-drop or --rank say how much"
+        return f"no budget was given, so the plan is for {job.aim.budget}; set one with --budget, --max-drop or --rank"
     if not job.fit.corrected and not job.fit.guided:
-        return "fitted to the weights alone, the images only measured it; --correct refit makes use of them too"
+        return "the chains were fitted to the weights alone; --correct refit fits them to the images of --data too"
     return ""
 
 
@@ -98,7 +98,7 @@ def predicted_rise(rises: Mapping[str, float], planned: bool) -> Iterator[str]:
         return
     most = max(rises, key=lambda name: rises[name])
     total = sum(rises.values())
-    other = "; what a budget predicts, before any correction, does not compare with it" if planned else ""
+    other = "; not comparable with a budget's prediction, which is made before any correction" if planned else ""
     yield (
         f"predicted rise of the loss by the fitted chains: {total:.3g} nats an image, most of it in {most} "
         f"({rises[most]:.3g}){other}"
@@ -111,8 +111,8 @@ def narrow_outputs(plan: Plan, outputs: int | None) -> Iterator[str]:
         narrow = p.method == "svd" and p.spec.out_channels == outputs
         if narrow and outputs is not None and p.rank[0] < min(outputs - 1, 64):
             yield (
-                f"{name} gives the {outputs} classes: at rank {p.rank[0]} they lie in {p.rank[0]} dimensions; "
-                f"keep it with --skip {name} if the accuracy suffers"
+                f"{name} computes the scores of {outputs} classes, which span only {p.rank[0]} dimensions at rank "
+                f"{p.rank[0]}; if the accuracy is too low, keep the layer with --skip {name}"
             )
 
 

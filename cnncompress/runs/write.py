@@ -42,10 +42,10 @@ from cnncompress.terminal.console import LOG
 from cnncompress.text import first_line, plain
 
 INCOMPLETE = (
-    "the run does not hold the whole network: built again by {source} and given its weights, it answers otherwise; let "
-    "parameters, buffers and submodules hold every value that is not the same each time it is built"
+    "the run does not hold the whole network: {source} with the saved weights gives other outputs; keep every value "
+    "that differs from build to build in a parameter, buffer or submodule"
 )
-PACKED = "{names} cannot be held by the run: whenever it is loaded, {source} builds them again as they are now"
+PACKED = "{names} cannot be stored in a run; when it is loaded, they are as {source} builds them then"
 Side = Callable[[Path], None]  # writes a file at a path
 
 

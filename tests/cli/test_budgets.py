@@ -80,7 +80,7 @@ def test_a_network_is_kept_in_the_memory_format_it_is_fastest_in(done, monkeypat
     plan = json.loads(Path("run/plan.json").read_text())
     assert plan["layers"]["features.3"]["method"] == method
     assert plan["memory_format"] == (kept_in or "contiguous")
-    assert ("kept in the memory format channels_last, where it takes 0.50 of its time" in text) == bool(kept_in)
+    assert ("saved in the memory format channels_last, in which it takes 0.50 of its time" in text) == bool(kept_in)
     assert memory_format_of(cc.load("run")) == plan["memory_format"]
 
 

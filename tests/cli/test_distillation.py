@@ -59,5 +59,5 @@ def test_a_run_whose_original_is_gone(run_copy, data, refused):
     info["model"]["sha256"] = "0" * 64
     path.write_text(json.dumps(info))
     words = refused("finetune", "run", "--data", data, *QUICK, "--out", "B")
-    assert "the original of run run is not at hand to learn from" in words
+    assert "--distill needs the original of run run" in words
     assert "leave out --distill" in words

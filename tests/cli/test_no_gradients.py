@@ -54,7 +54,7 @@ def own(tmp_path):
 @quantises
 def test_the_float_layers_of_a_quantised_network_are_decomposed(own, done, cli):
     said = done("decompose", "net.py:quantised", "--input-size", 32, "--rank", 0.25, "--out", "run")
-    assert "6._packed_params.dtype and 3 more cannot be held by the run" in said
+    assert "6._packed_params.dtype and 3 more cannot be stored in a run" in said
     assert "its weight is quantised" in said
     small = load("run", trust_code=True)
     assert isinstance(small.get_submodule("2"), FactoredLayer)

@@ -78,7 +78,7 @@ class Tokens(nn.Module):
 
 
 class Opaque(nn.Module):
-    """A chain that torch.fx cannot follow: it looks at values."""
+    """A chain that torch.fx cannot trace: it looks at values."""
 
     def __init__(self, body: nn.Module) -> None:
         super().__init__()

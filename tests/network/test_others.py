@@ -51,14 +51,14 @@ class Bare(nn.Module):
 
 PIXELS = 64
 EXPECTED = {
-    ITSELF: (8 * 8 * 9 * PIXELS, "convolves with tensors of its own"),
+    ITSELF: (8 * 8 * 9 * PIXELS, "convolves by itself"),
     "deform": (8 * 8 * 9 * PIXELS, "DeformConv2d is not decomposed"),
     "up": (8 * 8 * 4 * PIXELS, "ConvTranspose2d is not decomposed"),
     "line": (4 * 8 * 3 * PIXELS, "Conv1d is not decomposed"),
     "volume": (2 * 27 * 8 * PIXELS, "Conv3d is not decomposed"),
     "lstm": (PIXELS * 4 * 4 * (8 + 4), "LSTM is not decomposed"),
     "attention": (4 * 8 * 8 * PIXELS + 2 * PIXELS * PIXELS * 8, "MultiheadAttention is not decomposed"),
-    "block": (8 * 8, "multiplies matrices itself"),
+    "block": (8 * 8, "multiplies matrices by itself"),
 }
 
 

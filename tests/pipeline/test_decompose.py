@@ -59,5 +59,6 @@ def test_layers_of_two_metrics_are_told_apart(decomposed, tmp_path):
     again = {"model": "run", "input_size": None, "layers": ["one"], "out": "again", "trust_code": True}
     done = decomposed(rank=2, data=data, metric="data-covariance", **again)
     assert (
-        "relative errors of what the run had replaced are under frobenius, others data-covariance" in done.report.notes
+        "relative errors are in data-covariance, those of layers replaced in the earlier run in frobenius"
+        in done.report.notes
     )

@@ -71,7 +71,7 @@ def test_the_papers_say_their_ranks(path):
     [
         ({}, "--data FOLDER of fifty or more images, labelled or not"),
         ({"rank": 0.25}, "--data FOLDER of fifty or more images, labelled or not"),
-        ({"data": "images"}, "planned for macs=0.5, as nothing was asked for"),
+        ({"data": "images"}, "no budget was given, so the plan is for macs=0.5"),
         ({"data": "images", "rank": 0.25}, "--correct refit makes use of them too"),
     ],
 )

@@ -97,7 +97,7 @@ def test_the_fastest_format_is_a_networks_own_unless_another_is_worth_it():
     assert beside(one, took(4.0)) == replace(took(4.0), original=10.0)
     assert in_words({"contiguous": one}) == []
     assert in_words({"contiguous": one, "channels_last": took(8.0)}) == [
-        "in channels_last alone the original takes 0.80 of its time in contiguous; shares of latency are of that"
+        "the original takes 0.80 of its time in channels_last instead of contiguous; shares of latency are of that"
     ]
 
 
