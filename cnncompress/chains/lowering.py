@@ -54,17 +54,17 @@ def lower(chain: Chain, lowering: str) -> Chain:
 def lower_kernels(chain: Chain, kernels: Sequence[Tensor], lowering: str) -> list[Tensor]:
     """The kernels of `lower(chain, lowering)` for the kernels of `chain`, one tensor a stage each."""
     check_lowering(lowering)
-    found = list(kernels)
+    lowered = list(kernels)
     for word in words(lowering):
         if word in MULTIPLES:
-            found = _pad_kernels(chain, _pad_chain(chain, MULTIPLES[word]), found)
+            lowered = _pad_kernels(chain, _pad_chain(chain, MULTIPLES[word]), lowered)
         elif word == DENSE:
-            dense = [stage.ungroup(kernel) for stage, kernel in zip(chain, found, strict=True)]
-            found = _fold(_ungrouped(chain), dense)
+            dense = [stage.ungroup(kernel) for stage, kernel in zip(chain, lowered, strict=True)]
+            lowered = _fold(_ungrouped(chain), dense)
         elif word == MERGE:
-            found = _merge(chain, found)[1]
+            lowered = _merge(chain, lowered)[1]
         chain = lower(chain, word)
-    return found
+    return lowered
 
 
 def regroupings(spec: ConvSpec, chain: Chain) -> list[str]:
@@ -74,9 +74,9 @@ def regroupings(spec: ConvSpec, chain: Chain) -> list[str]:
     layer itself.
     """
     grouped = [s.groups for s in chain if s.groups > 1 and not _square_depthwise(s)]
-    found = [DENSE, f"{DENSE}+{MERGE}"] if grouped else [MERGE]
+    words = [DENSE, f"{DENSE}+{MERGE}"] if grouped else [MERGE]
     known, smaller = [chain], []
-    for lowering in found:
+    for lowering in words:
         lowered = lower(chain, lowering)
         if lowered not in known and len(lowered) > 1 and chain_params(lowered) <= spec.replace(groups=1).params:
             smaller.append(lowering)
@@ -125,12 +125,12 @@ def _pad_kernels(chain: Chain, padded: Chain, kernels: Sequence[Tensor]) -> list
     groups = _groups(chain)
     if groups is None or padded == chain:
         return list(kernels)
-    found = []
+    wider = []
     for stage, kernel in zip(convolutions(padded), kernels, strict=True):
         rows, columns = (after - now for after, now in zip(stage.weight_shape, kernel.shape[:2], strict=False))
         parts = kernel.unflatten(0, (groups, -1))
-        found.append(pad(parts, (0, 0, 0, 0, 0, columns, 0, rows // groups)).flatten(0, 1))
-    return found
+        wider.append(pad(parts, (0, 0, 0, 0, 0, columns, 0, rows // groups)).flatten(0, 1))
+    return wider
 
 
 # --- dense ---
@@ -165,14 +165,14 @@ def _without_folded(chain: Chain) -> Chain:
 
 def _fold(chain: Chain, kernels: Sequence[Tensor]) -> list[Tensor]:
     """The kernels of `_without_folded(chain)`."""
-    found, takers = list(kernels), _takers(chain)
+    folded, takers = list(kernels), _takers(chain)
     for i, taker in reversed(list(enumerate(takers))):
         if taker is not None and taker > i:
-            found[taker] = found[taker][:, torch.argsort(found[i])]
+            folded[taker] = folded[taker][:, torch.argsort(folded[i])]
     for i, taker in enumerate(takers):
         if taker is not None and taker < i:
-            found[taker] = found[taker][found[i]]
-    return [kernel for kernel, taker in zip(found, takers, strict=True) if taker is None]
+            folded[taker] = folded[taker][folded[i]]
+    return [kernel for kernel, taker in zip(folded, takers, strict=True) if taker is None]
 
 
 # --- merging ---
@@ -180,13 +180,13 @@ def _fold(chain: Chain, kernels: Sequence[Tensor]) -> list[Tensor]:
 
 def _merge(chain: Chain, kernels: Sequence[Tensor] | None) -> tuple[Chain, list[Tensor]]:
     """A chain after all merges, from its end on, and its kernels where they are given."""
-    stages, found = list(chain), list(kernels or [])
+    stages, composed = list(chain), list(kernels or [])
     for i in reversed(range(len(chain) - 1)):
         merged = _merged(stages[i], stages[i + 1])
         if merged is not None:
             stages[i : i + 2] = [merged]
-            found[i : i + 2] = [compose_two(found[i], found[i + 1])] if kernels else []
-    return tuple(stages), found
+            composed[i : i + 2] = [compose_two(composed[i], composed[i + 1])] if kernels else []
+    return tuple(stages), composed
 
 
 def _merged(first: Stage, second: Stage) -> ConvSpec | None:

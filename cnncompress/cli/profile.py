@@ -58,11 +58,11 @@ def command(
     for times in measured:
         one = list(times.values())[-1]
         options.echo(f"latency{_where(one)}: batch {one.setting.batch}, {one.setting.words}")
-    for found, times in zip_longest(by_layer, measured):
+    for timed_layers, times in zip_longest(by_layer, measured):
         *before, one = times.values()
-        if found is not None:
+        if timed_layers is not None:
             options.echo()
-            echo_layers(found, one, before[-1] if before else None)
+            echo_layers(timed_layers, one, before[-1] if before else None)
         if before and one.median >= before[-1].median:
             options.echo(f"{opened.name} is not faster than its original here{_where(one)}")
 
@@ -104,21 +104,21 @@ def latency_rows(times: Mapping[str, Latency], first: Latency) -> list[list[str]
     return rows
 
 
-def echo_layers(found: Sequence[LayerTime], now: Latency, before: Latency | None) -> None:
+def echo_layers(layer_times: Sequence[LayerTime], now: Latency, before: Latency | None) -> None:
     """The time of each layer, of all of them and of the rest; and which chains are slower than what they replaced."""
-    sums = [sum(t.after for t in found), sum(t.before or 0 for t in found)]
+    sums = [sum(t.after for t in layer_times), sum(t.before or 0 for t in layer_times)]
     rest = [now.median - sums[0], before.median - sums[1] if before else 0.0]
     ends = [("all layers", sums), ("everything else", [max(0.0, ms) for ms in rest])]
     if before is None:
-        rows = [[t.layer, t.shape, f"{t.after:.3f}", f"{t.after / now.median:.1%}"] for t in found]
+        rows = [[t.layer, t.shape, f"{t.after:.3f}", f"{t.after / now.median:.1%}"] for t in layer_times]
         rows += [[name, "", f"{ms:.3f}", f"{ms / now.median:.1%}"] for name, (ms, _) in ends]
         options.echo_table(rows, ["layer", "shape", "ms", "share"], [None, 40, None, None], "llrr")
         return
-    rows = [[t.layer, t.shape, t.becomes, *_both(t.before, t.after)] for t in found]
+    rows = [[t.layer, t.shape, t.becomes, *_both(t.before, t.after)] for t in layer_times]
     rows += [[name, "", "", *_both(then, ms)] for name, (ms, then) in ends]
     headers = ["layer", "was", "is", "ms before", "ms after", "share"]
     options.echo_table(rows, headers, [None, 30, 34, None, None, None], "lllrrr")
-    for t in found:
+    for t in layer_times:
         if t.slower:
             options.echo(f"{t.layer} is slower than the layer it replaced: {t.after:.3f} ms for {t.before:.3f}")
 

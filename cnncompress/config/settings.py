@@ -181,6 +181,6 @@ class DecomposeSettings(ModelSettings):
         guided = (self.searching or self.plan is not None) and self.data is not None
         metric = self.metric or (metrics.GUIDED if guided else metrics.DEFAULT)
         correct = self.correct if self.correct != "auto" else "refit" if guided else "none"
-        found = self.model_copy(update={"metric": metric, "correct": correct})
-        found._assumes_metric = self._assumes_metric or self.metric is None
-        return found
+        settings = self.model_copy(update={"metric": metric, "correct": correct})
+        settings._assumes_metric = self._assumes_metric or self.metric is None
+        return settings

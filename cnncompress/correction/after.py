@@ -73,23 +73,23 @@ def after_of(visit: Visit) -> After:
     Nothing where it goes into a sum whose rest comes later or has another shape. Channels that a normalisation makes
     very small are left nearly as they are.
     """
-    found, y = visit.following, visit.output
+    following, y = visit.following, visit.output
     axis = kind_of(visit.module).channel_axis
     form = (-1, *[1] * (-1 - axis))
     lacking: Tensor | None = None
     ours: Tensor | float = 0.0
-    if found.partner is not None:
+    if following.partner is not None:
         theirs, ours = visit.summands or (None, 0.0)
         if not isinstance(theirs, Tensor) or theirs.shape != y.shape:
             return After()
         lacking = theirs - ours
-    scaling = _scaling(found.norm, y.shape[axis])
+    scaling = _scaling(following.norm, y.shape[axis])
     if scaling is None:
         return After()
     scale, shift, floor = scaling
     inverse = (scale / (scale.square() + floor**2).clamp_min(1e-30)).reshape(form)
     missing = None if lacking is None else lacking * inverse
-    if not found.rectified:
+    if not following.rectified:
         return After(missing)
     sign = torch.where(scale < 0, -1.0, 1.0)
     added = shift.reshape(form) + ours

@@ -92,23 +92,25 @@ def _blocks(graph: fx.Graph, rows: set[fx.Node], chains: set[str]) -> list[Block
 
 def _constants(graph: fx.Graph) -> set[fx.Node]:
     """The nodes whose values do not come from the images."""
-    found: set[fx.Node] = set()
+    constants: set[fx.Node] = set()
     for node in graph.nodes:
-        if node.op not in ("placeholder", "call_module", "output") and all(n in found for n in node.all_input_nodes):
-            found.add(node)
-    return found
+        if node.op not in ("placeholder", "call_module", "output") and all(
+            n in constants for n in node.all_input_nodes
+        ):
+            constants.add(node)
+    return constants
 
 
 def _sources(nodes: Iterable[fx.Node], constant: set[fx.Node]) -> set[fx.Node]:
     """The constants that `nodes` are computed from."""
-    found: set[fx.Node] = set()
+    sources: set[fx.Node] = set()
     stack = list(nodes)
     while stack:
         for node in stack.pop().all_input_nodes:
-            if node in constant and node not in found:
-                found.add(node)
+            if node in constant and node not in sources:
+                sources.add(node)
                 stack.append(node)
-    return found
+    return sources
 
 
 def _has_rows(traced: Traced, network: nn.Module, images: Tensor) -> set[fx.Node]:

@@ -106,9 +106,9 @@ class _Session:
         self.meaning = meaning_of(model, self.images)
 
     def run(self) -> None:
-        found = split_blocks(self.model, self.work, self.images)
-        if found is not None:
-            self.in_order(Runner(found[0], self.model), Runner(found[0], self.work), found[1])
+        split = split_blocks(self.model, self.work, self.images)
+        if split is not None:
+            self.in_order(Runner(split[0], self.model), Runner(split[0], self.work), split[1])
             return
         self.remarks.append("torch.fx cannot trace the network: all chains were trained together, not by block")
         wanted = torch.cat([forward(self.model, self.images[part]) for part in self.parts()])
@@ -144,13 +144,13 @@ class _Session:
 
     def through(self, runner: Runner, block: Block, x: Tensor) -> Tensor:
         """The block's output for all images."""
-        found: Tensor | None = None
+        outputs: Tensor | None = None
         for part in self.parts():
             y = run_block(runner, block, x[part])
-            found = y.new_empty(len(x), *y.shape[1:]) if found is None else found
-            found[part] = y
-        assert found is not None
-        return found
+            outputs = y.new_empty(len(x), *y.shape[1:]) if outputs is None else outputs
+            outputs[part] = y
+        assert outputs is not None
+        return outputs
 
     def descend(self, loss: Loss, modules: nn.Module | Sequence[nn.Module], shared: set[int]) -> bool:
         """Train the chains among `modules` to the state that is best on the held-back images; False if it is the first.
@@ -212,15 +212,15 @@ def chain_parameters(modules: nn.Module | Sequence[nn.Module]) -> dict[nn.Parame
 
     That of a bias is at least its kernel's, so that a bias of zeros moves.
     """
-    found: dict[nn.Parameter, float] = {}
+    scales: dict[nn.Parameter, float] = {}
     for module in [modules] if isinstance(modules, nn.Module) else modules:
         for part in module.modules():
             for layer in part.weighted if isinstance(part, FactoredLayer) else []:
                 scale = 0.0
                 for p in layer.parameters():  # the weight comes first
                     scale = max(float(p.detach().square().mean().sqrt()), scale if p.dim() == 1 else 0.0)
-                    found.setdefault(p, scale)
-    return found
+                    scales.setdefault(p, scale)
+    return scales
 
 
 def _values(parameters: dict[nn.Parameter, float]) -> list[Tensor]:

@@ -76,8 +76,8 @@ def fit_in_order(
     if precise is model:
         return _fitted(subject, plan, images, statistics, correction, progress)
     single = dataclasses.replace(subject, network=precise)
-    found = _fitted(single, plan, images.float(), statistics, correction, progress)
-    return InOrder(with_types(found.network, float_types(model), input_dtype(model)), found.followed)
+    fitted = _fitted(single, plan, images.float(), statistics, correction, progress)
+    return InOrder(with_types(fitted.network, float_types(model), input_dtype(model)), fitted.followed)
 
 
 def _fitted(

@@ -72,10 +72,10 @@ class Samples:
         if self.free:
             wanted = wanted - wanted.mean(1, keepdim=True, dtype=torch.float64).to(outputs.dtype)
         cross = (wanted.mT @ self.centred).double() / count
-        found = []
+        solutions = []
         parts = weight.double().flatten(1).chunk(spec.groups)
         for part, m, c in zip(parts, self.moment, cross, strict=True):
             share, level = oas_shrinkage(m, count), mean_eigenvalue(m)
             ridge = share * level * torch.eye(len(m), dtype=torch.float64)
-            found.append(solve_psd((1 - share) * m + ridge, (1 - share) * c + share * level * part))
-        return torch.cat(found).reshape(spec.weight_shape)
+            solutions.append(solve_psd((1 - share) * m + ridge, (1 - share) * c + share * level * part))
+        return torch.cat(solutions).reshape(spec.weight_shape)

@@ -65,9 +65,9 @@ def _visit(node: fx.Node, modules: Mapping[str, nn.Module], ours: Values, theirs
 
 def input_of(node: fx.Node) -> fx.Node:
     """The node whose value a module is called with."""
-    found = node.args[0] if node.args else next(iter(node.kwargs.values()))
-    assert isinstance(found, fx.Node)
-    return found
+    source = node.args[0] if node.args else next(iter(node.kwargs.values()))
+    assert isinstance(source, fx.Node)
+    return source
 
 
 def network_order(graph: fx.Graph, modules: Mapping[str, nn.Module]) -> list[fx.Node]:
@@ -107,10 +107,10 @@ def one_by_one(original: nn.Module, compressed: nn.Module, images: Tensor, layer
 
 def values_at(model: nn.Module, name: str, images: Tensor) -> tuple[Tensor, Tensor]:
     """Input and output of a layer's first call on `images`."""
-    found: list[tuple[Tensor, Tensor]] = []
+    values: list[tuple[Tensor, Tensor]] = []
 
     def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
-        found.append((called_with(args, kwargs), output))
+        values.append((called_with(args, kwargs), output))
         raise _Reached
 
     handle = model.get_submodule(name).register_forward_hook(hook, with_kwargs=True)
@@ -119,4 +119,4 @@ def values_at(model: nn.Module, name: str, images: Tensor) -> tuple[Tensor, Tens
             model(images)
     finally:
         handle.remove()
-    return found[0]
+    return values[0]

@@ -21,7 +21,7 @@ def files_below(folder: str, roots: Collection[str], left_out: dict[str, str]) -
     takes the path of every link that is not followed, and the reason.
     """
     seen: set[str] = set()
-    found: list[tuple[str, list[str]]] = []
+    folders: list[tuple[str, list[str]]] = []
 
     def enter(path: str) -> None:
         real = os.path.realpath(path)
@@ -32,13 +32,13 @@ def files_below(folder: str, roots: Collection[str], left_out: dict[str, str]) -
         else:
             seen.add(real)
             entries = sorted(os.scandir(path), key=lambda entry: entry.name)
-            found.append((path, [entry.path for entry in entries if not _is_folder(entry)]))
+            folders.append((path, [entry.path for entry in entries if not _is_folder(entry)]))
             inner = [entry for entry in entries if _is_folder(entry) and not is_junk(entry.name)]
             for entry in sorted(inner, key=lambda entry: entry.is_symlink()):  # real folders before links to them
                 enter(entry.path)
 
     enter(folder)
-    return [path for _, paths in sorted(found) for path in paths]
+    return [path for _, paths in sorted(folders) for path in paths]
 
 
 def refuse_link(path: str, roots: Collection[str]) -> str:

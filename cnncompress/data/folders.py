@@ -78,14 +78,14 @@ def _evaluated(root: Path, folders: dict[str, _Folder]) -> dict[str, _Folder]:
             f"{folders[chosen].path} has no class folders, so there is nothing to evaluate on: give {root}/val/CLASS/, "
             f"or {folders['train'].path} alone"
         )
-    found = {"val": folders[chosen]}
+    parts = {"val": folders[chosen]}
     for part in ("train", "test"):
         if part in folders and part != chosen and folders[part].labelled == folders[chosen].labelled:
-            found[part] = folders[part]
-    said = ", ".join(f"{part} from {_what(folder)}" for part, folder in found.items())
+            parts[part] = folders[part]
+    said = ", ".join(f"{part} from {_what(folder)}" for part, folder in parts.items())
     if list(folders) != ["val"]:
         LOG.info("%s: %s", plain(str(root)), plain(said))
-    return found
+    return parts
 
 
 def _what(folder: _Folder) -> str:
@@ -109,45 +109,45 @@ def _scan(folder: Path, root: Path) -> _Folder:
         if unknown := [name for name in names if name not in known]:
             raise DataError(f"{mapping} has no class index for {len(unknown)} of the folders in {folder}: {unknown[0]}")
         index = {name: known[name] for name in names}
-    found = _Folder(folder, index, mapping is not None)
+    scanned = _Folder(folder, index, mapping is not None)
     roots = _roots(folder, root)
     for name, label in index.items():
         path = os.path.join(folder, name)
         if reason := refuse_link(path, roots):
             raise DataError(f"{path} is {reason}; put the images themselves there")
-        _take(found, files_below(path, roots, found.left_out), label)
+        _take(scanned, files_below(path, roots, scanned.left_out), label)
     for name in images_in(folder):
-        found.left_out[str(folder / name)] = "beside the class folders"
-    return _with_images(found)
+        scanned.left_out[str(folder / name)] = "beside the class folders"
+    return _with_images(scanned)
 
 
 def _unlabelled(folder: Path, root: Path, drawn: bool) -> _Folder:
-    found = _Folder(folder, {}, False)
-    paths = files_below(str(folder), _roots(folder, root), found.left_out) if drawn else _direct(folder)
-    _take(found, paths, UNKNOWN)
-    return _with_images(found)
+    scanned = _Folder(folder, {}, False)
+    paths = files_below(str(folder), _roots(folder, root), scanned.left_out) if drawn else _direct(folder)
+    _take(scanned, paths, UNKNOWN)
+    return _with_images(scanned)
 
 
 def _direct(folder: Path) -> list[str]:
     return sorted(entry.path for entry in os.scandir(folder) if not entry.is_dir())
 
 
-def _take(found: _Folder, paths: Iterable[str], label: int) -> None:
+def _take(scanned: _Folder, paths: Iterable[str], label: int) -> None:
     """Add the images among some files; the others are left out."""
     for path in paths:
         name = os.path.basename(path)
         if is_image(name) and not is_junk(name):
-            found.samples.append((path, label))
+            scanned.samples.append((path, label))
         elif not is_junk(name) and name != CLASS_INDEX:
             suffix = os.path.splitext(name)[1]
-            found.left_out[path] = f"no image by its suffix {suffix}" if suffix else "no suffix"
+            scanned.left_out[path] = f"no image by its suffix {suffix}" if suffix else "no suffix"
 
 
-def _with_images(found: _Folder) -> _Folder:
-    if not found.samples:
-        files = f": {_summary(found)}" if found.left_out else ""
-        raise DataError(f"{found.path} holds no images{files}; images belong in {found.path}/CLASS/")
-    return found
+def _with_images(scanned: _Folder) -> _Folder:
+    if not scanned.samples:
+        files = f": {_summary(scanned)}" if scanned.left_out else ""
+        raise DataError(f"{scanned.path} holds no images{files}; images belong in {scanned.path}/CLASS/")
+    return scanned
 
 
 def _summary(folder: _Folder) -> str:

@@ -80,14 +80,14 @@ def find_layout(root: Path) -> Layout:
     if not parts or (others and not any(folders_in(folder / name) for name in parts)):
         _refuse_folds(folder, names)
         return Layout({"val": folder}, told)
-    found: dict[str, Path] = {}
+    folders: dict[str, Path] = {}
     for name, part in parts.items():
-        if part in found:
-            raise DataError(f"{folder} has two folders for one part, {found[part].name} and {name}: give one of them")
-        found[part] = folder / name
+        if part in folders:
+            raise DataError(f"{folder} has two folders for one part, {folders[part].name} and {name}: give one of them")
+        folders[part] = folder / name
     if others:
         told.append(f"left out what stands beside the parts: {', '.join(others[:3])}{', ...' * (len(others) > 3)}")
-    return Layout({part: _unpacked(path, part)[0] for part, path in found.items()}, told)
+    return Layout({part: _unpacked(path, part)[0] for part, path in folders.items()}, told)
 
 
 def _refuse_folds(folder: Path, names: list[str]) -> None:

@@ -197,17 +197,17 @@ class Loader:
 
     def numbered(self) -> Iterator[tuple[Any, list[int]]]:
         """The batches, each with the positions of its items among all that are asked for."""
-        found = False
+        any_read = False
         skipped: dict[str, str] = {}
         for good, positions, bad in self._batches:
             skipped.update(bad)
             if good is not None:
-                found = True
+                any_read = True
                 yield good, positions
         if isinstance(self.dataset, Images):
             self.dataset.skipped.update(skipped)
             report_skipped(self.dataset, skipped)
-        if skipped and not found:
+        if skipped and not any_read:
             raise DataError(f"none of the {len(skipped)} images can be read (first: {next(iter(skipped))})")
 
 

@@ -94,11 +94,11 @@ class Decomposition(ABC):
             highest = max(ranks)
             kernels = [k.double() for k in self.group_factorize(weight, spec, highest, metric)]
             return nested_errors(self.group_stages(spec, highest), kernels, weight, metric, [r[0] for r in ranks])
-        found = []
+        errors = []
         for rank in ranks:
             chain = self.group_stages(spec, rank)
-            found.append(error_of(chain, self._factorize_group(weight, spec, rank, metric, 1), weight, metric))
-        return torch.tensor(found, dtype=torch.float64)
+            errors.append(error_of(chain, self._factorize_group(weight, spec, rank, metric, 1), weight, metric))
+        return torch.tensor(errors, dtype=torch.float64)
 
     def quick(self) -> Decomposition:
         """This method with shorter fits, to tell ranks apart; itself where its fits are short."""
@@ -164,11 +164,11 @@ class Decomposition(ABC):
         """
         parts, metrics = group_weights(weight, spec), metrics or [FROBENIUS] * spec.groups
         starts = [None if start is None else [k.chunk(spec.groups)[g] for k in start] for g in range(spec.groups)]
-        found = [
+        by_group = [
             self._factorize_group(part, spec.group(), rank, metric, refine, known)
             for part, metric, known in zip(parts, metrics, starts, strict=True)
         ]
-        return [torch.cat(kernels) for kernels in zip(*found, strict=True)]
+        return [torch.cat(kernels) for kernels in zip(*by_group, strict=True)]
 
     def _factorize_group(
         self,
@@ -201,7 +201,7 @@ class Decomposition(ABC):
         starts = [kernels, self.group_factorize(weight, spec, rank, FROBENIUS)]
         starts += self.group_search(starts, weight, spec, metric)
         improved = [improve(chain, start, weight, metric, sweeps) for start in starts]
-        return min(improved, key=lambda found: error_of(chain, found, weight, metric))
+        return min(improved, key=lambda candidate: error_of(chain, candidate, weight, metric))
 
     def errors(
         self, weight: Tensor, spec: ConvSpec, ranks: Sequence[Rank], metrics: Sequence[Metric] | None = None
@@ -211,8 +211,8 @@ class Decomposition(ABC):
         A method whose factors at a small rank are the first ones at a large rank is factorized only once.
         """
         parts = zip(group_weights(weight, spec), metrics or [FROBENIUS] * spec.groups, strict=True)
-        found = [self.group_errors(part.double(), spec.group(), ranks, metric) for part, metric in parts]
-        return torch.stack(found).sum(0)
+        by_group = [self.group_errors(part.double(), spec.group(), ranks, metric) for part, metric in parts]
+        return torch.stack(by_group).sum(0)
 
     def spectrum(self, weight: Tensor, spec: ConvSpec) -> Tensor | None:
         """Singular values that tell the energy kept at each rank, [groups, full rank]; None where there are none."""

@@ -76,9 +76,9 @@ class Bicluster(Decomposition):
         if spec.pointwise:
             return "a 1×1 convolution takes the method channel-svd"
         names, sizes = ("input channels", "filters"), (spec.in_channels, spec.out_channels)
-        for what, size, letter, found in zip(names, sizes, "GH", self.clusters(spec), strict=True):
+        for what, size, letter, count in zip(names, sizes, "GH", self.clusters(spec), strict=True):
             asked = self.settings[letter]
-            if found == 1 < asked:
+            if count == 1 < asked:
                 return f"{size} {what} make no equal clusters, {letter}={asked} or near it; give {letter}=1 for none"
         return None
 
@@ -135,8 +135,8 @@ class Bicluster(Decomposition):
         if k in (1, n):
             return torch.arange(n, device=points.device)
         search = {name: self.settings[name] for name in ("restarts", "seed")}
-        found = balanced_kmeans(points, k, distance="subspace", dim=ceil(n / k / 3), **search)
-        return found.order.to(points.device)
+        clustering = balanced_kmeans(points, k, distance="subspace", dim=ceil(n / k / 3), **search)
+        return clustering.order.to(points.device)
 
 
 def needed(six: list[T], rank: Rank, channels: int, filters: int) -> list[T]:
@@ -218,14 +218,14 @@ def greedy_outer_products(
     Rank-one alternating least squares and deflation, K times (Denton et al. 2014 §3.2.2; Zhang and Golub 2001): every
     product lowers the error, and the first K do not depend on those after them.
     """
-    rest, found = parts.flatten(1, 2).clone(), []
+    rest, products = parts.flatten(1, 2).clone(), []
     for _ in range(rank):
         a, b, d, scale = rank_one(rest.unflatten(1, parts.shape[1:3]))
         pairs = torch.einsum("nf,nc->nfc", a, b).flatten(1)
         rest.baddbmm_(pairs[:, :, None], (scale[:, None] * d)[:, None], alpha=-1)
         root = scale.pow(1 / 3)[:, None]
-        found.append((a * root, b * root, d * root))
-    A, B, D = (torch.stack(vectors, dim=2) for vectors in zip(*found, strict=True))
+        products.append((a * root, b * root, d * root))
+    A, B, D = (torch.stack(vectors, dim=2) for vectors in zip(*products, strict=True))
     return A, B, D
 
 

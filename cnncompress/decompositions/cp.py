@@ -89,8 +89,8 @@ class CP(Decomposition):
         starts = max(1, min(self.settings["starts"], 2 * ENTRIES_FOR_TWO_STARTS // weight.numel()))
         iterations = max(1, self.settings["iterations"] // (1 if weight.numel() <= WIDE_ENTRIES else FEWER_SWEEPS))
         fits = (fit_factors(scaled.flatten(2), K, iterations, seed) for seed in range(starts))
-        found = [undo(_kernels(factors, spec)) for factors in fits]
-        best = found[0] if starts == 1 else min(found, key=lambda one: _refitted(chain, one, weight, metric))
+        candidates = [undo(_kernels(factors, spec)) for factors in fits]
+        best = candidates[0] if starts == 1 else min(candidates, key=lambda one: _refitted(chain, one, weight, metric))
         inputs, taps, output = (kernel.flatten(1) for kernel in best)
         return _kernels((output, inputs.mT, taps.mT), spec)
 
@@ -151,11 +151,11 @@ def fit_factors(tensor: Float64[Tensor, "f c p"], rank: int, iterations: int, se
     for _ in range(iterations):
         share = max(0, momentum - 1) / (momentum + 2)
         A, B, D = (n + share * (n - b) for n, b in zip(now, before, strict=True))
-        found, lower = _sweep(tensor, (A, B, D))
+        swept, lower = _sweep(tensor, (A, B, D))
         momentum += 1
         if lower > error:
-            momentum, (found, lower) = 0, _sweep(tensor, now)
-        before, now, previous, error = now, found, error, lower
+            momentum, (swept, lower) = 0, _sweep(tensor, now)
+        before, now, previous, error = now, swept, error, lower
         if previous - error <= TOLERANCE * previous:
             break
     return now[0] * scale, now[1], now[2]

@@ -64,7 +64,7 @@ class Quadratic:
         pairs = pairs.new_zeros(K, P * P).index_add_(0, labels, pairs)
         wanted = torch.einsum("fcp,fp->fc", self.seen, scaled)
         wanted = wanted.new_zeros(K, C).index_add_(0, labels, wanted)
-        found, part = [], max(1, ENTRIES_AT_ONCE // C**2)
+        lines, part = [], max(1, ENTRIES_AT_ONCE // C**2)
         for pair, right, before in zip(pairs.split(part), wanted.split(part), colours.split(part), strict=True):
             moments = (pair @ self.by_positions).reshape(-1, C, C)
             level = moments.diagonal(dim1=1, dim2=2).sum(1)[:, None]
@@ -72,8 +72,8 @@ class Quadratic:
             eye = torch.eye(C, dtype=moments.dtype)
             moments = torch.where(idle[:, :, None], eye, moments / torch.where(idle, 1, level)[:, :, None])
             solved = torch.linalg.solve(moments, torch.where(idle, before, right / torch.where(idle, 1, level)))
-            found.append(solved)
-        return unit(torch.cat(found), colours)
+            lines.append(solved)
+        return unit(torch.cat(lines), colours)
 
 
 class Weighted:

@@ -90,8 +90,8 @@ class Monochromatic(Decomposition):
         F, _, kh, kw = weight.shape
         filters = weight.double().flatten(2)
         search = {name: self.settings[name] for name in ("restarts", "seed")}
-        found = balanced_kmeans(leading_vectors(filters), rank[0], distance="subspace", **search)
-        order = found.order.to(weight.device)
+        clustering = balanced_kmeans(leading_vectors(filters), rank[0], distance="subspace", **search)
+        order = clustering.order.to(weight.device)
         members = filters[order].unflatten(0, (rank[0], -1))
         directions = leading_vectors(members.transpose(1, 2).flatten(2))
         colours = torch.nn.functional.normalize(directions, dim=1, eps=torch.finfo(directions.dtype).tiny)
@@ -112,9 +112,9 @@ class Monochromatic(Decomposition):
             restarts = self.settings["restarts"] * (STARTS_WHERE_SMALL if form.small else 1)
             drawn = (torch.randperm(F, generator=generator)[:K] for _ in range(restarts))
             colours += [own[index] for index in drawn]
-        found = find_lines(form, colours)
-        coefficients = found.coefficients[found.order].reshape(F, 1, *spec.kernel_size)
-        return [kernels_of(found.colours, coefficients, found.order)]
+        lines = find_lines(form, colours)
+        coefficients = lines.coefficients[lines.order].reshape(F, 1, *spec.kernel_size)
+        return [kernels_of(lines.colours, coefficients, lines.order)]
 
 
 def kernels_of(

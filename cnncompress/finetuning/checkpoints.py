@@ -123,10 +123,10 @@ class Checkpoints:
         Where `last.pt` is missing or damaged, that of `previous.pt`. Raises UsageError where there is none, or one of
         another training; RunError for damaged files.
         """
-        found = [path for path in (self.last, self.previous) if path.exists()]
-        if not found:
+        paths = [path for path in (self.last, self.previous) if path.exists()]
+        if not paths:
             raise UsageError(f"nothing to resume: there is no {self.last}; run without --resume")
-        for path in found:
+        for path in paths:
             state = _read_state(path)
             if state is not None:
                 self._check_same(path, state, {**self.origin, **settings, "training images": images})

@@ -24,8 +24,8 @@ def distillation_loss(logits: Tensor, expected: Tensor, temperature: float = TEM
 
     `expected` are the teacher's logits. The factor T² keeps the gradients about as large at every temperature.
     """
-    wanted, found = (F.log_softmax(x.float() / temperature, 1) for x in (expected, logits))
-    return temperature**2 * F.kl_div(found, wanted, reduction="sum", log_target=True)
+    wanted, given = (F.log_softmax(x.float() / temperature, 1) for x in (expected, logits))
+    return temperature**2 * F.kl_div(given, wanted, reduction="sum", log_target=True)
 
 
 class Teacher:
@@ -39,16 +39,16 @@ class Teacher:
     def answers(self, images: Tensor) -> Tensor:
         """The logits [n, classes] of images [n, c, H, W] on the network's device, of which no gradients are known."""
         with torch.inference_mode():
-            found = forward(self.network, images.to(self._dtype))
-        return found.clone()  # outside of inference mode, so that a loss may save it for its gradient
+            logits = forward(self.network, images.to(self._dtype))
+        return logits.clone()  # outside of inference mode, so that a loss may save it for its gradient
 
     def check(self, images: Tensor, classes: int) -> None:
         """UsageError unless the teacher tells as many classes apart, CompressError where an answer is not finite."""
-        found = self.answers(images)
-        if found.shape[1:] != (classes,):
-            shape = "×".join(map(str, found.shape[1:]))
+        logits = self.answers(images)
+        if logits.shape[1:] != (classes,):
+            shape = "×".join(map(str, logits.shape[1:]))
             raise UsageError(f"the teacher gives {shape} numbers an image and the network {classes}; give its original")
-        if not found.isfinite().all():
+        if not logits.isfinite().all():
             raise CompressError("the teacher's answers are not finite; check its weights")
 
 

@@ -30,11 +30,11 @@ class Objective(nn.Module):
 
     def forward(self, images: Tensor, labels: Tensor, expected: Tensor | None = None) -> Tensor:
         """The loss, summed over images [n, 3, H, W], labels [n] and the teacher's logits [n, classes]."""
-        found = forward(self.network, images).float()
-        loss = F.cross_entropy(found, labels, reduction="sum")
+        logits = forward(self.network, images).float()
+        loss = F.cross_entropy(logits, labels, reduction="sum")
         if expected is None or self.temperature is None or self.share is None:
             return loss
-        return (1 - self.share) * loss + self.share * distillation_loss(found, expected, self.temperature)
+        return (1 - self.share) * loss + self.share * distillation_loss(logits, expected, self.temperature)
 
 
 def mixed_seed(*parts: int) -> int:

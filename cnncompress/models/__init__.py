@@ -84,12 +84,12 @@ def load_model(
     check_source(source)
     size = None if input_size is None else as_pair(input_size)
     path = None if weights in (DEFAULT, NONE) or not is_path(weights) else Path(weights)
-    found = None if path is None else read_weights(path)
+    read = None if path is None else read_weights(path)
     base = _preprocessing(source, DEFAULT if path or weights == NONE else weights)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         skeleton = None if path is None else _construct(source, empty=True)
-        picked = None if path is None or skeleton is None else find_weights(found, skeleton, path)
+        picked = None if path is None or skeleton is None else find_weights(read, skeleton, path)
         if source.kind == "torchvision" and source.name.startswith("vit_"):
             source, base = _fix_image_size(source, base, size, picked.state if picked else None)
         if picked is not None:
@@ -198,11 +198,11 @@ def _shape_of(model: nn.Module, state: State, source: ModelSource) -> dict[str, 
     """The classes and, for timm, the input channels of weights where they are other than the network's."""
     layers = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
     (first, stem), (last, head) = layers[0], layers[-1]
-    found = {"num_classes": state.get(f"{last}.weight", head.weight).shape[0]}
+    saved = {"num_classes": state.get(f"{last}.weight", head.weight).shape[0]}
     own = {"num_classes": head.weight.shape[0]}
     if source.kind == "timm" and isinstance(stem, nn.Conv2d) and stem.groups == 1:
-        found["in_chans"], own["in_chans"] = state.get(f"{first}.weight", stem.weight).shape[1], stem.in_channels
-    return {key: n for key, n in found.items() if n != own[key] and key not in source.kwargs}
+        saved["in_chans"], own["in_chans"] = state.get(f"{first}.weight", stem.weight).shape[1], stem.in_channels
+    return {key: n for key, n in saved.items() if n != own[key] and key not in source.kwargs}
 
 
 # --- preprocessing ---

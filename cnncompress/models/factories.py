@@ -75,14 +75,14 @@ def _network(name: str, made: Any, kwargs: Mapping[str, Any]) -> nn.Module:
 
 def _find(module: ModuleType, origin: str, function: str) -> Any:
     """The callable of a dotted name in a module."""
-    found: Any = module
+    member: Any = module
     for part in function.split("."):
-        found = getattr(found, part, None)
-    if callable(found):
-        return found
+        member = getattr(member, part, None)
+    if callable(member):
+        return member
     names = [n for n, value in vars(module).items() if callable(value) and not n.startswith("_")]
-    if found is not None:
-        raise UsageError(f"{function} in {origin} is of type {type(found).__name__}, not a function or class")
+    if member is not None:
+        raise UsageError(f"{function} in {origin} is of type {type(member).__name__}, not a function or class")
     raise UsageError(f"{origin} has no function '{function}'{nearest(function, names)}")
 
 
@@ -204,8 +204,8 @@ def neighbourhood(path: Path) -> Iterator[None]:
 def _from_elsewhere(module: ModuleType, folder: Path) -> bool:
     """Whether a module is neither in `folder` nor a part of Python or of an installed package."""
     places = [getattr(module, "__file__", None), *(getattr(module, "__path__", None) or ())]
-    found = [str(Path(p).resolve()) for p in places if p]
-    return bool(found) and not any(place.startswith((str(folder) + os.sep, *INSTALLED)) for place in found)
+    paths = [str(Path(p).resolve()) for p in places if p]
+    return bool(paths) and not any(place.startswith((str(folder) + os.sep, *INSTALLED)) for place in paths)
 
 
 def describe(error: BaseException) -> str:

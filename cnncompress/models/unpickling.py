@@ -100,8 +100,8 @@ def _numpy_names() -> list[tuple[Any, str]]:
 
 def _learn(message: str, kinds: dict[str, type], stand_ins: dict[str, type]) -> bool:
     """Whether an error says what else has to be stood in for, or by what; `kinds` then have it."""
-    if found := _NOT_ALLOWED.search(message):
-        name = found[1] if "." in found[1] else f"builtins.{found[1]}"
+    if refused := _NOT_ALLOWED.search(message):
+        name = refused[1] if "." in refused[1] else f"builtins.{refused[1]}"
         return name not in kinds and kinds.setdefault(name, StandIn) is StandIn
     better = {"Can only SETITEM": _MappingStandIn, "Can only append": _ListStandIn, "Can only extend": _ListStandIn}
     for words, kind in better.items():

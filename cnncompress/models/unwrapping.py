@@ -43,17 +43,17 @@ class _Candidate:
     score: tuple[int, int, int]  # tensors of the right name and shape, of the right name, and less others
 
 
-def pick(found: Any, own: Mapping[str, Tensor], path: Path) -> Picked:
+def pick(content: Any, own: Mapping[str, Tensor], path: Path) -> Picked:
     """Of all mappings of tensors in what a file holds, the one that fits the tensors `own` of a network best.
 
     Prefixes that the network's names lack are taken off, and put before where the file's names lack them. Of two that
     fit alike it is the averaged one (EMA), as it is the one that those who save it evaluate. CompressError where none
     fits at all.
     """
-    fitted = [fit(place, tensors, own) for place, tensors in _mappings(found)]
+    fitted = [fit(place, tensors, own) for place, tensors in _mappings(content)]
     fitted = sorted((c for c in fitted if c.score[1]), key=lambda c: (c.score, _is_averaged(c.place)), reverse=True)
     if not fitted:
-        raise CompressError(f"weights {path} {_explain(found, own)}")
+        raise CompressError(f"weights {path} {_explain(content, own)}")
     best, *others = fitted
     parts = [f"its {best.place}"] if best.place else []
     if best.prefix:
@@ -134,19 +134,19 @@ def _prefixed(place: str, tensors: State, own: Mapping[str, Tensor]) -> _Candida
 
 def _prefixes(names: Mapping[str, Any], known: Mapping[str, Any]) -> Counter[str]:
     """How many of the `names` are one of the `known` ones after a prefix, by the prefix ("" included)."""
-    found: Counter[str] = Counter()
+    prefixes: Counter[str] = Counter()
     for name in names:
         start = 0
         while start >= 0:
             if name[start:] in known:
-                found[name[:start]] += 1
+                prefixes[name[:start]] += 1
             start = name.find(".", start) + 1 or -1
-    return found
+    return prefixes
 
 
-def _explain(found: Any, own: Mapping[str, Tensor]) -> str:
+def _explain(content: Any, own: Mapping[str, Tensor]) -> str:
     """What a file holds that has no weights of the network."""
-    if objects := list(_stand_ins(found)):
+    if objects := list(_stand_ins(content)):
         place, thing = objects[0]
         what = quote(thing.path)[1:-1]
         if thing.path.startswith(("ultralytics.", "models.yolo", "yolov")):
@@ -157,9 +157,9 @@ def _explain(found: Any, own: Mapping[str, Tensor]) -> str:
         if isinstance(thing.state, Mapping) and "_modules" in thing.state:
             return f"holds a whole pickled network ({what}), which only its code can read: {SAVE}"
         return f"holds an object of {what}, not a state dict: torch.save(network.state_dict(), FILE) writes one"
-    mappings = list(_mappings(found))
+    mappings = list(_mappings(content))
     if not mappings:
-        return f"holds {type(found).__name__}, not a state dict of tensors by name"
+        return f"holds {type(content).__name__}, not a state dict of tensors by name"
     theirs, ours = next(iter(mappings[0][1])), next(iter(own), "none")
     return f"is of another network: it has tensors such as {quote(theirs)}, this network such as {quote(ours)}"
 
@@ -169,5 +169,5 @@ def _stand_ins(value: Any, place: str = "", depth: int = 0) -> Iterator[tuple[st
     if isinstance(value, StandIn):
         yield place, value
     elif isinstance(value, Mapping) and depth < DEPTH:
-        inner = [found for k, v in value.items() for found in _stand_ins(v, f"{place}.{k}".lstrip("."), depth + 1)]
-        yield from sorted(inner, key=lambda found: "_modules" not in (found[1].state or ()))
+        inner = [nested for k, v in value.items() for nested in _stand_ins(v, f"{place}.{k}".lstrip("."), depth + 1)]
+        yield from sorted(inner, key=lambda nested: "_modules" not in (nested[1].state or ()))

@@ -59,9 +59,9 @@ def _folder(path: Path) -> str:
     return f"is a directory: give the file of weights in it{f', such as {files[0]}' if files else ''}"
 
 
-def find_weights(found: Any, model: nn.Module, path: Path) -> Picked:
+def find_weights(content: Any, model: nn.Module, path: Path) -> Picked:
     """The weights of `model` among what `read_weights` gave; CompressError where there are none."""
-    return pick(_renamed(found), model.state_dict(), path)
+    return pick(_renamed(content), model.state_dict(), path)
 
 
 def _renamed(value: Any) -> Any:

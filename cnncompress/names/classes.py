@@ -34,13 +34,13 @@ def registered(room: str, attributes: Collection[str]) -> dict[str, Described]:
 
     What other code has registered in this process counts too.
     """
-    found = {
+    described = {
         name: Described({key: one.values[key] for key in attributes}, one.line) for name, one in _written(room).items()
     }
     for name, cls in getattr(sys.modules.get(f"cnncompress.{room}"), "REGISTRY", {}).items():
-        if name not in found:
-            found[name] = Described({key: getattr(cls, key) for key in attributes}, _first_line(cls.__doc__))
-    return dict(sorted(found.items()))
+        if name not in described:
+            described[name] = Described({key: getattr(cls, key) for key in attributes}, _first_line(cls.__doc__))
+    return dict(sorted(described.items()))
 
 
 @cache
@@ -52,12 +52,12 @@ def _written(room: str) -> dict[str, Described]:
         for node in ast.parse(path.read_text(encoding="utf-8")).body
         if isinstance(node, ast.ClassDef)
     }
-    found = {}
+    described = {}
     for node in classes.values():
         if any(isinstance(d, ast.Name) and d.id == "register" for d in node.decorator_list):
             values = _attributes(node, classes)
-            found[values["name"]] = Described(values, _first_line(ast.get_docstring(node)))
-    return found
+            described[values["name"]] = Described(values, _first_line(ast.get_docstring(node)))
+    return described
 
 
 def _first_line(docstring: str | None) -> str:

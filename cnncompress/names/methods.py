@@ -22,8 +22,8 @@ class Entry:
 
 def catalogue() -> dict[str, Entry]:
     """Every decomposition by its name."""
-    found = registered("decompositions", ("name", "source", "rank_names", "options"))
-    return {name: Entry(**one.values, chain=one.line) for name, one in found.items()}
+    classes = registered("decompositions", ("name", "source", "rank_names", "options"))
+    return {name: Entry(**one.values, chain=one.line) for name, one in classes.items()}
 
 
 def check_method(name: str) -> None:

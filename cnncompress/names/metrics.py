@@ -24,8 +24,8 @@ class Entry:
 
 def catalogue() -> dict[str, Entry]:
     """Every metric by its name."""
-    found = registered("metrics", ("name", "source", "needs"))
-    return {name: Entry(**one.values, form=one.line) for name, one in found.items()}
+    classes = registered("metrics", ("name", "source", "needs"))
+    return {name: Entry(**one.values, form=one.line) for name, one in classes.items()}
 
 
 def entry(name: str) -> Entry:

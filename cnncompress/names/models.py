@@ -89,8 +89,8 @@ def _files(pattern: str) -> list[Path]:
 
 def _builders(pattern: str) -> list[str]:
     """The functions in these files that torchvision registers as networks."""
-    found = [match for path in _files(pattern) for match in BUILDERS.findall(path.read_text(encoding="utf-8"))]
-    return [given or function for given, function in found]
+    matches = [match for path in _files(pattern) for match in BUILDERS.findall(path.read_text(encoding="utf-8"))]
+    return [given or function for given, function in matches]
 
 
 def _mentioned(name: str) -> bool:

@@ -46,13 +46,13 @@ def remarks_on(model: nn.Module, example: Tensor) -> list[str]:
             both = run(model, two.clone())
         except CompressError:
             both = None
-    found = [INFINITE] if not _finite(first) else []
+    remarks = [INFINITE] if not _finite(first) else []
     if not same_outputs(first, second):
-        return [*found, RANDOM]
-    found += _read_as(model, one)
+        return [*remarks, RANDOM]
+    remarks += _read_as(model, one)
     if both is None:
-        return [*found, ONE]
-    return [*found, TOGETHER] if _depend(first, both) else found
+        return [*remarks, ONE]
+    return [*remarks, TOGETHER] if _depend(first, both) else remarks
 
 
 def _read_as(model: nn.Module, image: Tensor) -> list[str]:
@@ -83,10 +83,10 @@ def check_finished(model: nn.Module, small: nn.Module, example: Tensor) -> None:
         expected = run(model, example.clone())
     try:
         with inference(small):
-            found = run(small, example.clone())
+            outputs = run(small, example.clone())
     except CompressError as error:
         raise CompressError(f"the compressed network does not run, nothing was written: {error}") from error
-    if _finite(expected) and not _finite(found):
+    if _finite(expected) and not _finite(outputs):
         raise CompressError("the compressed network's outputs are not finite (NaN or infinite); nothing was written")
 
 

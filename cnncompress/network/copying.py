@@ -60,24 +60,24 @@ def _copies(value: Any, memo: Mapping[int, Any]) -> bool:
 def _substitutes(model: nn.Module) -> dict[int, Any]:
     """What takes the place of the values that refuse to be copied, wherever attributes hold them, by their ids."""
     parts = _parts(model)
-    found: dict[int, Any] = {}
+    substitutes: dict[int, Any] = {}
     seen = set(parts)
 
     def visit(value: Any) -> None:
-        if id(value) in seen or _copies(value, {**parts, **found}):
+        if id(value) in seen or _copies(value, {**parts, **substitutes}):
             return
         seen.add(id(value))
         if isinstance(value, Tensor):
-            found[id(value)] = value.detach().clone()
+            substitutes[id(value)] = value.detach().clone()
             return
         for part in _inside(value):
             visit(part)
-        if not _copies(value, {**parts, **found}):
-            found[id(value)] = value
+        if not _copies(value, {**parts, **substitutes}):
+            substitutes[id(value)] = value
 
     for _, value in _attributes(model):
         visit(value)
-    return found
+    return substitutes
 
 
 def _inside(value: Any) -> list[Any]:

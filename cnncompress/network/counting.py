@@ -33,14 +33,14 @@ class MacCounter:
         }
         root = type(model).__name__
         paths = {name: f"{root}.{name}" if name else root for name, _ in model.named_modules()}
-        found = {name: dict(counts.get(path, {})) for name, path in paths.items()}
+        by_name = {name: dict(counts.get(path, {})) for name, path in paths.items()}
         for name in filter(None, paths):
             around = name.rpartition(".")[0]
             while around and paths[around] not in counts:  # a container that is not called itself
                 around = around.rpartition(".")[0]
             for op, count in counts.get(paths[name], {}).items():
-                found[around][op] = found[around].get(op, 0) - count
-        return {name: {op: n for op, n in own.items() if n > 0} for name, own in found.items()}
+                by_name[around][op] = by_name[around].get(op, 0) - count
+        return {name: {op: n for op, n in own.items() if n > 0} for name, own in by_name.items()}
 
 
 @contextmanager
@@ -103,10 +103,10 @@ _FORMULAS: dict[str, Callable[..., int]] = {
 
 def _formulas() -> dict[Any, Callable[..., int]]:
     """The formulas of those operators that this torch and its extensions have."""
-    found = {}
+    formulas = {}
     for name, formula in _FORMULAS.items():
         namespace, operator = name.split(".")
         packet = getattr(getattr(torch.ops, namespace), operator, None)
         if packet is not None:
-            found[packet] = formula
-    return found
+            formulas[packet] = formula
+    return formulas

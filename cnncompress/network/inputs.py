@@ -74,11 +74,11 @@ def input_channels(model: nn.Module, size: Pair) -> int:
 
 def _first_layer(model: nn.Module, layers: Sequence[nn.Module], image: Tensor) -> tuple[bool, int | None]:
     """Whether the first layer that is called on an image can take its input, and the channels it wants, if it says."""
-    found: list[tuple[bool, int | None]] = []
+    calls: list[tuple[bool, int | None]] = []
 
     def hook(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         kind = kind_of(module)
-        found.append((kind.takes(module, called_with(args, kwargs)), kind.image_channels(module)))
+        calls.append((kind.takes(module, called_with(args, kwargs)), kind.image_channels(module)))
         raise _Reached
 
     handles = [module.register_forward_pre_hook(hook, with_kwargs=True) for module in layers]
@@ -88,11 +88,11 @@ def _first_layer(model: nn.Module, layers: Sequence[nn.Module], image: Tensor) -
     except _Reached:
         pass
     except Exception:
-        return found[0] if found else (False, None)
+        return calls[0] if calls else (False, None)
     finally:
         for handle in handles:
             handle.remove()
-    return found[0] if found else (True, None)
+    return calls[0] if calls else (True, None)
 
 
 # --- batches ---
@@ -110,9 +110,9 @@ def read_batch(batch: Any, dtype: torch.dtype = torch.float32, labels: bool = Tr
     if not labels:
         return images, None
     for value in others:
-        found = _labels(value, len(images))
-        if found is not None:
-            return images, found
+        class_labels = _labels(value, len(images))
+        if class_labels is not None:
+            return images, class_labels
     return images, None
 
 

@@ -20,7 +20,7 @@ def others(model: nn.Module, macs: Mapping[str, Mapping[str, int]]) -> tuple[Oth
     `macs` are those of each module itself, by operator.
     """
     inside = {m for f in model.modules() if isinstance(f, FactoredLayer) for m in f.modules()}
-    found = []
+    profiles = []
     for name, module in model.named_modules():
         if is_layer(module) or module in inside:
             continue
@@ -28,8 +28,8 @@ def others(model: nn.Module, macs: Mapping[str, Mapping[str, int]]) -> tuple[Oth
         if own or _quantised(module):
             kind, reason = _describe(module, macs.get(name, {}))
             params = sum(p.numel() for p in module.parameters(recurse=False))
-            found.append(OtherProfile(name or ITSELF, kind, params, own, reason))
-    return tuple(sorted(found, key=lambda other: -other.macs))
+            profiles.append(OtherProfile(name or ITSELF, kind, params, own, reason))
+    return tuple(sorted(profiles, key=lambda other: -other.macs))
 
 
 def _quantised(module: nn.Module) -> bool:

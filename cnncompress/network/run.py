@@ -92,40 +92,44 @@ def logits(output: Any) -> Tensor:
     Of several outputs they are those called `logits` or `out`, the only tensor of a mapping, the first of a tuple.
     CompressError for anything else.
     """
-    found = getattr(output, "logits", output)
-    if isinstance(found, Mapping):
-        named = next((name for name in ANSWERS if name in found), None)
-        tensors = [value for value in found.values() if isinstance(value, Tensor)]
+    answers = getattr(output, "logits", output)
+    if isinstance(answers, Mapping):
+        named = next((name for name in ANSWERS if name in answers), None)
+        tensors = [value for value in answers.values() if isinstance(value, Tensor)]
         if named is None and len(tensors) != 1:
-            raise CompressError(f"the network returns {_kind(found)}, not a tensor of logits; call the answers logits")
-        found = tensors[0] if named is None else found[named]
-    elif (isinstance(found, tuple) and found) or (isinstance(found, list) and found and isinstance(found[0], Tensor)):
-        found = logits(found[0])  # not the first of a list of detections
-    if not isinstance(found, Tensor):
-        raise CompressError(f"the network returns {_kind(found)}, not a tensor of logits")
-    if not found.is_floating_point():
-        raise CompressError(f"the network returns {found.dtype}, not logits; let it return what it decides by")
-    return found
+            raise CompressError(
+                f"the network returns {_kind(answers)}, not a tensor of logits; call the answers logits"
+            )
+        answers = tensors[0] if named is None else answers[named]
+    elif (isinstance(answers, tuple) and answers) or (
+        isinstance(answers, list) and answers and isinstance(answers[0], Tensor)
+    ):
+        answers = logits(answers[0])  # not the first of a list of detections
+    if not isinstance(answers, Tensor):
+        raise CompressError(f"the network returns {_kind(answers)}, not a tensor of logits")
+    if not answers.is_floating_point():
+        raise CompressError(f"the network returns {answers.dtype}, not logits; let it return what it decides by")
+    return answers
 
 
-def same_outputs(found: Any, expected: Any) -> bool:
+def same_outputs(outputs: Any, expected: Any) -> bool:
     """Whether two outputs of networks are the same up to rounding, whatever tensors and containers they are made of."""
-    ones, others = tree_leaves(found), tree_leaves(expected)
+    ones, others = tree_leaves(outputs), tree_leaves(expected)
     return len(ones) == len(others) and all(_same(a, b) for a, b in zip(ones, others, strict=True))
 
 
-def _same(found: Any, expected: Any) -> bool:
-    if not isinstance(found, Tensor) or not isinstance(expected, Tensor):
-        return type(found) is type(expected)
-    if found.shape != expected.shape or found.dtype != expected.dtype:
+def _same(value: Any, expected: Any) -> bool:
+    if not isinstance(value, Tensor) or not isinstance(expected, Tensor):
+        return type(value) is type(expected)
+    if value.shape != expected.shape or value.dtype != expected.dtype:
         return False
-    if found.is_meta or not found.numel():
+    if value.is_meta or not value.numel():
         return True
-    if found.is_complex():
-        found, expected = torch.view_as_real(found.resolve_conj()), torch.view_as_real(expected.resolve_conj())
-    found, expected = found.double(), expected.double()
+    if value.is_complex():
+        value, expected = torch.view_as_real(value.resolve_conj()), torch.view_as_real(expected.resolve_conj())
+    value, expected = value.double(), expected.double()
     scale = float(expected.nan_to_num(0, 0, 0).abs().max())
-    return torch.allclose(found, expected, rtol=0, atol=ROUNDING * scale, equal_nan=True)
+    return torch.allclose(value, expected, rtol=0, atol=ROUNDING * scale, equal_nan=True)
 
 
 def _kind(output: Any) -> str:

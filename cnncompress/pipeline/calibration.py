@@ -116,22 +116,22 @@ def calibrate(
     No image is decoded twice. Statistics come from the file `cache` where it fits; then only those images are read that
     are held. A metric that needs nothing has no statistics.
     """
-    guided, key, found = asked.guided, "", None
+    guided, key, statistics = asked.guided, "", None
     if guided:
         wanted = {"metric": asked.metric, "images": list(chosen.indices), "seed": asked.seed, "layers": list(layers)}
         key = statistics_key(subject.network, chosen.fingerprint, wanted)
-        found = load_statistics(cache, key)
-    if found is None and guided:
+        statistics = load_statistics(cache, key)
+    if statistics is None and guided:
         held = _Held(chosen, read, input_dtype(subject.network))
-        found = collect_statistics(
+        statistics = collect_statistics(
             subject.network, held, asked.metric, layers=layers, seed=asked.seed, device=resolve_device(read.device)
         )
         subject.network.to("cpu")
         images = held.images()
     else:
         images = _read_held(chosen, read, input_dtype(subject.network))
-    found = found or {}
-    return Calibration(found, images, key, notes("calibration", *remarks(found)))
+    statistics = statistics or {}
+    return Calibration(statistics, images, key, notes("calibration", *remarks(statistics)))
 
 
 class _Held:

@@ -108,14 +108,14 @@ def _searched(work: Work, max_drop: float, steps: Steps) -> Made:
             raise CompressError("no accuracy to compare with: that of the original on these images is not known")
         planning = prepare_planning(work, steps)
         adjust = list(work.choices)
-        found = search(
+        best = search(
             lambda budget: plan_within(work, planning, budget, steps),
             lambda plan: fit(work.subject, plan, planning.calibration, job.fit, adjust, steps),
             lambda network: measure(work, network, steps),
             max_drop,
             before.row.top1,
         )
-    return Made(found.plan, found.network, before, found.result, planning.calibration, found.notes)
+    return Made(best.plan, best.network, before, best.result, planning.calibration, best.notes)
 
 
 def _finish(work: Work, made: Made, command: Sequence[str], steps: Steps) -> Decomposed:

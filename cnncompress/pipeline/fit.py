@@ -50,13 +50,13 @@ def fit(
     """The compressed network of a plan; convolutions of `adjust` that stay get kernels that suit their new inputs."""
     with steps("factorize", f"fit {counted(len(plan.layers), 'layer')}"):
         made = _corrected if asked.corrected else _plain
-        found = made(subject, plan, calibration, asked, adjust)
+        fitted = made(subject, plan, calibration, asked, adjust)
     if not asked.reconstruct:
-        return found
+        return fitted
     with steps("reconstruct", f"reconstruct blocks, {asked.reconstruct} gradient steps each"):
         images = _images(calibration)
-        small, said = reconstruct(subject.network, found.network, images, asked.reconstruct, seed=asked.seed)
-    return Fitted(small, (*found.notes, *notes("fit", *said)))
+        small, said = reconstruct(subject.network, fitted.network, images, asked.reconstruct, seed=asked.seed)
+    return Fitted(small, (*fitted.notes, *notes("fit", *said)))
 
 
 def _plain(subject: Subject, plan: Plan, calibration: Calibration, asked: FitAsked, adjust: Collection[str]) -> Fitted:
@@ -72,8 +72,8 @@ def _corrected(
     images = _images(calibration)
     how = Correction(refine=asked.refine, refit=asked.correct == "refit", adjust=adjust, seed=asked.seed)
     made = fit_in_order(subject, plan, images, calibration.statistics, how)
-    found = Fitted(made.network, () if made.followed else notes("fit", UNFOLLOWED))
-    return found if asked.correct == "refit" else _normalised(found, images, answers_of(subject, calibration))
+    fitted = Fitted(made.network, () if made.followed else notes("fit", UNFOLLOWED))
+    return fitted if asked.correct == "refit" else _normalised(fitted, images, answers_of(subject, calibration))
 
 
 def _normalised(made: Fitted, images: Tensor, answers: Answers) -> Fitted:
@@ -94,8 +94,8 @@ def _normalised(made: Fitted, images: Tensor, answers: Answers) -> Fitted:
 def compared(subject: Subject, small: nn.Module, data: Data, read: ImagesAsked) -> tuple[Note, ...]:
     """How near the answers are to the original's, on images that calibrated nothing."""
     loader = make_loader(data.val, read.batch_size, workers=read.workers)
-    found = agreement(subject.network, small, loader)
-    told = f"the answers diverge by {found.divergence:.3g} nats"
-    if found.same is not None:
-        told = f"the most probable class is the original's for {found.same:.2f} %, and {told}"
-    return notes("answers", f"on {found.images} images{' without labels' * (not data.labelled)}, {told}")
+    agreed = agreement(subject.network, small, loader)
+    told = f"the answers diverge by {agreed.divergence:.3g} nats"
+    if agreed.same is not None:
+        told = f"the most probable class is the original's for {agreed.same:.2f} %, and {told}"
+    return notes("answers", f"on {agreed.images} images{' without labels' * (not data.labelled)}, {told}")

@@ -33,18 +33,18 @@ def in_formats(model: nn.Module, example: Tensor, setting: TimingSetting | None 
 
     There are no others in a runtime for which they are all the same.
     """
-    found = {memory_format_of(model): model}
+    networks = {memory_format_of(model): model}
     for name in get_runtime((setting or TimingSetting()).runtime).memory_formats:
-        if name not in found:
+        if name not in networks:
             with suppress(CompressError):
-                found[name] = converted(model, example, name)
-    return found
+                networks[name] = converted(model, example, name)
+    return networks
 
 
-def fastest(found: Mapping[str, Latency]) -> str:
+def fastest(latencies: Mapping[str, Latency]) -> str:
     """The memory format of the least latency; the first one, a network's own, unless another is `WORTH` it."""
-    own, best = next(iter(found)), min(found, key=lambda name: found[name].median)
-    return best if found[best].median < WORTH * found[own].median else own
+    own, best = next(iter(latencies)), min(latencies, key=lambda name: latencies[name].median)
+    return best if latencies[best].median < WORTH * latencies[own].median else own
 
 
 def beside(original: Latency, other: Latency) -> Latency:

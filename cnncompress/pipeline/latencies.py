@@ -36,11 +36,11 @@ def measure_latency(opened: Opened, setting: TimingSetting) -> dict[str, Latency
     models = {asked: original} if asked else in_formats(original, example, setting)
     names = {layout: _name_of(layout, setting) for layout in models}
     networks = {names[layout]: model for layout, model in models.items()} | {opened.name: opened.model}
-    found = latency(networks, example, setting)
-    times = {layout: found[names[layout]] for layout in models}
+    latencies = latency(networks, example, setting)
+    times = {layout: latencies[names[layout]] for layout in models}
     best = fastest(times)
     order = [layout for layout in models if layout != best] + [best]
-    return {names[k]: times[k] for k in order} | {opened.name: beside(times[best], found[opened.name])}
+    return {names[k]: times[k] for k in order} | {opened.name: beside(times[best], latencies[opened.name])}
 
 
 def _name_of(layout: str, setting: TimingSetting) -> str:
@@ -82,12 +82,12 @@ def layer_times(opened: Opened, setting: TimingSetting, original_format: str = "
     original = original_of(opened.run)
     there = {} if original is None else {"original": to_memory_format(original, original_format)}
     models: dict[str, nn.Module] = {**there, opened.name: opened.model}
-    found = layer_latencies(models, opened.example(), setting)
-    if found is None:
+    times = layer_latencies(models, opened.example(), setting)
+    if times is None:
         raise UsageError(f"the runtime {setting.runtime} does not show what layers take; leave out --layers")
-    before, plans = found.get("original", {}), opened.provenance.plan.layers
+    before, plans = times.get("original", {}), opened.provenance.plan.layers
     rows = []
-    for name, time in found[opened.name].items():
+    for name, time in times[opened.name].items():
         plan = plans.get(name)
         shape = str(plan.spec if plan else spec_of(opened.model.get_submodule(name)))
         becomes = describe_plan(plan) if plan else ""

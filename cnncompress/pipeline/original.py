@@ -45,7 +45,7 @@ def original_network(opened: Opened) -> nn.Module | None:
     known = opened.run.info.get("model") or {}
     source, prepared = opened.provenance.source, opened.run.preprocessing
     try:
-        found = load_model(
+        rebuilt = load_model(
             model_name(source),
             known["weights"],
             input_size=prepared.size if prepared else None,
@@ -54,7 +54,7 @@ def original_network(opened: Opened) -> nn.Module | None:
         ).model
     except (CompressError, KeyError, TypeError):
         return None
-    return found if digest_of(found.state_dict()) == known.get("sha256") else None
+    return rebuilt if digest_of(rebuilt.state_dict()) == known.get("sha256") else None
 
 
 def original_row(
@@ -87,5 +87,5 @@ def measured_again(
 def with_accuracy(row: Row, result: Evaluation | None, data: Data | None) -> Row:
     """A row with what was measured on `data`, and nothing else; as it is where that is what it has."""
     top1, top5, images = (result.top1, result.top5, result.images) if result else (None, None, None)
-    found = dataclasses.replace(row, top1=top1, top5=top5, images=images, data=data.fingerprint if data else None)
-    return row if found == row else dataclasses.replace(found, top1_error=None)
+    measured = dataclasses.replace(row, top1=top1, top5=top5, images=images, data=data.fingerprint if data else None)
+    return row if measured == row else dataclasses.replace(measured, top1_error=None)

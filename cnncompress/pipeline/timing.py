@@ -99,20 +99,20 @@ def time_result(
     first, *further = settings
     try:
         models = {plan.memory_format: small} if plan.memory_format else in_formats(small, example, first)
-        originals, found = _beside(original, models, example, first)
-        own, best = next(iter(models)), fastest(found)
+        originals, latencies = _beside(original, models, example, first)
+        own, best = next(iter(models)), fastest(latencies)
         others = [_beside(original, {best: models[best]}, example, setting) for setting in further]
     except CompressError as error:
         if aim.by_latency:
             raise
         return TimedResult(small, plan.memory_format, notes=notes("latency", f"the latency was not measured: {error}"))
-    pairs = [(them[fastest(them)], ours[best]) for them, ours in ((originals, found), *others)]
+    pairs = [(them[fastest(them)], ours[best]) for them, ours in ((originals, latencies), *others)]
     times = tuple((before, beside(before, after)) for before, after in pairs)
     said = []
     if best != own:
-        gain = found[best].median / found[own].median
+        gain = latencies[best].median / latencies[own].median
         said.append(f"saved in the memory format {best}, in which it takes {gain:.2f} of its time in {own}")
-    if found[best].median >= times[0][0].median and aim.budget is not None and not aim.by_latency:
+    if latencies[best].median >= times[0][0].median and aim.budget is not None and not aim.by_latency:
         said.append("to plan for time too, add `--budget latency=0.9`")
     said += in_words(originals)
     kept = best if best != own else plan.memory_format
@@ -126,5 +126,5 @@ def _beside(
     named = {"original": in_formats(original, example, setting), "compressed": models}
     together = {f"{what}, {name}": m for what, by in named.items() for name, m in by.items()}
     times = latency(together, example, setting)
-    originals, found = ({name: times[f"{what}, {name}"] for name in by} for what, by in named.items())
-    return originals, found
+    originals, compressed = ({name: times[f"{what}, {name}"] for name in by} for what, by in named.items())
+    return originals, compressed

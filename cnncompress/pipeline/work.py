@@ -90,14 +90,14 @@ class Before:
 
 def measure_original(work: Work, steps: Steps) -> Before:
     """The row of the original; its accuracy is measured where it is not known yet."""
-    found: list[Evaluation | None] = []
+    results: list[Evaluation | None] = []
 
     def measured(network: nn.Module) -> Evaluation | None:
-        found.append(measure(work, network, steps))
-        return found[-1]
+        results.append(measure(work, network, steps))
+        return results[-1]
 
     row = original_row(work.opened, work.subject.cost, work.data, measured)
-    return Before(row, next(iter(found), None))
+    return Before(row, next(iter(results), None))
 
 
 def measure(work: Work, network: nn.Module, steps: Steps) -> Evaluation | None:

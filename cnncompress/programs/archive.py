@@ -285,12 +285,12 @@ def _tensors(
     payloads: Payloads,
     contents: dict[str, bytes],
 ) -> dict[str, Tensor]:
-    found = {}
+    tensors = {}
     for name, payload in payloads.config.items():
         if payload.use_pickle:
             raise MalformedError(f"holds a pickle for {name}, which is not opened")
         path = folder + payload.path_name
         if path not in contents:
             contents[path] = file.read(members[path])
-        found[name] = Tensor(contents[path], payload.tensor_meta)
-    return found
+        tensors[name] = Tensor(contents[path], payload.tensor_meta)
+    return tensors

@@ -123,8 +123,8 @@ def export_checked(
         with foreign(kind, "export"):
             run = write(model, traced, file)
         with foreign(kind, "run the export of"):
-            found = [run(x) for x in batches]
-        absolute, relative = _compare(expected, found)
+            outputs = [run(x) for x in batches]
+        absolute, relative = _compare(expected, outputs)
         if not relative <= tolerance:
             raise CompressError(
                 f"the {kind} file was not written to {path}: its outputs differ from the network's by {relative:.1e} "
@@ -139,10 +139,10 @@ def _random_batch(example: Tensor, size: int) -> Tensor:
     return torch.randn(size, *example.shape[1:], generator=generator).to(example.dtype)
 
 
-def _compare(expected: list[Tensor], found: list[Tensor]) -> tuple[float, float]:
+def _compare(expected: list[Tensor], outputs: list[Tensor]) -> tuple[float, float]:
     """The largest absolute difference, and the largest relative to its batch's largest output; NaN stays NaN."""
     absolutes, relatives = [], []
-    for one, other in zip(expected, found, strict=True):
+    for one, other in zip(expected, outputs, strict=True):
         if one.shape != other.shape:
             raise CompressError(f"the export gives outputs of {tuple(other.shape)}, the network {tuple(one.shape)}")
         difference = (one.double() - other.double()).abs().max()

@@ -115,10 +115,10 @@ class Program(nn.Module):
         for i, step in enumerate(self._steps):
             last |= dict.fromkeys((*step.makes, *step.needs), i)
         last.pop(self._result, None)
-        found: list[list[str]] = [[] for _ in self._steps]
+        uses: list[list[str]] = [[] for _ in self._steps]
         for name, i in last.items():
-            found[i].append(name)
-        return found
+            uses[i].append(name)
+        return uses
 
 
 class Step:
@@ -135,8 +135,8 @@ class Step:
     def run(self, values: dict[str, Any], here: Here) -> None:
         """Call the operator and put what it gives among the values."""
         args = _fill(self.args, values, here)
-        found = self.function(*args, **{name: _fill(x, values, here) for name, x in self.kwargs.items()})
-        given = [found] if len(self.results) == 1 else list(found) if self.results else []
+        output = self.function(*args, **{name: _fill(x, values, here) for name, x in self.kwargs.items()})
+        given = [output] if len(self.results) == 1 else list(output) if self.results else []
         for names, result in zip(self.results, given, strict=True):
             several = isinstance(names, list)
             for ref, value in zip(names if several else [names], result if several else [result], strict=True):
@@ -149,8 +149,8 @@ def read_program(path: Path) -> Program:
 
     MalformedError where the file is not understood in full or calls what is no operator of a network; OSError.
     """
-    found = read_archive(path)
-    return Program(found.graph, found.tensors).eval()
+    archive = read_archive(path)
+    return Program(archive.graph, archive.tensors).eval()
 
 
 def _steps(nodes: list[Node]) -> Iterator[Step]:

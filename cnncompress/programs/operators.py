@@ -77,10 +77,10 @@ def find_operator(target: str) -> Callable[..., Any] | None:
         return None
     if name not in _TENSOR_OPERATORS and name.removesuffix("_") not in _TENSOR_OPERATORS:
         raise KeyError(target)
-    found = getattr(torch.ops.aten, name)
-    if overload not in found.overloads():
+    packet = getattr(torch.ops.aten, name)
+    if overload not in packet.overloads():
         raise KeyError(target)
-    return getattr(found, overload)  # type: ignore[no-any-return]
+    return getattr(packet, overload)  # type: ignore[no-any-return]
 
 
 def _of_numbers(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -46,10 +46,10 @@ def table(
         cells = [[_fill(cell, width) for cell, width in zip(row, limits, strict=True)] for row in rows]
         text = _draw(headers, cells, alignment, "simple")
         excess = widest(text) - limit if limit else 0
-        found = [width for width in limits if width is not None and width > NARROWEST]
-        if excess <= 0 or not found:
+        wrapped = [width for width in limits if width is not None and width > NARROWEST]
+        if excess <= 0 or not wrapped:
             return text
-        limits[limits.index(max(found))] = max(found) - 1
+        limits[limits.index(max(wrapped))] = max(wrapped) - 1
 
 
 def fitting(layouts: Sequence[Callable[[], str]], limit: int | None) -> str:

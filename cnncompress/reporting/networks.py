@@ -44,12 +44,12 @@ NETWORK_FORMS = (
 
 def references(rows: Sequence[Row]) -> list[Row | None]:
     """The original that each row is compared with: the last one at or above it."""
-    found: list[Row | None] = []
+    originals: list[Row | None] = []
     original = None
     for row in rows:
         original = row if row.kind == "original" else original
-        found.append(original)
-    return found
+        originals.append(original)
+    return originals
 
 
 def ratios_of(row: Row, original: Row | None) -> dict[str, float | None]:

@@ -112,8 +112,10 @@ class Report:
     def from_json(cls, values: Mapping[str, Any]) -> Report:
         """Read what `to_json` gave, also in earlier versions; CompressError for another schema or other values."""
         if not isinstance(values, Mapping) or values.get("schema") != SCHEMA:
-            found = values.get("schema") if isinstance(values, Mapping) else None
-            raise CompressError(f"this report has schema {found}, not {SCHEMA}; read it with the version that wrote it")
+            schema = values.get("schema") if isinstance(values, Mapping) else None
+            raise CompressError(
+                f"this report has schema {schema}, not {SCHEMA}; read it with the version that wrote it"
+            )
         try:
             check(Metrics, values := plain_values(values))
         except MalformedError as error:
@@ -134,8 +136,8 @@ def _row_to_json(row: Row) -> dict[str, Any]:
 
 
 def _row_from_json(values: Mapping[str, Any]) -> Row:
-    found = [*filter(None, [values["latency_ms"]]), *values.get("further_latency_ms", [])]
-    return Row(**_read(values, ROW_KEYS, LATER_ROW)).timed([_latency_from_json(latency) for latency in found])
+    latencies = [*filter(None, [values["latency_ms"]]), *values.get("further_latency_ms", [])]
+    return Row(**_read(values, ROW_KEYS, LATER_ROW)).timed([_latency_from_json(latency) for latency in latencies])
 
 
 def _latency_to_json(latency: Latency) -> dict[str, Any]:
@@ -241,8 +243,8 @@ def _together(one: Row, other: Row) -> Row | None:
     same = dataclasses.replace(one, **blank) == dataclasses.replace(other, **blank)
     if not same or any(a is not None and b is not None and a != b for a, b in values.values()):
         return None
-    found: dict[str, Any] = {key: b if a is None else a for key, (a, b) in values.items()}
-    return dataclasses.replace(one, **found).timed(one.latencies or other.latencies)
+    merged: dict[str, Any] = {key: b if a is None else a for key, (a, b) in values.items()}
+    return dataclasses.replace(one, **merged).timed(one.latencies or other.latencies)
 
 
 def _beside(row: Row, original: Row | None) -> Row:

@@ -44,8 +44,8 @@ def _check_layers(model: nn.Module, plan: Plan) -> None:
     """CompressError where a layer is not what the plan says that it replaced, or its chain gives other sizes."""
     layers = layers_of(model)
     for name, planned in plan.layers.items():
-        if name in layers and planned.spec != (found := spec_of(layers[name])):
-            raise CompressError(f"{name} is {found}, and another layer, {planned.spec}, in the plan")
+        if name in layers and planned.spec != (built := spec_of(layers[name])):
+            raise CompressError(f"{name} is {built}, and another layer, {planned.spec}, in the plan")
         for size in SIZES:
             if chain_output_size(planned.chain, size) != planned.spec.output_size(size):
                 raise CompressError(f"the stages of {name} give outputs of other sizes than the layer")
@@ -120,13 +120,15 @@ def fill(model: nn.Module, tensors: Mapping[str, Tensor], failure: str) -> None:
         raise RunError(f"{failure} gives no value to {empty[0]}")
 
 
-def _difference(expected: Mapping[str, Any], found: Mapping[str, Any]) -> str | None:
+def _difference(expected: Mapping[str, Any], stored: Mapping[str, Any]) -> str | None:
     """The first few of missing, unexpected and misshapen entries in words, or None."""
-    both = expected.keys() & found.keys()
+    both = expected.keys() & stored.keys()
     parts = {
         "missing": [name for name in expected if name not in both],
-        "unexpected": [name for name in found if name not in both],
-        "of another shape": [name for name in found if name in both and _shape(expected[name]) != _shape(found[name])],
+        "unexpected": [name for name in stored if name not in both],
+        "of another shape": [
+            name for name in stored if name in both and _shape(expected[name]) != _shape(stored[name])
+        ],
     }
     words = [f"{len(v)} {what}: {', '.join(v[:3])}{', ...' * (len(v) > 3)}" for what, v in parts.items() if v]
     return "; ".join(words) or None

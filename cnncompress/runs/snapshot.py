@@ -36,10 +36,10 @@ class Snapshot:
 
     def file(self, name: str) -> Path:
         """A path that leads to the file while the snapshot is open; OSError where it is missing or no regular file."""
-        found = self._files[name]
-        if isinstance(found, OSError):
-            raise found
-        return Path(f"{_DESCRIPTORS}/{found.fileno()}") if _DESCRIPTORS else self.path / name
+        opened = self._files[name]
+        if isinstance(opened, OSError):
+            raise opened
+        return Path(f"{_DESCRIPTORS}/{opened.fileno()}") if _DESCRIPTORS else self.path / name
 
     def holds(self) -> bool:
         """True where all that was read was of this version: always, where open files have paths of their own."""

@@ -60,7 +60,7 @@ def load_statistics(path: str | Path, key: str | None = None) -> dict[str, Layer
         return None
     if kind := kind_of(path):
         raise RunError(f"{path} cannot be read: it is {kind}; delete it")
-    found = {}
+    loaded = {}
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -71,11 +71,11 @@ def load_statistics(path: str | Path, key: str | None = None) -> dict[str, Layer
             check(Counts, counts)
             for name, (images, rows) in counts.items():
                 tensors = {t: file.get_tensor(f"{name}:{t}") for t in _TENSORS if f"{name}:{t}" in names}
-                found[name] = LayerStatistics(images, rows, **tensors)
-                _check_tensors(found[name])
+                loaded[name] = LayerStatistics(images, rows, **tensors)
+                _check_tensors(loaded[name])
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise RunError(f"{path} cannot be read: it is truncated or garbled ({first_line(error)}); delete it") from error
-    return found
+    return loaded
 
 
 def _check_tensors(statistics: LayerStatistics) -> None:

@@ -91,14 +91,14 @@ def collect_statistics(
         raise DataError("no images to collect statistics from; check the data set")
     called = set().union(*(r[3] for r in reports))
     wrong = min(WRONG_CLASSES, classes - 1)
-    found = {name: sums.result(total, wrong) for name, sums in collector.sums.items() if name in called}
+    results = {name: sums.result(total, wrong) for name, sums in collector.sums.items() if name in called}
     if "gradient" in wanted:
-        _finish_gradients(found, collector.meaning, [r[4] for r in reports], wanted.asker("gradient"))
-    return found
+        _finish_gradients(results, collector.meaning, [r[4] for r in reports], wanted.asker("gradient"))
+    return results
 
 
 def _finish_gradients(
-    found: dict[str, LayerStatistics], meaning: Meaning, sums: list[list[float]], metric: str
+    results: dict[str, LayerStatistics], meaning: Meaning, sums: list[list[float]], metric: str
 ) -> None:
     """Have the gradients be those of answers in units of their spread, where they are numbers.
 
@@ -108,7 +108,7 @@ def _finish_gradients(
     count, total, squares = (sum(values) for values in zip(*sums, strict=True))
     variance = squares / count - (total / count) ** 2 if count else 0.0
     scale = 1 / variance if meaning.kind == "numbers" and variance > CONSTANT_SHARE * squares / count else 1.0
-    gradients = [s.gradient for s in found.values() if s.gradient is not None]
+    gradients = [s.gradient for s in results.values() if s.gradient is not None]
     for gradient in gradients:
         gradient.mul_(scale)
     if gradients and not any(bool(gradient.any()) for gradient in gradients):
@@ -200,8 +200,8 @@ class _Collector:
         """
         with torch.enable_grad(), _backward_errors(self.model):
             scores = self._scores(images.requires_grad_().clone())
-            found = scores.detach().double()
-            self.spread += torch.stack([torch.ones_like(found).sum(), found.sum(), found.square().sum()]).cpu()
+            numbers = scores.detach().double()
+            self.spread += torch.stack([torch.ones_like(numbers).sum(), numbers.sum(), numbers.square().sum()]).cpu()
             self.meaning.sampled_loss(scores, seeds).backward()
 
     def _add_sensitivity(self, image: Tensor, label: Tensor) -> None:

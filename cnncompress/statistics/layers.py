@@ -67,15 +67,21 @@ class LayerSums:
         Empties the sums.
         """
         g, n = self.spec.groups, self.spec.weights // self.spec.out_channels
-        found = LayerStatistics(images, 0, torch.zeros(g, n))
+        statistics = LayerStatistics(images, 0, torch.zeros(g, n))
         if self.inputs is not None:
-            found.rows, found.mean, found.moment, found.samples = self.inputs.result()
+            statistics.rows, statistics.mean, statistics.moment, statistics.samples = self.inputs.result()
         if self.gradient is not None:
-            found.gradient = (add_up(self.gradient) / images).float().cpu()
+            statistics.gradient = (add_up(self.gradient) / images).float().cpu()
         if self.sensitivity is not None:
-            found.sensitivity = add_up(self.sensitivity).div_(images * wrong_classes).cpu()
+            statistics.sensitivity = add_up(self.sensitivity).div_(images * wrong_classes).cpu()
         self.inputs = self.gradient = self.sensitivity = None
-        for tensor in (found.mean, found.moment, found.samples, found.gradient, found.sensitivity):
+        for tensor in (
+            statistics.mean,
+            statistics.moment,
+            statistics.samples,
+            statistics.gradient,
+            statistics.sensitivity,
+        ):
             if tensor is not None and not bool(torch.isfinite(tensor).all()):
                 raise CompressError(f"the statistics of layer {self.name} are not finite: its inputs are too large")
-        return found
+        return statistics

@@ -7,8 +7,8 @@ import signal
 
 def stop_signals() -> tuple[signal.Signals, ...]:
     """SIGINT, SIGTERM and, unless it is ignored as after `nohup`, SIGHUP; all three are handled alike."""
-    found = (signal.SIGINT, signal.SIGTERM)
+    signals = (signal.SIGINT, signal.SIGTERM)
     hangup = getattr(signal, "SIGHUP", None)
     if hangup is None or signal.getsignal(hangup) == signal.SIG_IGN:
-        return found
-    return (*found, hangup)
+        return signals
+    return (*signals, hangup)

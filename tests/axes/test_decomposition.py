@@ -131,7 +131,7 @@ def test_a_rank_is_fitted_saved_loaded_reported_and_exported(done):
     """K(C + 9F) weights for 9CF of each layer."""
     done("decompose", "digits_vgg", "--method", f"{NAME}:share=1", "--rank", "6", *LAYERS, "--out", "run")
     layer = stored()["layers"]["features.3"]
-    F, C = layer["spec"]["out_channels"], layer["spec"]["in_channels"]
+    C, F = 16, 16
     assert (layer["method"], layer["rank"], layer["options"]) == (NAME, [6], {"share": 1.0})
     assert [stage["kernel_size"] for stage in layer["stages"]] == [[1, 1], [3, 3]]
     assert layer["macs"] == [32 * 32 * 9 * C * F, 32 * 32 * 6 * (C + 9 * F)]
@@ -212,7 +212,7 @@ def build():
         (["--method", f"{NAME}:shar=1"], 2, "did you mean 'share'"),
         (["--method", f"{NAME}:share=much"], 2, f"option share of method {NAME} takes a number, not 'much'"),
         (["--method", f"{NAME}:K=0"], 2, f"option K of method {NAME} is a rank, at least 1"),
-        (["--method", NAME, "--layers", "classifier"], 1, "it has no window after which channels could be shared"),
+        (["--method", NAME, "--layers", "classifier.6"], 1, "it has no window after which channels could be shared"),
     ],
 )
 def test_what_it_does_not_take_is_said(arguments, code, words, refused):
@@ -220,7 +220,9 @@ def test_what_it_does_not_take_is_said(arguments, code, words, refused):
 
 
 def test_inspect_says_where_it_applies(done):
+    """Letters stand for the methods of a layer: convolutions have it, Linears do not."""
     text = done("inspect", "digits_vgg")
-    (row,) = [line for line in text.splitlines() if line.startswith("features.3 ")]
-    assert NAME in text
-    assert row
+    letters = {line.split(":")[0]: line for line in text.splitlines() if ": " in line}
+    by_layer = {line.split()[0]: line.split()[-1] for line in text.splitlines() if line.startswith(("feat", "class"))}
+    assert NAME in letters[by_layer["features.3"]]
+    assert NAME not in letters[by_layer["classifier.0"]]
