@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torchvision
 from torch import nn
 
 from cnncompress.chains.spec import Pair, as_pair
@@ -27,6 +26,7 @@ from cnncompress.models.sources import (
     describe,
     find_source,
     import_timm,
+    import_torchvision_models,
     list_models,
 )
 from cnncompress.models.unwrapping import State
@@ -139,7 +139,7 @@ def _construct(source: ModelSource, *, empty: bool = False) -> nn.Module:
 
 
 def _weights_enum(source: ModelSource, weights: str) -> Any:
-    members = torchvision.models.get_model_weights(source.name).__members__
+    members = import_torchvision_models().get_model_weights(source.name).__members__
     if weights not in members:
         known = ", ".join([*members, NONE])
         raise UsageError(
@@ -152,7 +152,8 @@ def _torchvision_pretrained(source: ModelSource, weights: str) -> tuple[nn.Modul
     chosen = _weights_enum(source, weights)
     kwargs = {k: v for k, v in source.kwargs.items() if k != "aux_logits"}
     try:
-        model = torchvision.models.get_model(source.name, weights=chosen, progress=sys.stderr.isatty(), **kwargs)
+        models = import_torchvision_models()
+        model = models.get_model(source.name, weights=chosen, progress=sys.stderr.isatty(), **kwargs)
     except ValueError as error:
         raise UsageError(f"the {chosen.name} weights of {source.name} do not fit: {describe(error)}") from error
     except (OSError, RuntimeError, http.client.HTTPException) as error:

@@ -10,10 +10,8 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
-import torchvision
-from accelerate import init_empty_weights
 from torch import nn
 
 from cnncompress.errors import CompressError, RunError, UsageError, nearest
@@ -43,7 +41,20 @@ class ModelSource:
 
 def list_models() -> list[str]:
     """The names of the built-in and of torchvision's classification networks."""
-    return sorted([*BUILTIN, *torchvision.models.list_models(module=torchvision.models)])
+    return sorted([*BUILTIN, *_classifiers()])
+
+
+def import_torchvision_models() -> ModuleType:
+    """`torchvision.models`: a second to import, which other networks do without."""
+    import torchvision.models
+
+    return torchvision.models
+
+
+def _classifiers() -> list[str]:
+    """The names of torchvision's classification networks."""
+    models = import_torchvision_models()
+    return cast(list[str], models.list_models(module=models))
 
 
 def find_source(name: str) -> ModelSource:
@@ -55,9 +66,6 @@ def find_source(name: str) -> ModelSource:
         if not LOCAL_NAME.fullmatch(model) or not timm.is_model(model):
             raise UsageError(f"timm has no model '{model}'{nearest(model, timm.list_models())}")
         return ModelSource("timm", model)
-    if name in list_models():
-        # The auxiliary heads are for training from nothing; evaluation never calls them.
-        return ModelSource("torchvision", name, {"aux_logits": False} if name in AUXILIARY else {})
     origin, colon, function = name.rpartition(":")
     if colon and origin and all(part.isidentifier() for part in function.split(".")):
         if origin.endswith(".py"):
@@ -65,6 +73,9 @@ def find_source(name: str) -> ModelSource:
         return ModelSource("factory", f"{origin}:{function}")
     if name.endswith(".py"):
         raise UsageError(f"{name} names no function: give {name}:FUNCTION")
+    if name in _classifiers():
+        # The auxiliary heads are for training from nothing; evaluation never calls them.
+        return ModelSource("torchvision", name, {"aux_logits": False} if name in AUXILIARY else {})
     raise unknown_model(name)
 
 
@@ -126,7 +137,7 @@ def _registered(source: ModelSource) -> bool:
         return source.name in BUILTIN
     if source.kind == "timm":
         return LOCAL_NAME.fullmatch(source.name) is not None and import_timm().is_model(source.name)
-    return source.kind == "torchvision" and source.name in torchvision.models.list_models(module=torchvision.models)
+    return source.kind == "torchvision" and source.name in _classifiers()
 
 
 def build_architecture(source: ModelSource) -> nn.Module:
@@ -151,12 +162,14 @@ def construct(source: ModelSource, *, empty: bool) -> nn.Module:
         return BUILTIN[source.name].build(**kwargs).eval()
     if source.kind == "factory":
         return call_factory(source.name, kwargs).eval()
+    from accelerate import init_empty_weights
+
     with init_empty_weights(include_buffers=False) if empty else nullcontext():
         if source.kind == "timm":
             return import_timm().create_model(source.name, pretrained=False, **kwargs).eval()
         if source.name in AUXILIARY:
             kwargs["init_weights"] = not empty
-        return torchvision.models.get_model(source.name, weights=None, **kwargs).eval()
+        return import_torchvision_models().get_model(source.name, weights=None, **kwargs).eval()
 
 
 def import_timm() -> ModuleType:

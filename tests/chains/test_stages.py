@@ -183,12 +183,12 @@ import sys
 import cnncompress as cc
 cc.load(sys.argv[1])
 methods = {m for m in sys.modules if m.startswith("cnncompress.decompositions")}
-slow = {m.partition(".")[0] for m in sys.modules} & {"tensorly", "scipy", "sklearn"}
+slow = {m.partition(".")[0] for m in sys.modules} & {"tensorly", "scipy", "sklearn", "torchvision", "accelerate"}
 assert not methods | slow, methods | slow
 """
 
 
-def test_loading_a_run_imports_no_method(tmp_path):
+def test_loading_a_run_imports_no_method_and_no_package_that_it_does_not_need(tmp_path):
     import cnncompress as cc
 
     network = cc.load_model("digits_vgg").model
