@@ -19,6 +19,7 @@ from cnncompress.maths.linalg import singular_values
 from cnncompress.metrics import FROBENIUS, Metric
 
 REGISTRY: dict[str, type[Decomposition]] = {}
+SEEDS = 2**63  # as many as torch and numpy take
 
 
 def register(cls: type[Decomposition]) -> type[Decomposition]:
@@ -38,6 +39,7 @@ class Decomposition(ABC):
     source: ClassVar[str]
     rank_names: ClassVar[tuple[str, ...]] = ("K",)
     options: ClassVar[dict[str, Any]] = {}
+    counts: ClassVar[tuple[str, ...]] = ()  # the options that are at least 1
     exact: ClassVar[bool] = True  # the full rank reproduces every weight
     whitens: ClassVar[bool] = False  # `group_factorize` takes the metric into account itself
     sliced: ClassVar[bool] = False  # the first K channels between its two stages are the chain of rank K
@@ -45,6 +47,11 @@ class Decomposition(ABC):
 
     def __init__(self, **options: Any) -> None:
         self.settings = {**self.options, **options}
+        for option in self.counts:
+            if self.settings[option] < 1:
+                raise UsageError(f"option {option} of method {self.name} is at least 1, not {self.settings[option]}")
+        if not 0 <= self.settings.get("seed", 0) < SEEDS:
+            raise UsageError(f"option seed of method {self.name} is in 0..2^63−1, not {self.settings['seed']}")
 
     # --- to be written by a method ---
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from math import ceil
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float, Int
@@ -15,7 +15,7 @@ from cnncompress.chains.spec import Chain, ConvSpec, Permutation, Rank, Stage
 from cnncompress.decompositions.base import Decomposition, register
 from cnncompress.decompositions.cp import balanced, exact_factors
 from cnncompress.errors import UsageError
-from cnncompress.maths.clustering import balanced_kmeans, check_search, nearest_divisor
+from cnncompress.maths.clustering import balanced_kmeans, nearest_divisor
 from cnncompress.metrics import Metric
 
 # Greedy rank-one fits: alternating steps at most, and the relative gain below which a fit ends.
@@ -34,13 +34,7 @@ class Bicluster(Decomposition):
     """
 
     options = {"G": 2, "H": 2, "restarts": 10, "seed": 0}  # noqa: RUF012
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        check_search(self.name, self.settings["restarts"], self.settings["seed"])
-        for name in ("G", "H"):
-            if self.settings[name] < 1:
-                raise UsageError(f"option {name} of method {self.name} is at least 1, not {self.settings[name]}")
+    counts = ("G", "H", "restarts")
 
     @abstractmethod
     def part_full_rank(self, f: int, c: int, positions: int) -> Rank:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -11,10 +10,9 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from cnncompress.chains.spec import Chain, ConvSpec, Rank
-from cnncompress.decompositions.base import Decomposition, refuse_matrix, register
+from cnncompress.decompositions.base import SEEDS, Decomposition, refuse_matrix, register
 from cnncompress.decompositions.refine import error_of, refine
 from cnncompress.decompositions.whitening import whiten
-from cnncompress.errors import UsageError
 from cnncompress.maths.linalg import gram, leading_eigenvectors
 from cnncompress.metrics import Metric
 
@@ -41,21 +39,16 @@ class CP(Decomposition):
     """1×1 C→K, depthwise kh×kw, 1×1 K→F: a sum of K outer products of an input, a spatial and an output vector.
 
     Fitted by at most `iterations` sweeps of alternating least squares, a wide layer by a third of them; of a small one
-    the best of at most `starts` fits. The result is a local optimum, so that a higher rank is not sure to have a lower
-    error. At full rank the construction is exact.
+    the best of at most `starts` fits, whose random columns follow from `seed`. The result is a local optimum, so that
+    a higher rank is not sure to have a lower error. At full rank the construction is exact.
     """
 
     name = "cp"
     source = "Denton et al. 2014 §3.2.2 (outer products); Lebedev et al. 2015"
-    options = {"iterations": 100, "starts": 4}  # noqa: RUF012
+    options = {"iterations": 100, "starts": 4, "seed": 0}  # noqa: RUF012
+    counts = ("iterations", "starts")
     whitens = True
     smooth = True
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        for option, value in self.settings.items():
-            if value < 1:
-                raise UsageError(f"option {option} of method cp is at least 1, not {value}")
 
     def group_refuse(self, spec: ConvSpec) -> str | None:
         """A 1×1 kernel has no spatial vectors."""
@@ -74,7 +67,7 @@ class CP(Decomposition):
 
     def quick(self) -> CP:
         """At most `QUICK_SWEEPS` sweeps from one start."""
-        return CP(iterations=min(QUICK_SWEEPS, self.settings["iterations"]), starts=1)
+        return CP(**self.settings | {"iterations": min(QUICK_SWEEPS, self.settings["iterations"]), "starts": 1})
 
     def group_factorize(self, weight: Tensor, spec: ConvSpec, rank: Rank, metric: Metric) -> list[Tensor]:
         """The three factors of the weight, scaled part of the way to the metric.
@@ -88,7 +81,8 @@ class CP(Decomposition):
         scaled, undo = whiten(weight, chain, metric, WHITENED_SHARE)
         starts = max(1, min(self.settings["starts"], 2 * ENTRIES_FOR_TWO_STARTS // weight.numel()))
         iterations = max(1, self.settings["iterations"] // (1 if weight.numel() <= WIDE_ENTRIES else FEWER_SWEEPS))
-        fits = (fit_factors(scaled.flatten(2), K, iterations, seed) for seed in range(starts))
+        first = self.settings["seed"] * self.settings["starts"] % SEEDS  # no two seeds have a start in common
+        fits = (fit_factors(scaled.flatten(2), K, iterations, seed) for seed in range(first, first + starts))
         candidates = [undo(_kernels(factors, spec)) for factors in fits]
         best = candidates[0] if starts == 1 else min(candidates, key=lambda one: _refitted(chain, one, weight, metric))
         inputs, taps, output = (kernel.flatten(1) for kernel in best)

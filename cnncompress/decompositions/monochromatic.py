@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -13,7 +12,7 @@ from cnncompress.chains.spec import Chain, ConvSpec, Permutation, Rank
 from cnncompress.decompositions.base import Decomposition, register
 from cnncompress.decompositions.lines import STARTS_WHERE_SMALL, find_lines, form_of
 from cnncompress.errors import UsageError
-from cnncompress.maths.clustering import balanced_kmeans, check_search, divisors
+from cnncompress.maths.clustering import balanced_kmeans, divisors
 from cnncompress.metrics import Metric
 
 
@@ -32,11 +31,8 @@ class Monochromatic(Decomposition):
     source = "Denton et al. 2014 §3.3"
     rank_names = ("colours",)
     options = {"restarts": 10, "seed": 0}  # noqa: RUF012
+    counts = ("restarts",)
     exact = False
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        check_search(self.name, self.settings["restarts"], self.settings["seed"])
 
     def refuse(self, spec: ConvSpec) -> str | None:
         """Grouped convolutions would need a permutation across groups."""

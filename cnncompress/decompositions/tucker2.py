@@ -26,21 +26,21 @@ class Tucker2(Decomposition):
 
     `algorithm` hosvd truncates the input channels, then the output channels, by one SVD each (Denton et al. 2014);
     hooi improves both in turn, `sweeps` times, from there (Kim et al. 2016): its error is never larger.
+    `seed` is that of the vectors that fill up a basis where one rank exceeds what the other leaves.
     """
 
     name = "tucker2"
     source = "Denton et al. 2014 §3.2.2 (hosvd); Kim et al. 2016 (hooi)"
     rank_names = ("K1", "K2")
-    options = {"algorithm": "hosvd", "sweeps": 5}  # noqa: RUF012
+    options = {"algorithm": "hosvd", "sweeps": 5, "seed": 0}  # noqa: RUF012
+    counts = ("sweeps",)
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        algorithm, sweeps = self.settings["algorithm"], self.settings["sweeps"]
+        algorithm = self.settings["algorithm"]
         if algorithm not in ALGORITHMS:
             hint = nearest(algorithm, ALGORITHMS)
             raise UsageError(f"method tucker2 has no algorithm '{algorithm}' (it has: {', '.join(ALGORITHMS)}){hint}")
-        if sweeps < 1:
-            raise UsageError(f"option sweeps of method tucker2 is at least 1, not {sweeps}")
 
     def group_refuse(self, spec: ConvSpec) -> str | None:
         """A 1×1 kernel between two 1×1 layers is one matrix too many."""
@@ -61,7 +61,8 @@ class Tucker2(Decomposition):
         """Orthonormal 1×1 kernels and the core between them."""
         core, U_in, U_out = hosvd(weight, rank)
         if self.settings["algorithm"] == "hooi" and weight.any():
-            core, U_in, U_out = hooi(weight, core, U_in, U_out, self.settings["sweeps"])
+            seed = self.settings["seed"] % 2**32  # what numpy takes
+            core, U_in, U_out = hooi(weight, (core, U_in, U_out), self.settings["sweeps"], seed)
         return [U_in.mT[:, :, None, None], core, U_out[:, :, None, None]]
 
 
@@ -77,13 +78,13 @@ def hosvd(
 
 def hooi(
     weight: Float[Tensor, "f c kh kw"],
-    core: Float[Tensor, "k2 k1 kh kw"],
-    U_in: Float[Tensor, "c k1"],
-    U_out: Float[Tensor, "f k2"],
+    start: tuple[Float[Tensor, "k2 k1 kh kw"], Float[Tensor, "c k1"], Float[Tensor, "f k2"]],
     sweeps: int,
+    seed: int = 0,
 ) -> tuple[Float[Tensor, "k2 k1 kh kw"], Float[Tensor, "c k1"], Float[Tensor, "f k2"]]:
     """Higher-order orthogonal iteration from a given start; shapes as in `hosvd`."""
-    start = (core.cpu().numpy(), [U_out.cpu().numpy(), U_in.cpu().numpy()])
+    core, U_in, U_out = start
+    init = (core.cpu().numpy(), [U_out.cpu().numpy(), U_in.cpu().numpy()])
     with tl.backend_context("numpy", local_threadsafe=True), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a rank above what the other one leaves is filled up, which is meant
         (better, bases), _ = partial_tucker(
@@ -91,9 +92,9 @@ def hooi(
             rank=[U_out.shape[1], U_in.shape[1]],
             modes=[0, 1],
             n_iter_max=sweeps,
-            init=start,
+            init=init,
             tol=1e-6,
-            random_state=0,
+            random_state=seed,
         )
     better, U_out, U_in = (torch.tensor(x, device=weight.device) for x in (better, *bases))
     return better, U_in, U_out

@@ -10,8 +10,6 @@ from jaxtyping import Float, Float64, Int
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from cnncompress.errors import UsageError
-
 Distance = Literal["euclidean", "subspace"]
 
 # A step that lowers the energy by less than this share of it ends a run.
@@ -45,14 +43,6 @@ def divisors(n: int) -> list[int]:
 def nearest_divisor(n: int, about: int) -> int:
     """The divisor of n that is nearest to `about` as a ratio; the smaller of two."""
     return min(divisors(n), key=lambda d: max(d / about, about / d))
-
-
-def check_search(method: str, restarts: int, seed: int) -> None:
-    """UsageError for the settings of a clustering that a user gave to a method and that make no sense."""
-    if restarts < 1:
-        raise UsageError(f"option restarts of method {method} is at least 1, not {restarts}")
-    if not 0 <= seed < 2**63:
-        raise UsageError(f"option seed of method {method} is in 0..2^63−1, not {seed}")
 
 
 def balanced_kmeans(

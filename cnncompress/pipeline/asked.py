@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from cnncompress.chains.spec import Pair
 from cnncompress.latency.setting import TimingSetting
 from cnncompress.metrics import get_metric
 from cnncompress.names.metrics import DEFAULT
-from cnncompress.planning import Choice, RankRequest, seeded
+from cnncompress.planning import Choice, RankRequest
 
 
 @dataclass(frozen=True)
@@ -80,8 +80,8 @@ class LayersAsked:
 
     def rules(self, seed: int) -> tuple[Choice, dict[str, Choice]]:
         """The choice for all layers and those by pattern; methods that draw random numbers have the seed."""
-        special = {p: Choice(seeded(c.method, seed), c.rank) for p, c in self.per_layer.items()}
-        return Choice(seeded(self.method, seed), self.rank), special
+        special = {pattern: replace(choice, seed=seed) for pattern, choice in self.per_layer.items()}
+        return Choice(self.method, self.rank, seed), special
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from cnncompress.terminal.console import Steps
 def compress_network(network: nn.Module, images: Tensor, budget: Budget, asked: LayersAsked, seed: int) -> Compressed:
     """The network planned within a budget and corrected in network order on `images` [n, c, H, W]."""
     subject = look_at(network, images[:1])
-    choices, reasons = choices_of(subject, *asked.rules(0), asked.layers, asked.skip)
+    choices, reasons = choices_of(subject, *asked.rules(seed), asked.layers, asked.skip)
     names = list(choices)
     how, _ = with_gradients(FitAsked(GUIDED, "refit", seed=seed, metric_assumed=True), network, images[:1])
     statistics = collect_statistics(network, batches(images), how.metric, layers=names, seed=seed)

@@ -16,7 +16,7 @@ from cnncompress.decompositions import Decomposition
 from cnncompress.errors import in_layer
 from cnncompress.latency.table import LatencyTable
 from cnncompress.metrics import Metric, squared_error
-from cnncompress.planning.rules import Choice, Kept, RankRequest, choose_method, rank_for
+from cnncompress.planning.rules import Choice, Kept, RankRequest, choose_method, rank_for, seeded
 
 AUTO = ("spatial-svd", "spatial-svd:first=horizontal", "channel-svd", "cp", "svd")  # whose errors are soon known
 MOST_ENTRIES = {
@@ -106,7 +106,8 @@ def methods_of(choice: Choice, spec: ConvSpec) -> list[str]:
     """The methods that a budget chooses from for a layer."""
     weights = spec.weights // spec.groups
     auto = [name for name in AUTO if weights <= MOST_ENTRIES.get(name, math.inf)]
-    return [name for text in choice.methods for name in (auto if text == "auto" else [text])]
+    chosen = (name for text in choice.methods for name in (auto if text == "auto" else [text]))
+    return [seeded(text, choice.seed) for text in chosen]
 
 
 @in_layer

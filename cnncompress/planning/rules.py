@@ -19,10 +19,14 @@ RankRequest = int | float | Sequence[int]
 
 @dataclass(frozen=True)
 class Choice:
-    """What is asked of a layer: a method (`NAME[:k=v,...]` or `auto`, or several joined by `+`) and a rank."""
+    """What is asked of a layer: a method (`NAME[:k=v,...]` or `auto`, or several joined by `+`) and a rank.
+
+    Methods that draw random numbers take `seed`, unless their options name another.
+    """
 
     method: str = "auto"
     rank: RankRequest = 0.25
+    seed: int = 0
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -53,13 +57,10 @@ def choose_method(text: str, spec: ConvSpec) -> tuple[Decomposition, RankRequest
 
 
 def seeded(text: str, seed: int) -> str:
-    """The methods `NAME[:k=v,...][+...]` with this seed, where they draw random numbers and name none of their own."""
-    found = []
-    for method in text.split("+"):
-        name, _, options = method.partition(":")
-        draws = name in REGISTRY and "seed" in REGISTRY[name].options and not re.search(r"\bseed=", options)
-        found.append(f"{name}:{','.join(filter(None, (options, f'seed={seed}')))}" if seed and draws else method)
-    return "+".join(found)
+    """The method `NAME[:k=v,...]` with this seed, where it draws random numbers and names no seed of its own."""
+    name, _, options = text.partition(":")
+    draws = name in REGISTRY and "seed" in REGISTRY[name].options and not re.search(r"\bseed=", options)
+    return f"{name}:{','.join(filter(None, (options, f'seed={seed}')))}" if seed and draws else text
 
 
 def plan_layer(call: Call, choice: Choice, force: bool = False, centred: bool = False) -> LayerPlan | Kept:
@@ -70,7 +71,7 @@ def plan_layer(call: Call, choice: Choice, force: bool = False, centred: bool = 
     spec = call.spec
     if len(choice.methods) > 1:
         raise UsageError(f"method {choice.method}: only a budget or --max-drop chooses from several; give one")
-    method, fixed = choose_method(choice.method, spec)
+    method, fixed = choose_method(seeded(choice.method, choice.seed), spec)
     reason = method.refuse(spec)
     if reason:
         return Kept(reason)

@@ -130,3 +130,15 @@ def test_spectrum_tells_the_error_at_each_rank():
     dense = extract_groups(compose(chain, method.factorize(weight, spec, (4,))), 2)
     assert float((dense - weight).square().sum()) == pytest.approx(float(values[:, 4:].square().sum()), rel=1e-9)
     assert get_method("cp").spectrum(weight, spec) is None
+
+
+@pytest.mark.parametrize("name", sorted(REGISTRY))
+def test_counts_and_seeds_out_of_range_are_refused(name):
+    for option in REGISTRY[name].counts:
+        with pytest.raises(UsageError, match=f"option {option} of method {name} is at least 1, not 0"):
+            get_method(name, **{option: 0})
+    if "seed" in REGISTRY[name].options:
+        for seed in (-1, 2**63):
+            with pytest.raises(UsageError, match=f"option seed of method {name} is in 0"):
+                get_method(name, seed=seed)
+        get_method(name, seed=2**63 - 1)

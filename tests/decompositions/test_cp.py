@@ -165,8 +165,8 @@ def test_errors_are_read_off_a_falling_curve():
 
 
 def test_a_quick_fit_is_not_longer_than_what_was_asked_for():
-    assert CP().quick().settings == {"iterations": 30, "starts": 1}
-    assert CP(iterations=7).quick().settings == {"iterations": 7, "starts": 1}
+    assert CP().quick().settings == {"iterations": 30, "starts": 1, "seed": 0}
+    assert CP(iterations=7, seed=3).quick().settings == {"iterations": 7, "starts": 1, "seed": 3}
 
 
 def test_wide_weights_lose_nothing_to_single_precision(monkeypatch):
@@ -190,3 +190,19 @@ def test_a_start_is_refined_instead_of_a_new_fit(groups):
     assert all(torch.equal(a, b) for a, b in zip(start, same, strict=True))
     errors = [error(CP().factorize(weight, spec, (12,), metrics, sweeps, start)) for sweeps in (0, 1, 4)]
     assert errors[2] < errors[1] < errors[0]
+
+
+def test_the_seed_moves_all_random_starts_and_nothing_else():
+    """Above the mode sizes, columns start at random: seeds have no start in common, and each gives the same fit again.
+
+    Below them no column is random.
+    """
+    weight, spec = randn(6, 6, 3, 3), ConvSpec(6, 6, (3, 3))
+    wide, narrow = (
+        [CP(iterations=3, starts=2, seed=seed).factorize(weight, spec, (rank,), refine=0)[0] for seed in (0, 0, 1)]
+        for rank in (12, 5)
+    )
+    assert torch.equal(wide[0], wide[1])
+    assert not torch.allclose(wide[0], wide[2], atol=1e-3)
+    assert torch.equal(narrow[0], narrow[2])
+    CP(seed=2**63 - 1, starts=3, iterations=1).factorize(weight, spec, (12,))  # the largest seed

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from cnncompress.errors import UsageError
-from cnncompress.maths.clustering import assign, balanced_kmeans, check_search, divisors, nearest_divisor
+from cnncompress.maths.clustering import assign, balanced_kmeans, divisors, nearest_divisor
 from tests.decompositions.helpers import generator, randn
 from tests.orders import never_rises
 
@@ -149,11 +148,3 @@ def test_divisors():
     assert [nearest_divisor(n, about) for n, about in [(96, 48), (3, 2), (7, 2), (7, 6), (15, 4), (8, 100)]] == [
         *(48, 3, 1, 7, 5, 8)
     ]
-
-
-def test_settings_of_a_search_are_checked():
-    check_search("any", 1, 0)
-    with pytest.raises(UsageError, match="restarts of method any is at least 1, not 0"):
-        check_search("any", 0, 0)
-    with pytest.raises(UsageError, match="seed"):
-        check_search("any", 1, -1)

@@ -69,10 +69,10 @@ def test_the_papers_say_their_ranks(path):
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({}, "--data FOLDER of fifty or more images, labelled or not"),
-        ({"rank": 0.25}, "--data FOLDER of fifty or more images, labelled or not"),
+        ({}, "--data FOLDER (fifty or more images, labels not needed)"),
+        ({"rank": 0.25}, "--data FOLDER (fifty or more images, labels not needed)"),
         ({"data": "images"}, "no budget was given, so the plan is for macs=0.5"),
-        ({"data": "images", "rank": 0.25}, "--correct refit makes use of them too"),
+        ({"data": "images", "rank": 0.25}, "--correct refit fits them to the images of --data too"),
     ],
 )
 def test_a_hint_says_what_could_be_asked_for(settings, words):
@@ -98,7 +98,7 @@ def test_a_budget_out_of_reach_that_nobody_asked_for_is_raised_halfway():
     aim, plan = within_reach(planned, Aim(half, assumed=True), half)
     assert plan.achieved["macs"] == 0.85
     assert aim.budget == Budget(macs=0.85)
-    assert "planned for macs=0.85" in hint(Job(NetworkAsked("net"), ImagesAsked("images"), aim))
+    assert "the plan is for macs=0.85" in hint(Job(NetworkAsked("net"), ImagesAsked("images"), aim))
     with pytest.raises(UnreachableError):
         within_reach(planned, Aim(half), half)
 

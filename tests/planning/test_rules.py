@@ -183,7 +183,10 @@ class Attention(nn.Module):
         ("monochromatic:colours=4", 3, "monochromatic:colours=4,seed=3"),
         ("monochromatic:seed=7", 3, "monochromatic:seed=7"),
         ("monochromatic", 0, "monochromatic"),
-        ("svd+bicluster-svd:G=2", 5, "svd+bicluster-svd:G=2,seed=5"),
+        ("bicluster-svd:G=2", 5, "bicluster-svd:G=2,seed=5"),
+        ("cp", 5, "cp:seed=5"),
+        ("tucker2:algorithm=hooi", 5, "tucker2:algorithm=hooi,seed=5"),
+        ("svd", 5, "svd"),
     ],
 )
 def test_the_seed_reaches_methods_that_draw(text, seed, found):
