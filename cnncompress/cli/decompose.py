@@ -113,10 +113,11 @@ def command(config: Path | None, **flags: Any) -> None:
     from cnncompress.reporting.layout import fill, terminal_width
 
     done = run_decompose(settings, ["cnncompress", *sys.argv[1:]])
+    kept: dict[str, str] = {}
     if done.out is None:
         kept, done.report.kept = done.report.kept, {}
     options.echo(render(done.report, "table", layers=True, width=terminal_width()))
-    if done.out is None:
+    if kept:
         options.echo()
         options.echo_table(kept.items(), ["kept layer", "because"], [None, 80])
     options.echo(f"\nsaved in {done.out}" if done.out else "\ndry run: nothing was written")

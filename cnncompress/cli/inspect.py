@@ -31,7 +31,7 @@ def command(**flags: Any) -> None:
     settings = merge(ModelSettings, None, flags)
     frame.begin(settings)
     from cnncompress.api import run_inspect
-    from cnncompress.reporting.layout import fill, fitting, table, terminal_width
+    from cnncompress.reporting.layout import AS_NEEDED, fill, fitting, table, terminal_width
     from cnncompress.terminal.words import human
 
     opened, layers = run_inspect(settings)
@@ -46,14 +46,16 @@ def command(**flags: Any) -> None:
     options.echo(f"{opened.name}, {opened.weights}, input {'×'.join(map(str, opened.preprocessing.size))}")
     width = terminal_width()
 
-    def draw(numbers: Callable[[str], str], *hidden: str) -> str:
+    def draw(numbers: Callable[[str], str], *hidden: str, names: int | None = None) -> str:
         shown = [i for i, header in enumerate(HEADERS) if header not in hidden]
         cells = [[numbers(row[i]) if i in COSTS else row[i] for i in shown] for row in rows]
         align = "".join("llrrrrl"[i] for i in shown)
-        return table([HEADERS[i] for i in shown], cells, align, widths=[None] * (len(shown) - 1) + [44], limit=width)
+        widths = [names] + [None] * (len(shown) - 2) + [44]
+        return table([HEADERS[i] for i in shown], cells, align, widths=widths, limit=width)
 
     short = partial(draw, lambda text: human(int(text.replace(",", ""))))
     narrow = [partial(short, "% MACs"), partial(short, "% MACs", "shape")]
+    narrow.append(partial(narrow[-1], names=AS_NEEDED))
     options.echo(fitting([partial(draw, str), short, *narrow], width) + "\n")
     energy = "50/90/99 % energy: the rank that keeps this share of the squared singular values, of the full rank"
     for line in (energy, *(f"{letter}: {methods}" for methods, letter in letters.items())):

@@ -120,7 +120,8 @@ def echo(text: str = "", err: bool = False) -> None:
 def echo_table(
     rows: Iterable[Sequence[str]], headers: Sequence[str], widths: Sequence[int | None], align: str = ""
 ) -> None:
-    """Print a table; `widths` wraps columns, and `align` has an l or an r a column."""
-    from cnncompress.reporting.layout import table, terminal_width
+    """Print a table, names first; `widths` wraps columns, and `align` has an l or an r a column."""
+    from cnncompress.reporting.layout import named, table, terminal_width
 
-    echo(table(headers, rows, align or "l" * len(headers), "table", widths, terminal_width()))
+    cells, aligned, limit = list(rows), align or "l" * len(headers), terminal_width()
+    echo(named(lambda wrapped: table(headers, cells, aligned, "table", wrapped, limit), widths, limit))

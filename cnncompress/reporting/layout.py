@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from functools import partial
 
 from tabulate import tabulate
 
 from cnncompress.text import markdown, plain
 
 NARROWEST = 12  # columns of characters that a wrapped cell keeps
+AS_NEEDED = 1000  # columns of characters of a cell that is only wrapped where its table is too wide
+PIECES = re.compile(r"[^.]*\.+|[^.]+$")  # of a dotted name
 
 
 def terminal_width() -> int | None:
@@ -35,7 +39,8 @@ def table(
     """A table for the terminal or in Markdown; `alignment` has an l or an r a column.
 
     For the terminal, `widths` wraps columns (None: as wide as they are), and those shrink until lines have at most
-    `limit` characters, where that is possible. A cell may have several lines.
+    `limit` characters, where that is possible. A cell may have several lines. A dotted name that is longer than its
+    column is broken after dots.
     """
     rows = [[_plain(cell) for cell in row] for row in rows]
     if format == "markdown":
@@ -59,6 +64,11 @@ def fitting(layouts: Sequence[Callable[[], str]], limit: int | None) -> str:
         if limit is None or widest(text) <= limit:
             break
     return text
+
+
+def named(draw: Callable[[Sequence[int | None]], str], widths: Sequence[int | None], limit: int | None) -> str:
+    """A table with names in its first column, which are broken after dots only where it does not fit otherwise."""
+    return fitting([partial(draw, widths), partial(draw, [AS_NEEDED, *widths[1:]])], limit)
 
 
 def fill(text: str, width: int | None) -> str:
@@ -85,7 +95,18 @@ def _plain(cell: str) -> str:
 
 
 def _fill(cell: str, width: int | None) -> str:
-    return "\n".join(fill(line, width) for line in cell.split("\n"))
+    lines = "\n".join(fill(line, width) for line in cell.split("\n")).split("\n")
+    return "\n".join(line if width is None or len(line) <= width else _break_name(line, width) for line in lines)
+
+
+def _break_name(name: str, width: int) -> str:
+    """A dotted name in lines of at most `width` characters, where its parts allow."""
+    lines = [""]
+    for piece in PIECES.findall(name):
+        if lines[-1] and len(lines[-1] + piece) > width:
+            lines.append("")
+        lines[-1] += piece
+    return "\n".join(lines)
 
 
 def _draw(headers: Sequence[str], cells: list[list[str]], alignment: str, style: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from cnncompress.errors import unknown
 from cnncompress.files.reading import finite
 from cnncompress.reporting.layers import LAYER_FORMS, kept_table, layer_records, layer_table
-from cnncompress.reporting.layout import fill, fitting, table
+from cnncompress.reporting.layout import AS_NEEDED, fill, fitting, table
 from cnncompress.reporting.networks import fitting_networks, network_records, network_table, notes_of
 from cnncompress.reporting.rows import Report
 from cnncompress.text import csv_cell, escaped_json, markdown, plain
@@ -41,7 +41,8 @@ def render(report: Report, format: str = "table", layers: bool = False, width: i
         parts = [fitting_networks(report.rows, narrow), "\n".join(fill(plain(note), narrow) for note in notes)]
     if layers and report.layers:
         layouts = [layer_table(report)] if narrow is None else [layer_table(report, form) for form in LAYER_FORMS]
-        parts += [fitting([partial(table, *columns, format) for columns in layouts], narrow)]
+        drawn = [partial(table, *columns, format) for columns in layouts]
+        parts += [fitting([*drawn, partial(drawn[-1], [AS_NEEDED], narrow)], narrow)]
     if layers and report.kept:
         parts += [table(*kept_table(report.kept), format, [40, None, 60], narrow)]
     return "\n\n".join(parts)

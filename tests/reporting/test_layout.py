@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from cnncompress.reporting import render
-from cnncompress.reporting.layout import fill, fitting, table, terminal_width, widest
+from cnncompress.reporting.layout import fill, fitting, named, table, terminal_width, widest
 from tests.reporting.test_reporting import ORIGINAL, SMALL, report  # noqa: F401
 
 LONG = replace(SMALL, name="wide_resnet101_2 spatial-svd rank 0.25 data-covariance", params=456_789_012)
@@ -75,3 +75,30 @@ def test_the_first_layout_that_fits_is_taken():
 def test_the_width_is_that_of_the_terminal(columns, width, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", columns)
     assert terminal_width() == width
+
+
+NAME = "features.denseblock4.denselayer16.attention.projection.conv2"
+
+
+def test_a_name_is_broken_after_dots_where_nothing_else_makes_room(report):  # noqa: F811
+    report.layers.append(replace(report.layers[0], layer=NAME, method="bicluster-svd"))
+    report.kept[NAME] = "depthwise: nothing to share"
+    text = render(report, layers=True, width=80)
+    assert widest(text) <= 80
+    assert NAME not in text
+    assert "features.denseblock4." in text
+    assert NAME in render(report, layers=True, width=140)
+
+
+def test_the_parts_of_a_broken_name_are_its_own():
+    def draw(widths):
+        return table(["layer", "because"], [[NAME, "one reason of several words"]], "ll", widths=widths, limit=50)
+
+    whole = draw([None, 40])
+    assert NAME in whole
+    broken = named(draw, [None, 40], 50)
+    assert widest(broken) <= 50
+    first = [line[: line.index("  ")] if "  " in line.strip() else line for line in broken.splitlines()[2:]]
+    assert "".join(first) == NAME
+    assert all(part.endswith(".") for part in first[:-1])
+    assert named(draw, [None, 40], None) == whole
