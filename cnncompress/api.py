@@ -47,7 +47,7 @@ from cnncompress.pipeline.latencies import LayerTime, layer_times
 from cnncompress.pipeline.measure import evaluate_network, profile_network, report_on
 from cnncompress.pipeline.memory import compress_network
 from cnncompress.pipeline.opened import Opened
-from cnncompress.planning import Choice, warn_unless_built_by_name
+from cnncompress.planning import Choice
 from cnncompress.programs.export import EXPORTERS, ExportReport
 from cnncompress.reporting import Report
 from cnncompress.runs import load
@@ -82,7 +82,6 @@ def compress(
     images, _ = read_batch(images, input_dtype(model), labels=False)
     if not len(images):
         raise UsageError("there are no images to calibrate on: give some fifty or more")
-    warn_unless_built_by_name(model)
     return compress_network(model, images, budget, LayersAsked(method, layers=layers, skip=skip), seed)
 
 

@@ -7,7 +7,6 @@ from cnncompress.planning.decide import (
     plan,
     plan_by_rank,
     reasons_of,
-    warn_unless_built_by_name,
     with_reasons,
 )
 from cnncompress.planning.file import read_plan
@@ -44,6 +43,5 @@ __all__ = [
     "reasons_of",
     "seeded",
     "settled_table",
-    "warn_unless_built_by_name",
     "with_reasons",
 ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fnmatch
-import warnings
 from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
@@ -13,12 +12,10 @@ from cnncompress.chains.spec import Call, ConvSpec
 from cnncompress.latency.table import LatencyTable
 from cnncompress.metrics import get_metric
 from cnncompress.metrics.statistics import LayerStatistics
-from cnncompress.models.classes import class_source
 from cnncompress.names.metrics import DEFAULT
 from cnncompress.network.costs import Profile
 from cnncompress.network.divergence import Answers
 from cnncompress.network.layers import layers_of, refuse_in_network
-from cnncompress.network.provenance import provenance
 from cnncompress.network.subject import Subject, look_at
 from cnncompress.planning.budget import Planner
 from cnncompress.planning.collection import Guide, LatencyModel, make_candidates
@@ -69,7 +66,6 @@ def plan(
     Raises UsageError for requests that make no sense, and for a budget that no plan meets.
     """
     get_metric(metric)
-    warn_unless_built_by_name(model)
     subject = look_at(model, example_input)
     choices, reasons = choices_of(subject, Choice(method, rank), per_layer or {}, layers, skip)
     reasons |= reasons_of(subject.cost)
@@ -81,18 +77,6 @@ def plan(
         result = Planner(make_candidates(subject, choices, guide, times, multiple=multiple)).plan(budget)
     result.input_shape = tuple(example_input.shape[1:])
     return with_reasons(result, reasons, subject.calls)
-
-
-def warn_unless_built_by_name(model: nn.Module) -> None:
-    """Say before the work what `save` will not be able to keep."""
-    known = provenance(model)
-    if (known is None or known.source is None) and class_source(model) is None:
-        warnings.warn(
-            f"{type(model).__name__} cannot be built again by the name of its class: cnncompress.save will keep it as "
-            "an exported program, which runs and trains but is not decomposed again; load it with "
-            "cnncompress.load_model, or save it with source='path/file.py:factory', to keep the architecture",
-            stacklevel=3,
-        )
 
 
 def choices_of(

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import platform
+import warnings
 from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -46,6 +47,10 @@ INCOMPLETE = (
     "that differs from build to build in a parameter, buffer or submodule"
 )
 PACKED = "{names} cannot be stored in a run; when it is loaded, they are as {source} builds them then"
+AS_PROGRAM = (
+    "{name} cannot be built again by the name of its class: the run holds it as an exported program, which runs and "
+    "trains but cannot be decomposed further; to keep the architecture, pass save(..., source='path/file.py:factory')"
+)
 Side = Callable[[Path], None]  # writes a file at a path
 
 
@@ -144,20 +149,22 @@ def save(
     name; else the network is kept as an exported program, which runs and trains but is not decomposed again.
     Raises as `save_run` does, and CompressError where neither can be had.
     """
-    model = network_of(model)
+    model, unbuilt = network_of(model), False
     if source is not None:
         source = find_source(source) if isinstance(source, str) else source
         attach(model, dataclasses.replace(provenance(model) or Provenance(), source=source))
     else:
-        _find_out_source(model)
+        unbuilt = _find_out_source(model)
     save_run(path, model, metrics={"schema": 1, "rows": [], "layers": []}, force=force)
+    if unbuilt:
+        warnings.warn(AS_PROGRAM.format(name=type(model).__name__), stacklevel=2)
 
 
-def _find_out_source(model: nn.Module) -> None:
-    """Note with a network how it can be built again, where nothing says so yet."""
+def _find_out_source(model: nn.Module) -> bool:
+    """Note with a network how it can be built again, where nothing says so yet; True where nothing builds it."""
     known = provenance(model) or Provenance()
     if known.source is not None:
-        return
+        return False
     source = class_source(model)
     if source is not None:
         known = dataclasses.replace(known, source=source)
@@ -167,6 +174,7 @@ def _find_out_source(model: nn.Module) -> None:
             source = None
     program = ModelSource("program", type(model).__qualname__)
     attach(model, dataclasses.replace(known, source=source or program))
+    return source is None
 
 
 def _known(model: nn.Module) -> Provenance:

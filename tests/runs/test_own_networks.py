@@ -13,6 +13,8 @@ from cnncompress.chains.modules import FactoredLayer
 from cnncompress.models.classes import class_source
 from cnncompress.network.provenance import provenance
 
+pytestmark = pytest.mark.filterwarnings("ignore:.* exported program")
+
 
 class Net(nn.Module):
     """Can be built by its name."""
@@ -34,9 +36,7 @@ class Sized(Net):
 
 
 def small_of(model, size=(3, 8, 8)):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        plan = cc.plan(model.eval(), torch.zeros(1, *size), layers=["two"], rank=2)
+    plan = cc.plan(model.eval(), torch.zeros(1, *size), layers=["two"], rank=2)
     return cc.decompose(model, plan, progress=False)
 
 
@@ -62,9 +62,7 @@ def test_a_class_that_can_be_built_by_its_name_is_kept_by_it(tmp_path):
 )
 def test_any_other_network_is_kept_as_a_program(model, tmp_path):
     name = "two" if hasattr(model, "two") else "0.two"
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        plan = cc.plan(model.eval(), torch.zeros(1, 3, 10, 8), layers=[name], rank=2)
+    plan = cc.plan(model.eval(), torch.zeros(1, 3, 10, 8), layers=[name], rank=2)
     small = cc.decompose(model, plan, progress=False)
     cc.save(small, tmp_path / "run")
     again = cc.load(tmp_path / "run")
@@ -91,20 +89,28 @@ def test_a_source_that_is_given_counts(tmp_path):
 @pytest.mark.parametrize(
     ("model", "said"), [(Net(), False), (Sized(5), True), (nn.Sequential(nn.Conv2d(3, 8, 3)), True)], ids=str
 )
-def test_a_plan_says_before_the_work_what_will_not_be_kept(model, said):
+def test_what_only_a_program_can_hold_is_said_when_it_is_saved(model, said, tmp_path):
+    """Not before, as a network need not be saved, and not again for the run itself."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        cc.plan(model.eval(), torch.zeros(1, 3, 8, 8), rank=2)
+        plan = cc.plan(model.eval(), torch.zeros(1, 3, 8, 8), rank=2)
+        small = cc.decompose(model, plan, progress=False)
+    assert not [w for w in caught if "exported program" in str(w.message)]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        cc.save(small, tmp_path / "run")
+        if said:
+            cc.save(cc.load(tmp_path / "run"), tmp_path / "again")
     words = [str(w.message) for w in caught if "exported program" in str(w.message)]
     assert len(words) == said
     assert all("source='path/file.py:factory'" in text for text in words)
 
 
-def test_a_network_loaded_by_name_needs_no_warning():
+def test_a_network_loaded_by_name_needs_no_warning(tmp_path):
     model = cc.load_model("digits_vgg").model
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        cc.plan(model, torch.zeros(1, 3, 32, 32), rank=2)
+        warnings.simplefilter("error", UserWarning)
+        cc.save(cc.decompose(model, cc.plan(model, torch.zeros(1, 3, 32, 32), rank=2)), tmp_path / "run")
 
 
 def test_without_a_name_and_an_input_nothing_is_written(tmp_path):
