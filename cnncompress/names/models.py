@@ -63,8 +63,8 @@ def unknown_model(name: str) -> UsageError:
         if name in _builders(f"{task}/*.py"):
             return UsageError(
                 f"{name} is one of torchvision's networks for {task.replace('_', ' ')}; those by name are for "
-                "classification: give file.py:FUNCTION, a function of your own that returns a network with scores "
-                "[images, classes]"
+                "classification, whose images and accuracy are known: give file.py:FUNCTION, a function of your own "
+                "that returns the network"
             )
     return UsageError(f"unknown model '{name}'{nearest(name, [*BUILTIN_NAMES, *_builders('*.py')])} ({KINDS})")
 
