@@ -6,8 +6,8 @@ import json
 import re
 from typing import Any
 
-FORMULA = tuple("=+-@＝＋－＠")  # what a spreadsheet starts to compute at
-QUOTED = 80  # characters of a value that a message shows
+FORMULA_STARTS = tuple("=+-@＝＋－＠")  # what a spreadsheet starts to compute at
+QUOTED_CHARACTERS = 80  # characters of a value that a message shows
 
 
 def plain(text: str) -> str:
@@ -51,16 +51,16 @@ def csv_cell(value: Any) -> Any:
         return value
     shown = plain(value)
     number = re.fullmatch(r"[+-]?\d+(\.\d*)?(e[+-]?\d+)?", shown, re.ASCII | re.IGNORECASE)
-    return f"'{shown}" if not number and shown.lstrip()[:1] in FORMULA else shown
+    return f"'{shown}" if not number and shown.lstrip()[:1] in FORMULA_STARTS else shown
 
 
 def quote(value: Any) -> str:
     """A value from a file as a message shows it: plain, and cut where it is long."""
     shown = plain(repr(value))
-    return shown if len(shown) <= QUOTED else f"{shown[:QUOTED]}…"
+    return shown if len(shown) <= QUOTED_CHARACTERS else f"{shown[:QUOTED_CHARACTERS]}…"
 
 
 def first_line(error: BaseException) -> str:
     """The first line of an exception's message, or its type, plain and cut where it is long."""
     lines = (line.strip() for line in str(error).splitlines())
-    return plain(next((line for line in lines if line), type(error).__name__))[: 10 * QUOTED]
+    return plain(next((line for line in lines if line), type(error).__name__))[: 10 * QUOTED_CHARACTERS]

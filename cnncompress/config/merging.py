@@ -12,7 +12,7 @@ from cnncompress.config.settings import DecomposeSettings, LayerRule, S, Setting
 from cnncompress.errors import UsageError, nearest
 from cnncompress.files import reading
 from cnncompress.files.reading import MalformedError
-from cnncompress.text import QUOTED, plain, quote
+from cnncompress.text import QUOTED_CHARACTERS, plain, quote
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -42,10 +42,10 @@ def validate(cls: type[S], values: Mapping[str, Any], where: str = "") -> S:
 
 
 def _explain(cls: type[Settings], first: Any, where: str) -> str:
-    key = plain(".".join(str(part) for part in first["loc"]))[:QUOTED]
+    key = plain(".".join(str(part) for part in first["loc"]))[:QUOTED_CHARACTERS]
     at = f"{where}: {key}" if where else f"--{key.replace('_', '-')}"
     if first["type"] == "extra_forbidden":
-        name = str(first["loc"][-1])[:QUOTED]
+        name = str(first["loc"][-1])[:QUOTED_CHARACTERS]
         sections: dict[Any, type[Settings]] = {"per_layer": LayerRule, "finetune": TuneSettings}
         fields = (sections[first["loc"][0]] if len(first["loc"]) > 1 else cls).model_fields
         if key in TuneSettings.model_fields and cls is DecomposeSettings:

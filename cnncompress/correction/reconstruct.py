@@ -21,7 +21,7 @@ from cnncompress.correction.blocks import Block, called, columns, gradient_momen
 from cnncompress.correction.graph import Runner
 from cnncompress.errors import UsageError
 from cnncompress.network.copying import clone
-from cnncompress.network.divergence import PIXELS, Answers
+from cnncompress.network.divergence import PIXELS_AT_ONCE, Answers
 from cnncompress.network.inputs import in_single, input_dtype
 from cnncompress.network.meaning import meaning_of
 from cnncompress.network.run import forward, inference
@@ -101,7 +101,7 @@ class _Session:
         self.steps, self.seed, self.progress = steps, seed, progress
         order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
         self.held, self.fit = order.tensor_split([max(1, len(images) // HELD_BACK)])
-        self.batch = max(1, min(BATCH, PIXELS // max(1, images[0, 0].numel())))
+        self.batch = max(1, min(BATCH, PIXELS_AT_ONCE // max(1, images[0, 0].numel())))
         self.remarks: list[str] = []
         self.meaning = meaning_of(model, self.images)
 

@@ -22,9 +22,9 @@ from cnncompress.text import first_line, plain, quote
 
 JSON_BYTES = 16 * 2**20
 YAML_BYTES = 256 * 2**10  # the parser takes seconds for more
-DEPTH = 32
-VALUES = 500_000
-WORD = 10_000  # characters of a single value in YAML
+MOST_LEVELS = 32
+MOST_VALUES = 500_000
+LONGEST_VALUE = 10_000  # characters of a single value in YAML
 
 
 class MalformedError(ValueError):
@@ -87,12 +87,12 @@ def parse_json(text: str) -> Any:
     except ValueError as error:
         raise MalformedError(f"is not JSON ({first_line(error)})") from None
     except RecursionError:
-        raise MalformedError(f"is nested deeper than {DEPTH} levels") from None
+        raise MalformedError(f"is nested deeper than {MOST_LEVELS} levels") from None
     for count, (value, depth) in enumerate(_walk(values)):
-        if count > VALUES:
-            raise MalformedError(f"holds more than {VALUES:,} values")
-        if depth > DEPTH:
-            raise MalformedError(f"is nested deeper than {DEPTH} levels")
+        if count > MOST_VALUES:
+            raise MalformedError(f"holds more than {MOST_VALUES:,} values")
+        if depth > MOST_LEVELS:
+            raise MalformedError(f"is nested deeper than {MOST_LEVELS} levels")
         if isinstance(value, str) and not value.isascii() and any("\ud800" <= c <= "\udfff" for c in value):
             raise MalformedError(f"holds half a character in {quote(value)}")
     return values
@@ -188,8 +188,8 @@ _Loader.add_implicit_resolver(
 def read_yaml(path: str | Path) -> Any:
     """The value in a YAML file, aliases expanded; OSError or MalformedError.
 
-    Only plain values are made. Duplicate keys, references of a value to itself, and more than `VALUES` values after
-    the expansion of aliases are refused.
+    Only plain values are made. Duplicate keys, references of a value to itself, and more than a tenth of
+    `MOST_VALUES` after the expansion of aliases are refused.
     """
     text = read_text(path, YAML_BYTES)
     try:
@@ -202,7 +202,7 @@ def read_yaml(path: str | Path) -> Any:
     except MalformedError:
         raise
     except RecursionError:
-        raise MalformedError(f"is nested deeper than {DEPTH} levels") from None
+        raise MalformedError(f"is nested deeper than {MOST_LEVELS} levels") from None
     except (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, OverflowError) as error:
         raise MalformedError(f"is not YAML: {plain(' '.join(str(error).split()))[:400]}") from None
 
@@ -210,7 +210,7 @@ def read_yaml(path: str | Path) -> Any:
 def word(text: str) -> Any:
     """A value that was typed as YAML reads it: a number, true, false, null, a list, or else the text itself."""
     try:
-        value = yaml.load(text, _Loader) if len(text) < WORD else text
+        value = yaml.load(text, _Loader) if len(text) < LONGEST_VALUE else text
     except (yaml.YAMLError, RecursionError, ValueError):
         return text
     return text if isinstance(value, date) else value
@@ -222,13 +222,13 @@ def _check_nodes(root: yaml.Node) -> None:
     while left:
         node, depth = left.pop()
         count += 1
-        if depth > DEPTH:
-            raise MalformedError(f"is nested deeper than {DEPTH} levels, or refers to itself")
-        if count > VALUES // 10:
-            raise MalformedError(f"holds more than {VALUES // 10:,} values once its aliases are expanded")
+        if depth > MOST_LEVELS:
+            raise MalformedError(f"is nested deeper than {MOST_LEVELS} levels, or refers to itself")
+        if count > MOST_VALUES // 10:
+            raise MalformedError(f"holds more than {MOST_VALUES // 10:,} values once its aliases are expanded")
         if isinstance(node, yaml.ScalarNode):
-            if len(node.value) > WORD:
-                raise MalformedError(f"holds a value of more than {WORD:,} characters")
+            if len(node.value) > LONGEST_VALUE:
+                raise MalformedError(f"holds a value of more than {LONGEST_VALUE:,} characters")
         elif isinstance(node, yaml.MappingNode):
             _check_keys(node)
             left += [(child, depth + 1) for pair in node.value for child in pair]

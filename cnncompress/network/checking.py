@@ -9,19 +9,19 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from cnncompress.errors import CompressError
-from cnncompress.network.meaning import SAID, meaning_of
+from cnncompress.network.meaning import NOTES, meaning_of
 from cnncompress.network.run import inference, run, same_outputs
 
-RANDOM = (
+NOT_REPEATABLE = (
     "two forward passes on the same input differ: the network is random or keeps a state (as F.dropout does without "
     "training=self.training); its accuracy and all comparisons with it are noisy"
 )
-TOGETHER = (
+DEPENDS_ON_BATCH = (
     "the answer to an image depends on the other images of its batch (as with batch normalisation without running "
     "statistics, or dynamic quantisation); accuracies hold only for this batch size and this order of the images"
 )
-ONE = "the network takes one image at a time"
-INFINITE = "its outputs on a random input are not finite (NaN or infinite)"
+ONE_IMAGE_ONLY = "the network takes one image at a time"
+NOT_FINITE = "its outputs on a random input are not finite (NaN or infinite)"
 
 
 def check_weights(model: nn.Module) -> None:
@@ -46,13 +46,13 @@ def remarks_on(model: nn.Module, example: Tensor) -> list[str]:
             both = run(model, two.clone())
         except CompressError:
             both = None
-    remarks = [INFINITE] if not _finite(first) else []
+    remarks = [NOT_FINITE] if not _finite(first) else []
     if not same_outputs(first, second):
-        return [*remarks, RANDOM]
+        return [*remarks, NOT_REPEATABLE]
     remarks += _read_as(model, one)
     if both is None:
-        return [*remarks, ONE]
-    return [*remarks, TOGETHER] if _depend(first, both) else remarks
+        return [*remarks, ONE_IMAGE_ONLY]
+    return [*remarks, DEPENDS_ON_BATCH] if _depend(first, both) else remarks
 
 
 def _read_as(model: nn.Module, image: Tensor) -> list[str]:
@@ -61,7 +61,7 @@ def _read_as(model: nn.Module, image: Tensor) -> list[str]:
         kind = meaning_of(model, image).kind
     except CompressError as error:  # nothing that could be read: said where it is needed
         return [f"no accuracy is known: {error}"]
-    return [SAID[kind]] if kind in SAID else []
+    return [NOTES[kind]] if kind in NOTES else []
 
 
 def _depend(alone: Any, together: Any) -> bool:

@@ -14,9 +14,9 @@ from cnncompress.network.inputs import input_dtype, read_batch
 from cnncompress.network.meaning import meaning_of
 from cnncompress.network.run import forward, inference
 
-PIXELS = 2**21  # go through a network at once
-WORK = 5e10  # multiply-accumulates of one check of the answers
-CHECKED = (4, 256)  # images for such a check, at least and at most
+PIXELS_AT_ONCE = 2**21  # go through a network at once
+MACS_PER_CHECK = 5e10  # multiply-accumulates of one check of the answers
+IMAGES_PER_CHECK = (4, 256)  # images for such a check, at least and at most
 
 
 class Answers:
@@ -83,10 +83,10 @@ def agreement(model: nn.Module, small: nn.Module, loader: Iterable[Any]) -> Agre
 
 def to_check(images: Tensor, macs: int) -> Tensor:
     """Those of the images [n, 3, H, W], spread evenly, on which a network of `macs` an image is checked."""
-    count = int(min(max(WORK / max(1, macs), CHECKED[0]), CHECKED[1], len(images)))
+    count = int(min(max(MACS_PER_CHECK / max(1, macs), IMAGES_PER_CHECK[0]), IMAGES_PER_CHECK[1], len(images)))
     return images[torch.linspace(0, len(images) - 1, count).long().unique()]
 
 
 def batches(images: Tensor) -> Iterator[Tensor]:
     """Parts of images [n, 3, H, W] that a network takes at once."""
-    return iter(images.split(max(1, PIXELS // max(1, images[0, 0].numel()))))
+    return iter(images.split(max(1, PIXELS_AT_ONCE // max(1, images[0, 0].numel()))))

@@ -22,7 +22,7 @@ from cnncompress.network.run import forward, inference
 LEAST_PROBABILITY = 1e-7  # of a sigmoid: keeps its logarithm finite
 Kind = Literal["logits", "probabilities", "separate", "numbers"]
 RESHAPING = frozenset({"flatten", "squeeze", "unsqueeze", "view", "reshape", "__getitem__", "contiguous", "permute"})
-SAID: dict[Kind, str] = {
+NOTES: dict[Kind, str] = {
     "probabilities": "the network ends in a softmax: its outputs are read as the probabilities of classes",
     "separate": "the network ends in a sigmoid: each of its outputs is read as a probability",
     "numbers": "the network's outputs are not scores [images, classes]: they are read as real numbers, whose errors "

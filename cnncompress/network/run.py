@@ -14,8 +14,8 @@ from torch.utils._pytree import tree_leaves
 from cnncompress.errors import CompressError, is_out_of_memory
 from cnncompress.network.copying import undone
 
-ROUNDING = 1e-4  # of the largest output: what the order of additions may change
-ANSWERS = ("logits", "out")  # the names of the answers among several outputs
+ROUNDING_SHARE = 1e-4  # of the largest output: what the order of additions may change
+ANSWER_NAMES = ("logits", "out")  # the names of the answers among several outputs
 
 
 def run(model: nn.Module, inputs: Tensor) -> Any:
@@ -94,7 +94,7 @@ def logits(output: Any) -> Tensor:
     """
     answers = getattr(output, "logits", output)
     if isinstance(answers, Mapping):
-        named = next((name for name in ANSWERS if name in answers), None)
+        named = next((name for name in ANSWER_NAMES if name in answers), None)
         tensors = [value for value in answers.values() if isinstance(value, Tensor)]
         if named is None and len(tensors) != 1:
             raise CompressError(
@@ -129,7 +129,7 @@ def _same(value: Any, expected: Any) -> bool:
         value, expected = torch.view_as_real(value.resolve_conj()), torch.view_as_real(expected.resolve_conj())
     value, expected = value.double(), expected.double()
     scale = float(expected.nan_to_num(0, 0, 0).abs().max())
-    return torch.allclose(value, expected, rtol=0, atol=ROUNDING * scale, equal_nan=True)
+    return torch.allclose(value, expected, rtol=0, atol=ROUNDING_SHARE * scale, equal_nan=True)
 
 
 def _kind(output: Any) -> str:

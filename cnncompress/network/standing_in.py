@@ -18,9 +18,9 @@ from cnncompress.network.run import inference, run, same_outputs
 from cnncompress.network.swap import swap
 from cnncompress.network.trace import trace
 
-READ = "the forward pass reads its weight or bias instead of only calling it"
-ASKED = "the forward pass uses an attribute of it that a chain does not have"
-OTHERWISE = "the network's outputs change as soon as an equal chain takes its place"
+READS_WEIGHT = "the forward pass reads its weight or bias instead of only calling it"
+USES_ATTRIBUTE = "the forward pass uses an attribute of it that a chain does not have"
+OUTPUTS_CHANGE = "the network's outputs change as soon as an equal chain takes its place"
 
 
 def examine(model: nn.Module, example: Tensor, calls: Mapping[str, Call] | None = None) -> dict[str, Call]:
@@ -66,7 +66,7 @@ class _Trial:
         Layers are tried together and halved where the outputs differ.
         """
         reason = self.reason(names) if names else None
-        if reason is None or (reason == OTHERWISE and self.reason([]) is not None):  # no two passes are the same
+        if reason is None or (reason == OUTPUTS_CHANGE and self.reason([]) is not None):  # no two passes are the same
             return []
         if len(names) == 1:
             self.reasons[names[0]] = reason
@@ -83,10 +83,10 @@ class _Trial:
             with inference(work):
                 outputs = run(work, self.image.clone())
         except ValueReadError:
-            return READ
+            return READS_WEIGHT
         except CompressError as error:
-            return READ if isinstance(error.__cause__, ValueReadError) else ASKED
-        return None if same_outputs(outputs, self.expected) else OTHERWISE
+            return READS_WEIGHT if isinstance(error.__cause__, ValueReadError) else USES_ATTRIBUTE
+        return None if same_outputs(outputs, self.expected) else OUTPUTS_CHANGE
 
 
 def _alone(layer: Any) -> FactoredLayer:

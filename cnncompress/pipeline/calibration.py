@@ -26,7 +26,7 @@ from cnncompress.statistics import collect_statistics, load_statistics, save_sta
 from cnncompress.terminal.console import LOG
 
 STATISTICS = "statistics.safetensors"
-VALUES = 2**28  # numbers in the largest activation of the images that a correction looks at: 1 GiB in float32
+ACTIVATION_VALUES = 2**28  # of the images that a correction looks at, in the largest layer: 1 GiB in float32
 EVALUATION_SHARE = 0.5  # of a set without training images: the rest is for calibration
 
 
@@ -94,8 +94,8 @@ def _evenly(count: int, most: int) -> list[int]:
 
 
 def most_images(calls: Mapping[str, Call]) -> int:
-    """How many images may be in memory at once, so that no layer's inputs or outputs take more than `VALUES`."""
-    return max(1, VALUES // max(max(_values(call)) for call in calls.values()))
+    """How many images may be in memory at once: no layer's inputs or outputs exceed `ACTIVATION_VALUES`."""
+    return max(1, ACTIVATION_VALUES // max(max(_values(call)) for call in calls.values()))
 
 
 def _values(call: Call) -> tuple[int, int]:

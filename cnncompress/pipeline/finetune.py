@@ -28,7 +28,7 @@ from cnncompress.terminal.words import counted
 from cnncompress.text import plain
 
 VALIDATION_SHARE = 0.2
-ERRORS = "relative errors of layers are those of their fit, before fine-tuning"
+ERRORS_OF_FIT = "relative errors of layers are those of their fit, before fine-tuning"
 
 
 @dataclasses.dataclass
@@ -164,7 +164,7 @@ def add_tuned(report: Report, opened: Opened, result: FinetuneResult, data: Data
     if result.best_epoch == 0:  # it is the network that it was
         report.rows = [*rows[:-1], with_accuracy(last, start, data)]
         return
-    told = [ERRORS, program_note(opened)] if is_program(opened) else [ERRORS]
+    told = [ERRORS_OF_FIT, program_note(opened)] if is_program(opened) else [ERRORS_OF_FIT]
     report.notes += [text for text in told if text not in report.notes]
     name = last.name if again else f"{last.name}, fine-tuned"
     tuned = with_accuracy(dataclasses.replace(last, name=name, kind="finetuned"), best, data)

@@ -35,13 +35,13 @@ def plain(net: nn.Module, y: Tensor) -> Tensor:
 
 REMARKS: dict[str, tuple[Callable[[], nn.Module], list[str]]] = {
     "plain": (lambda: Net(plain), []),
-    "dropout": (lambda: Net(lambda net, y: F.dropout(y)), [checking.RANDOM]),
-    "counting": (lambda: Net(lambda net, y: y * net.calls), [checking.RANDOM]),
-    "batch statistics": (lambda: Net(plain, nn.BatchNorm2d(8, track_running_stats=False)), [checking.TOGETHER]),
+    "dropout": (lambda: Net(lambda net, y: F.dropout(y)), [checking.NOT_REPEATABLE]),
+    "counting": (lambda: Net(lambda net, y: y * net.calls), [checking.NOT_REPEATABLE]),
+    "batch statistics": (lambda: Net(plain, nn.BatchNorm2d(8, track_running_stats=False)), [checking.DEPENDS_ON_BATCH]),
     "layer statistics": (lambda: Net(plain, nn.InstanceNorm2d(8)), []),
-    "one image": (lambda: Net(lambda net, y: y.view(1, 5)), [checking.ONE]),
-    "infinite": (lambda: Net(lambda net, y: y / 0), [checking.INFINITE]),
-    "sigmoid": (lambda: Net(lambda net, y: y.sigmoid()), [checking.SAID["separate"]]),
+    "one image": (lambda: Net(lambda net, y: y.view(1, 5)), [checking.ONE_IMAGE_ONLY]),
+    "infinite": (lambda: Net(lambda net, y: y / 0), [checking.NOT_FINITE]),
+    "sigmoid": (lambda: Net(lambda net, y: y.sigmoid()), [checking.NOTES["separate"]]),
 }
 
 

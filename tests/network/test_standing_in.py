@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 import cnncompress as cc
 from cnncompress.errors import CompressError
-from cnncompress.network.standing_in import ASKED, OTHERWISE, READ, examine
+from cnncompress.network.standing_in import OUTPUTS_CHANGE, READS_WEIGHT, USES_ATTRIBUTE, examine
 from tests.correction.networks import images, made
 
 
@@ -91,11 +91,11 @@ class Private(Net):
 
 KEPT = {
     Cosine: {"fc": "not called"},
-    Tied: {"a": READ},
-    Decay: {"a": READ, "b": READ},
-    Data: {"a": READ},
-    Kind: {"a": OTHERWISE, "b": OTHERWISE},
-    Private: {"a": ASKED},
+    Tied: {"a": READS_WEIGHT},
+    Decay: {"a": READS_WEIGHT, "b": READS_WEIGHT},
+    Data: {"a": READS_WEIGHT},
+    Kind: {"a": OUTPUTS_CHANGE, "b": OUTPUTS_CHANGE},
+    Private: {"a": USES_ATTRIBUTE},
 }
 
 

@@ -19,7 +19,7 @@ from cnncompress.network.evaluate import Evaluation
 from cnncompress.network.profile import size_bytes
 from cnncompress.pipeline import decompose, timing
 from cnncompress.pipeline.asked import NetworkAsked
-from cnncompress.pipeline.finetune import ERRORS, add_tuned
+from cnncompress.pipeline.finetune import ERRORS_OF_FIT, add_tuned
 from cnncompress.pipeline.opened import open_network, open_run
 from cnncompress.pipeline.original import NOT_AT_HAND, original_network, original_of
 from cnncompress.reporting import Report, Row
@@ -198,13 +198,13 @@ def test_a_training_that_changed_nothing_adds_no_row(model, kind):
 def test_a_training_that_gained_nothing_takes_the_place_of_what_it_trained(model):
     report = rows_after(2, "decomposed", model, top1=50.0)
     assert [(row.name, row.kind, row.top1) for row in report.rows[1:]] == [("small, fine-tuned", "finetuned", 50.0)]
-    assert report.notes == [NOTHING + "loss 1.0000 → 0.5000", ERRORS]
+    assert report.notes == [NOTHING + "loss 1.0000 → 0.5000", ERRORS_OF_FIT]
 
 
 def test_a_training_that_gained_adds_a_row(model):
     report = rows_after(2, "decomposed", model)
     assert [(row.name, row.top1) for row in report.rows[1:]] == [("small", 50.0), ("small, fine-tuned", 60.0)]
-    assert report.notes == [ERRORS]
+    assert report.notes == [ERRORS_OF_FIT]
 
 
 def test_a_second_training_has_the_row_of_the_first(model):
