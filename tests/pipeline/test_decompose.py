@@ -42,7 +42,7 @@ def test_a_plan_from_a_file_records_the_metric_that_was_used(decomposed, tmp_pat
     assert json.loads(Path("run/plan.json").read_text())["metric"] == metric
     notes = [note for note in done.report.notes if note.startswith("predicted rise")]
     assert len(notes) == images
-    assert all("does not compare" in note for note in notes)
+    assert all("not comparable with a budget" in note for note in notes)
 
 
 def test_a_plan_made_under_another_metric_has_the_biases_that_its_own_needs(decomposed, tmp_path):

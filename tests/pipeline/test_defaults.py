@@ -110,4 +110,4 @@ def test_a_folder_of_images_is_all_it_takes(tmp_path, monkeypatch):
     before, after = done.report.rows
     assert after.macs <= 0.5 * before.macs
     assert done.plan.metric == "kronecker"
-    assert "planned for macs=0.5" in done.hint
+    assert "the plan is for macs=0.5" in done.hint
