@@ -174,7 +174,7 @@ def run_decompose(settings: DecomposeSettings, command: Sequence[str]) -> Decomp
 
 
 def job_of(settings: DecomposeSettings) -> Job:
-    """What settings that are resolved ask for, as small values."""
+    """The job that resolved settings describe, as small values."""
     aim = Aim(settings.budget, settings.max_drop, settings.plan, settings.assumes_budget)
     special = {
         pattern: Choice(rule.method or settings.method, settings.rank if rule.rank is None else rule.rank)

@@ -91,7 +91,7 @@ def in_layer(function: Callable[Concatenate[str, P], R]) -> Callable[Concatenate
 
 
 def place(error: BaseException) -> list[str]:
-    """What was being done when an exception arose, from the outside in, as `during` has noted it."""
+    """The steps during which an exception arose, outermost first, as `during` noted them."""
     notes = [note.removeprefix(_PLACE) for note in getattr(error, "__notes__", ()) if note.startswith(_PLACE)]
     return list(dict.fromkeys(reversed(notes)))
 

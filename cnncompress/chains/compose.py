@@ -1,4 +1,4 @@
-"""What a chain of kernels does as a whole."""
+"""Composition of chains: the one dense kernel that equals a chain of kernels."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ class FactoredLayer(nn.Sequential):
         self._replaced = {**plain_attributes(layer), **shapes}
 
     def __getattr__(self, name: str) -> Any:
-        """What `nn.Module` finds, else what the replaced layer had."""
+        """The attribute of the module, else that of the layer it replaced."""
         replaced = self.__dict__.get("_replaced", {})
         if name in replaced and name not in self._modules:
             value = replaced[name]
@@ -106,7 +106,7 @@ class FactoredLayer(nn.Sequential):
         return compose(self.chain, self.kernels())
 
     def offset(self) -> Tensor | float:
-        """What the last stage's bias adds to the output, [F]; 0 where it has none."""
+        """The bias of the last stage, [F]; zeros where it has none."""
         last, order = self._end()
         bias = self.chain[last].read_bias(self[last])
         return 0.0 if bias is None else bias[order.to(bias.device)]

@@ -1,4 +1,4 @@
-"""Which layer becomes what: plans and budgets as plain values."""
+"""Plans (what replaces each layer) and budgets, as plain values."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LISTED = 12  # layers of a plan in its repr
 
 @dataclass(frozen=True, repr=False)
 class LayerPlan:
-    """What one layer of geometry `spec` becomes; `macs` are those of one image as (before, after).
+    """The chain that replaces one layer of geometry `spec`; `macs` of one image are (before, after).
 
     `chain` is what runs: the method's stages at this rank, or, with a `lowering`, `lowering.lower` of them.
     """
@@ -40,7 +40,7 @@ class LayerPlan:
 
 @dataclass(repr=False)
 class Plan:
-    """Which layer becomes what; `kept` holds the reason for every other layer.
+    """The chain of each layer that is replaced; `kept` holds the reason for every other layer.
 
     `memory_format` is the order in memory that the whole network is put in: `contiguous`, `channels_last`, or "" for
     the one it is in. For a budget, `rises` predicts for each layer how much of the accuracy it costs (nats an image

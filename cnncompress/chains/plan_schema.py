@@ -1,4 +1,4 @@
-"""What a file of a plan may hold. Nothing here needs torch."""
+"""The schema of plan files. Nothing here needs torch."""
 
 # ruff: noqa: RUF012 - pydantic copies defaults
 from __future__ import annotations

@@ -67,7 +67,7 @@ class LazyGroup(click.Group):
         return importlib.import_module(f"cnncompress.cli.{cmd_name}").command
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[Any, Any, list[str]]:
-        """As click does, with the nearest name for an unknown one."""
+        """Resolves a command as click does; an unknown name is answered with the nearest one."""
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
             raise UsageError(f"unknown command '{args[0]}'{_nearest_command(args[0])} (known: {', '.join(COMMANDS)})")
         return super().resolve_command(ctx, args)
@@ -78,7 +78,7 @@ class LazyGroup(click.Group):
         write_lines(formatter, "Completion in the shell", COMPLETION)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """As click does, but Ctrl-C keeps its message."""
+        """Runs the command as click does, but Ctrl-C keeps its message."""
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as error:
@@ -160,7 +160,7 @@ def _joined() -> bool:
 
 
 def _explain(error: Exception) -> str:
-    """What to say about an exception that is nobody's own."""
+    """The message for an exception of another library."""
     if isinstance(error, RuntimeError) and _joined() and not is_out_of_memory(error):
         return f"a process of the training ended early; see its own error ({first_line(error)})"
     return last_words(error)

@@ -1,4 +1,4 @@
-"""What all commands have in common: options in groups, examples under the help, --verbose and --quiet."""
+"""Shared by all commands: options in groups, examples under the help, --verbose and --quiet."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ def input_options(f: F) -> F:
 
 
 def model_options(f: F) -> F:
-    """Which network and how its input is prepared."""
+    """The options of the network and of its input."""
     weights = click.option("--weights", metavar="DEFAULT|NAME|none|PATH", help="Weights of MODEL [default: DEFAULT].")
     text = "Number of outputs [default: as the weights have]."
     classes = click.option("--num-classes", type=int, metavar="N", help=text)

@@ -78,7 +78,7 @@ def _where(latency: Latency) -> str:
 
 
 def cost_rows(cost: Profile) -> list[list[str]]:
-    """What a network costs on one image."""
+    """The cost of a network on one image, as rows."""
     rows = [
         ["params", f"{cost.params:,}"],
         ["MACs", f"{cost.total_macs:,}"],
@@ -91,7 +91,7 @@ def cost_rows(cost: Profile) -> list[list[str]]:
 
 
 def latency_rows(times: Mapping[str, Latency], first: Latency) -> list[list[str]]:
-    """What a network takes in one runtime, after its originals, and its shares of these.
+    """The latency of a network in one runtime and of its originals, and its share of theirs, as rows.
 
     Beside them its share of what it takes in the `first` runtime, where that is another.
     """

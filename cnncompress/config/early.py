@@ -1,4 +1,4 @@
-"""What is refused before PyTorch is imported, which takes seconds: names, places and files that cannot be."""
+"""Checks that need no PyTorch, whose import takes seconds: names, places and files that cannot be used."""
 
 from __future__ import annotations
 

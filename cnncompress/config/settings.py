@@ -48,14 +48,14 @@ S = TypeVar("S", bound=Settings)
 
 
 class LayerRule(Settings):
-    """What the layers of one pattern become; what is not given comes from the top level."""
+    """Method and rank of the layers of one pattern; the top level gives the one that is missing."""
 
     method: str | None = None
     rank: RankField | None = None
 
 
 class ModelSettings(Settings):
-    """Which network, and how its input is prepared."""
+    """The network, and how its input is prepared."""
 
     model: Name | None = None
     weights: Name = "DEFAULT"

@@ -1,4 +1,4 @@
-"""What repairs the outputs of a compressed network without labels."""
+"""Corrections of a compressed network's outputs, without labels."""
 
 from cnncompress.correction.batchnorm import reestimate
 from cnncompress.correction.reconstruct import reconstruct

@@ -1,4 +1,4 @@
-"""What a data set that needs no files is."""
+"""The type of a data set that needs no files."""
 
 from __future__ import annotations
 

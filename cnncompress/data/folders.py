@@ -151,7 +151,7 @@ def _with_images(scanned: _Folder) -> _Folder:
 
 
 def _summary(folder: _Folder) -> str:
-    """What was left out of a part, by the reason, with a name for each."""
+    """The files left out of a part: their number and the first name, for each reason."""
     counts = Counter(folder.left_out.values())
     first = {reason: path for path, reason in reversed(folder.left_out.items())}
     words = [
@@ -167,7 +167,7 @@ def _tell(folder: _Folder) -> None:
 
 
 def _roots(folder: Path, root: Path) -> tuple[str, str]:
-    """Where links may lead: the data folder, and its part where that is itself a link."""
+    """The folders that links may lead into: the data folder, and its part where that is itself a link."""
     return os.path.realpath(root), os.path.realpath(folder)
 
 

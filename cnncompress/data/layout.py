@@ -36,7 +36,7 @@ class Layout:
 
 
 def part_of(name: str) -> str | None:
-    """Which part of a data set a folder is by its name, or None: `Training`, `test_set`, `valid`."""
+    """The part of a data set that the name of a folder stands for (`Training`, `test_set`, `valid`), or None."""
     word = name.casefold()
     for candidate in (word, _ENDINGS.sub("", word)):
         for part, names in PARTS.items():

@@ -140,7 +140,7 @@ class Images(Dataset[Any]):
 
 
 class _Unread(NamedTuple):
-    """What stands for an image that cannot be read; it travels between processes."""
+    """Takes the place of an image that cannot be read; it travels between processes."""
 
     name: str
     reason: str
@@ -164,7 +164,7 @@ class _Attempts(Dataset[Any]):
 
 
 def _collate(items: list[tuple[int, Any]]) -> tuple[Any, list[int], list[_Unread]]:
-    """What can be read as one batch, None where nothing can, its positions, and the rest."""
+    """The readable items as one batch (None where there are none), their positions, and the unreadable items."""
     good = [(position, item) for position, item in items if not isinstance(item, _Unread)]
     bad = [item for _, item in items if isinstance(item, _Unread)]
     return collate([item for _, item in good]) if good else None, [position for position, _ in good], bad

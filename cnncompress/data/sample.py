@@ -1,4 +1,4 @@
-"""What some images of a set look like, as a hash: file names and sizes alone do not tell two data sets apart."""
+"""A hash of some images of a set: file names and sizes alone do not tell two data sets apart."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a data set is, wherever it comes from."""
+"""The type of a data set, whatever its source."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a decomposition is, and what all of them share: ranks, groups, composition of chains."""
+"""The base class of decompositions: ranks, groups, composition of chains."""
 
 from __future__ import annotations
 

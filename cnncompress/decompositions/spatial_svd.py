@@ -143,6 +143,6 @@ def transpose(spec: ConvSpec) -> ConvSpec:
 
 
 def transposition(spec: ConvSpec) -> Int[Tensor, " n"]:
-    """Where each of the inputs (channel, x, y) of the transposed kernel is among the inputs (channel, y, x)."""
+    """The index of each input (channel, x, y) of the transposed kernel among the inputs (channel, y, x)."""
     _, C, kh, kw = spec.weight_shape
     return torch.arange(C * kh * kw).reshape(C, kh, kw).mT.flatten()

@@ -1,4 +1,4 @@
-"""Where a run may stand, and which files it has."""
+"""The place of a run on disk, and the files that it has."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LAST, PREVIOUS, BEST, HISTORY = "last.pt", "previous.pt", "best.safetensors", "h
 
 
 def half_written(path: Path) -> Path:
-    """Where a file of a training is written before it takes its place; a process that is killed leaves it there."""
+    """The temporary name of a training's file; a process that is killed leaves it there."""
     return path.with_name(f".{path.name}.tmp")
 
 
@@ -34,7 +34,7 @@ def is_run(path: str | Path) -> bool:
 
 
 def default_place(name: str) -> Path:
-    """Where the run of a network goes; a name that is from a file leads nowhere but into `runs`."""
+    """The default folder of a network's run; a name read from a file leads nowhere but into `runs`."""
     return Path("runs") / (re.sub(r"[^\w.+=-]+", "_", name).lstrip(".")[:100] or "network")
 
 

@@ -32,7 +32,7 @@ class MalformedError(ValueError):
 
 
 class Schema(BaseModel):
-    """What a JSON object must be: these keys and no others, of exactly these types, numbers finite."""
+    """The base of JSON schemas: these keys and no others, of exactly these types, numbers finite."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 

@@ -19,7 +19,7 @@ _FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
 
 class NotRegularError(OSError):
-    """What stands in the place of a file: `strerror` names it."""
+    """Raised for something other than a regular file; `strerror` names it."""
 
     def __init__(self, path: object, kind: str) -> None:
         super().__init__(0, f"it is {kind}, not a regular file", str(path))
@@ -29,7 +29,7 @@ class NotRegularError(OSError):
 
 
 def kind_of(path: str | Path, follow: bool = False) -> str:
-    """What is at `path` other than a regular file: "a link", "a named pipe", ...; "" for a file and for nothing."""
+    """The kind of what is at `path`: "a link", "a named pipe", ...; "" for a regular file and for nothing."""
     try:
         mode = os.stat(path, follow_symlinks=follow).st_mode
     except (FileNotFoundError, NotADirectoryError):

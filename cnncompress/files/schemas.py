@@ -1,4 +1,4 @@
-"""What the files of a run and the other JSON files may hold. A key that is stored is listed here, or it is refused."""
+"""Schemas of the files of a run and of other JSON files. A stored key that is not listed here is refused."""
 
 # ruff: noqa: RUF012 - pydantic copies defaults
 from __future__ import annotations
@@ -101,7 +101,7 @@ class Source(Schema):
 
 
 class Arguments(Schema):
-    """What a network that a library builds can be built with: nothing here loads, downloads or calls anything."""
+    """The arguments that a library's network can be built with: none loads, downloads or calls anything."""
 
     num_classes: Annotated[int, Field(ge=0, le=10**6)] | None = None
     in_chans: Annotated[int, Field(ge=1, le=4096)] | None = None

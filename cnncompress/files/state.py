@@ -1,4 +1,4 @@
-"""What a state dict holds beside plain tensors: packed weights of quantised layers, states of modules of their own."""
+"""Entries of a state dict other than plain tensors: packed weights of quantised layers, extra states of modules."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def plain_values(tensor: Tensor) -> Tensor:
 
 
 def kind_of_entry(value: Any) -> str:
-    """What an entry that is not plain is, in words."""
+    """The kind of an entry that is no plain tensor, in words."""
     if any(isinstance(part, Tensor) and part.is_quantized for part in tree_leaves(value)):
         return "quantised"
     return "sparse" if isinstance(value, Tensor) else f"a {type(value).__name__}"

@@ -1,4 +1,4 @@
-"""Which training images a step sees: an order for every epoch, and the part of each process."""
+"""The training images of each step: an order for every epoch, and the part of each process."""
 
 from __future__ import annotations
 

@@ -111,7 +111,7 @@ class Checkpoints:
         write_atomically(self.last, lambda file: torch.save(content, file), keep=self.previous)
 
     def unfinished(self) -> str:
-        """Where a training that did not come to its end stands, in words; empty where there is none."""
+        """The position of an unfinished training, in words; empty where there is none."""
         state = _read_state(self.last) if self.last.exists() else None
         epoch, epochs = (state or {}).get("epoch"), (state or {}).get("settings", {}).get("epochs")
         going = isinstance(epoch, int) and isinstance(epochs, int) and epoch <= epochs

@@ -1,4 +1,4 @@
-"""What a step is made of: the loss, the optimizer, the learning rate, the seeds, the engine."""
+"""The parts of a training step: loss, optimizer, learning rate, seeds, engine."""
 
 from __future__ import annotations
 

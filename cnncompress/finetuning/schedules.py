@@ -1,4 +1,4 @@
-"""Which modules of a decomposed network train, and which stay as they are."""
+"""Schedules: the modules of a decomposed network that train, and those that stay as they are."""
 
 from __future__ import annotations
 

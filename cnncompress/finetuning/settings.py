@@ -1,4 +1,4 @@
-"""What a training is told, and what comes out of it."""
+"""The settings of a training, and its result."""
 
 from __future__ import annotations
 

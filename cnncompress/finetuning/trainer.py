@@ -30,7 +30,7 @@ from cnncompress.terminal.console import LOG, bar
 
 @dataclass(frozen=True)
 class Learner:
-    """What is trained: a network, the names of its modules that train, and the number of its classes.
+    """A network to train, the names of its modules that train, and the number of its classes.
 
     With a `teacher` it learns from that network's answers too.
     """

@@ -1,4 +1,4 @@
-"""What a metric is: the quadratic form in which the error of an approximation is measured.
+"""The base class of metrics: the quadratic form in which the error of an approximation is measured.
 
 A metric belongs to one group of a layer. An error Δ is seen as a matrix [F, n] with n = C·kh·kw inputs a position, in
 the order of `weight.flatten(1)`.

@@ -1,4 +1,4 @@
-"""What an error does to the wrong classes that are nearest to being answered, entry by entry."""
+"""An element-wise metric from the gradients toward the most probable wrong classes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What calibration images tell about a layer."""
+"""Statistics of a layer over calibration images."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 @dataclass(repr=False)
 class LayerStatistics:
-    """What calibration images tell about one layer with g groups and n = C/g·kh·kw inputs a position.
+    """Statistics of one layer with g groups and n = C/g·kh·kw inputs a position.
 
     The tensors are float32 on the CPU. What was not asked for is None; `mean` is then zero and `rows` 0.
     The order of the n inputs is (channel, y, x), as in `weight.flatten(1)`.

@@ -1,4 +1,4 @@
-"""What a file of weights really is, by its first bytes, whatever it is called."""
+"""The format of a file of weights, recognised by its first bytes and not by its name."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Format = Literal["safetensors", "torch"]
 
 
 def check_format(path: Path) -> Format:
-    """What a file holds; CompressError in one line for anything but weights, which says what it is and what to do."""
+    """The format of a file of weights; for another file, CompressError says what it is and what to do."""
     with path.open("rb") as file:
         head = file.read(HEAD)
     if head.startswith(b"PK\x03\x04"):
@@ -46,7 +46,7 @@ def _is_safetensors(head: bytes) -> bool:
 
 
 def _zip(path: Path) -> str:
-    """What a ZIP archive is that is no file of `torch.save`, and what to do; empty where it is one."""
+    """What to say of a ZIP archive that `torch.save` did not write; empty where it did."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
@@ -67,7 +67,7 @@ def _zip(path: Path) -> str:
 
 
 def _other(head: bytes, path: Path) -> str:
-    """What a file is that is neither weights nor a ZIP archive, and what to do."""
+    """What to say of a file that is neither weights nor a ZIP archive."""
     start, suffix = head.lstrip()[:64].lower(), path.suffix.lower()
     if not head:
         return "is empty: copy or download it again"

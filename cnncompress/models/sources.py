@@ -29,7 +29,7 @@ AUXILIARY = {"googlenet": ("aux1", "aux2"), "inception_v3": ("AuxLogits",)}
 
 @dataclass(frozen=True)
 class ModelSource:
-    """Where an architecture comes from; enough to build it again without weights. JSON-ready by `asdict`.
+    """The source of an architecture; enough to build it again without weights. JSON-ready by `asdict`.
 
     Of a `program` there is only the exported program of what `name` names, which has no layers to build.
     """
@@ -58,7 +58,7 @@ def _classifiers() -> list[str]:
 
 
 def find_source(name: str) -> ModelSource:
-    """What a model name stands for, without building it. UsageError for a name that stands for nothing."""
+    """The source that a model name stands for; nothing is built. UsageError for an unknown name."""
     if name in BUILTIN:
         return ModelSource("builtin", name)
     if name.startswith(TIMM_PREFIX):

@@ -88,7 +88,7 @@ def _load(path: Path, stand_ins: dict[str, type]) -> Any:
 
 
 def _numpy_names() -> list[tuple[Any, str]]:
-    """What arrays and scalars of numpy are rebuilt from, which runs no code."""
+    """The functions that rebuild arrays and scalars of numpy; they run no code."""
     array, scalar = np.zeros(1).__reduce__()[0], np.float64(0).__reduce__()[0]  # their home differs by version
     names: list[tuple[Any, str]] = [(np.ndarray, "numpy.ndarray"), (np.dtype, "numpy.dtype")]
     for room in ("numpy.core.multiarray", "numpy._core.multiarray"):

@@ -145,7 +145,7 @@ def _prefixes(names: Mapping[str, Any], known: Mapping[str, Any]) -> Counter[str
 
 
 def _explain(content: Any, own: Mapping[str, Tensor]) -> str:
-    """What a file holds that has no weights of the network."""
+    """What to say of a file without weights of the network."""
     if objects := list(_stand_ins(content)):
         place, thing = objects[0]
         what = quote(thing.path)[1:-1]

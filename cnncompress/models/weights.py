@@ -50,7 +50,7 @@ def read_weights(path: Path) -> Any:
 
 
 def _folder(path: Path) -> str:
-    """What a folder is that was given for a file, and which file to give."""
+    """What to say of a folder that was given for a file: the file to give instead."""
     if (path / "saved_model.pb").is_file():
         return "is a TensorFlow model: load it where it was made and save its weights as a PyTorch state dict"
     if not path.is_dir():

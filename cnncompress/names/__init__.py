@@ -1,1 +1,1 @@
-"""What networks and methods may be called, found without importing torch."""
+"""The names of networks, methods, metrics and data sets, found without importing torch."""

@@ -1,4 +1,4 @@
-"""What images may be called, found without importing torch: so that a wrong name is answered at once."""
+"""The names of data sets, checked without importing torch, so that a wrong one is answered at once."""
 
 from __future__ import annotations
 

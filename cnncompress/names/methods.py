@@ -11,7 +11,7 @@ from cnncompress.names.classes import registered
 
 @dataclass
 class Entry:
-    """What a decomposition is called, its ranks, its options with their defaults, its chain in words, its source."""
+    """A decomposition's name, ranks, options with their defaults, chain in words, and source."""
 
     name: str = ""
     source: str = ""

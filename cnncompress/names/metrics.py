@@ -14,7 +14,7 @@ OF_INPUTS = "data-covariance"  # that statistics are collected for where no metr
 
 @dataclass
 class Entry:
-    """What a metric is called, the statistics of images that it needs, its form in words, its source."""
+    """A metric's name, the statistics of images that it needs, its form in words, and its source."""
 
     name: str = ""
     source: str = ""

@@ -1,4 +1,4 @@
-"""What a model may be called, found without importing torch: so that a wrong name is answered at once."""
+"""The names of networks, checked without importing torch, so that a wrong one is answered at once."""
 
 from __future__ import annotations
 

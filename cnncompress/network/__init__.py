@@ -1,1 +1,1 @@
-"""What is true of any torch network."""
+"""Facts about any torch network: layers, calls, cost, answers, swaps."""

@@ -1,4 +1,4 @@
-"""What is checked of a network before it is compressed, and of a compressed one before it is written."""
+"""Checks of a network before it is compressed, and of a compressed one before it is written."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def check_weights(model: nn.Module) -> None:
 
 
 def remarks_on(model: nn.Module, example: Tensor) -> list[str]:
-    """What a user should know of a network, from forward passes on `example` [n, c, h, w], of at least two images.
+    """Remarks for the user on a network, from forward passes on `example` [n, c, h, w] of at least two images.
 
     CompressError where it fails on a single image.
     """

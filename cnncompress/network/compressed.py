@@ -1,4 +1,4 @@
-"""What a compression gives: the network, with the plan it follows and where it comes from."""
+"""The result of a compression: the network, its plan and its provenance."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Compressed:
     provenance: Provenance
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """What the network answers."""
+        """The answers of the network."""
         return self.network(*args, **kwargs)
 
     def __repr__(self) -> str:

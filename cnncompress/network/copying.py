@@ -58,7 +58,7 @@ def _copies(value: Any, memo: Mapping[int, Any]) -> bool:
 
 
 def _substitutes(model: nn.Module) -> dict[int, Any]:
-    """What takes the place of the values that refuse to be copied, wherever attributes hold them, by their ids."""
+    """Substitutes for values in attributes that refuse to be copied, by the ids of the values."""
     parts = _parts(model)
     substitutes: dict[int, Any] = {}
     seen = set(parts)
@@ -91,7 +91,7 @@ def _inside(value: Any) -> list[Any]:
 
 @contextmanager
 def undone(model: nn.Module) -> Iterator[None]:
-    """What happens inside leaves no trace: modes, plain attributes, buffers and the random state come back.
+    """Undoes at its end what happened to modes, plain attributes, buffers and the random state.
 
     Modules that are put in meanwhile stay, and so do changes of parameters.
     """

@@ -1,4 +1,4 @@
-"""What a network costs, layer by layer, as plain values."""
+"""The cost of a network, layer by layer, as plain values."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class LayerProfile:
 
 @dataclass(frozen=True)
 class OtherProfile:
-    """What a module computes on one image beside its layers, and why it stays as it is."""
+    """The cost of a module that is no layer, on one image, and the reason why it stays."""
 
     name: str
     kind: str

@@ -27,7 +27,7 @@ class MacCounter:
         return self._flops.get_total_flops() // 2
 
     def by_module(self, model: nn.Module) -> dict[str, dict[str, int]]:
-        """What each module of `model` computes itself, outside of the modules in it: by name, then by operator."""
+        """Multiply-accumulates of each module of `model` without its submodules: by name, then by operator."""
         counts = {
             path: {str(op): n // 2 for op, n in ops.items()} for path, ops in self._flops.get_flop_counts().items()
         }

@@ -82,7 +82,7 @@ def agreement(model: nn.Module, small: nn.Module, loader: Iterable[Any]) -> Agre
 
 
 def to_check(images: Tensor, macs: int) -> Tensor:
-    """Those of the images [n, 3, H, W], spread evenly, on which a network of `macs` an image is checked."""
+    """A selection of images [n, 3, H, W], spread evenly, to check a network of `macs` an image on."""
     count = int(min(max(MACS_PER_CHECK / max(1, macs), IMAGES_PER_CHECK[0]), IMAGES_PER_CHECK[1], len(images)))
     return images[torch.linspace(0, len(images) - 1, count).long().unique()]
 

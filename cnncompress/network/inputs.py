@@ -1,4 +1,4 @@
-"""What a network takes in, and how the batches of any loader become that."""
+"""The inputs of a network, and their making from the batches of any loader."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 
 
 def missing_package() -> str:
-    """What to install for ONNX and its runtime, in one line; "" where all is there."""
+    """The message that names the package to install for ONNX; "" where all are installed."""
     missing = [name for name in PACKAGES if find_spec(name) is None]
     return f"{missing[0]} is not installed: pip install 'cnncompress[onnx]'" if missing else ""
 

@@ -1,4 +1,4 @@
-"""Which output positions of a layer are looked at."""
+"""The output positions of a layer that statistics and corrections use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What happens to an image before the network."""
+"""Preprocessing of images."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What happens to an image before the network: short side to `resize` pixels, centre crop, normalisation.
+    """Preprocessing of an image: short side to `resize` pixels, centre crop, normalisation.
 
     `resize` None scales the whole image to `size` (height, width) instead of cropping. Pixels are in [0, 1] when
     `mean` and `std` are applied.

@@ -1,4 +1,4 @@
-"""What a network costs: parameters, multiply-accumulates, bytes."""
+"""The cost of a network: parameters, multiply-accumulates, bytes."""
 
 from __future__ import annotations
 

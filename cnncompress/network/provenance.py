@@ -1,4 +1,4 @@
-"""Where a compressed network comes from.
+"""The provenance of a compressed network.
 
 One pair of functions keeps it: `attach` puts a provenance on a network, `provenance` reads it. It lies in the
 network, so a deep copy, a pickle and `copying.clone` keep it; a state dict does not.
@@ -17,7 +17,7 @@ from cnncompress.network.preprocessing import Preprocessing
 
 @dataclass
 class Provenance:
-    """Where a compressed network comes from: enough to build it again and to report on it.
+    """The provenance of a compressed network: enough to build it again and to report on it.
 
     `source` is `models.ModelSource`; `plan` holds every swap so far, in order; `errors` the relative error of each
     decomposed layer in the plan's metric; `rises` the predicted rise of the loss of the last decomposition by layer, in
@@ -32,7 +32,7 @@ class Provenance:
 
 
 def provenance(model: nn.Module) -> Provenance | None:
-    """What `attach` stored with a network, or None."""
+    """The provenance that `attach` stored with a network, or None."""
     return getattr(model, "_cnncompress", None)
 
 

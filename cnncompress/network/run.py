@@ -19,7 +19,7 @@ ANSWER_NAMES = ("logits", "out")  # the names of the answers among several outpu
 
 
 def run(model: nn.Module, inputs: Tensor) -> Any:
-    """Whatever the network returns for a batch of inputs; CompressError in one line if its forward pass fails.
+    """The network's outputs for a batch of inputs, of any type; CompressError in one line if its forward pass fails.
 
     Too little memory stays the exception that it is. Sparse answers are refused: few operations take them.
     """
@@ -38,7 +38,7 @@ def run(model: nn.Module, inputs: Tensor) -> Any:
 
 
 def _further_inputs(model: nn.Module) -> str | None:
-    """What to say of a forward pass that takes more than the images, or None."""
+    """The message for a forward pass that needs more than the images, or None."""
     try:
         parameters = inspect.signature(model.forward).parameters.values()
     except (TypeError, ValueError):  # not every callable tells

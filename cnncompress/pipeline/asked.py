@@ -1,4 +1,4 @@
-"""What a job is told, as small values; the command line's settings become these, and nothing below knows settings."""
+"""A job as small values. The settings of the command line become these; nothing below knows settings."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class ImagesAsked:
 
 @dataclass(frozen=True)
 class Aim:
-    """How much of a network is to be kept: as a budget says, as accuracy allows, or as a plan in a file does.
+    """The aim of a job: a budget, a largest loss of accuracy, or a plan in a file.
 
     None of them leaves it to ranks. `assumed` marks a budget that nobody asked for.
     """
@@ -65,7 +65,7 @@ class Aim:
 
 @dataclass(frozen=True)
 class LayersAsked:
-    """What the layers may become: a method and a rank, others by pattern, and which layers stay as they are.
+    """The methods and ranks asked for: one for all layers, others by pattern, and the layers to leave alone.
 
     `ranked` is True where the rank was given and is not the default.
     """
@@ -127,7 +127,7 @@ class FitAsked:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a run is written, None for `runs/NAME`, and what may be replaced there; a dry run writes none."""
+    """The folder of a run (None: `runs/NAME`), and what may be replaced there; a dry run writes nothing."""
 
     out: Path | None = None
     force: bool = False

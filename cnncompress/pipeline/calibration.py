@@ -169,7 +169,7 @@ def _loader(chosen: CalibrationSet, read: ImagesAsked, indices: Any) -> Loader:
 
 
 def remarks(statistics: Mapping[str, LayerStatistics]) -> Iterator[str]:
-    """What a user should know about statistics from too few images."""
+    """Remarks for the user on statistics from too few images."""
     short = [name for name, s in statistics.items() if 0 < s.rows <= s.mean.shape[1]]
     if short:
         first = f"{short[0]}{f' and {len(short) - 1} more' if len(short) > 1 else ''}"

@@ -33,7 +33,7 @@ ERRORS_OF_FIT = "relative errors of layers are those of their fit, before fine-t
 
 @dataclasses.dataclass
 class Tuned:
-    """What `train_run` did."""
+    """The result of `train_run`."""
 
     report: Report
     out: Path
@@ -118,7 +118,7 @@ def check_schedule(opened: Opened, schedule: str) -> None:
 
 
 def program_note(opened: Opened) -> str:
-    """What is other in the training of a program, in a line."""
+    """How the training of a program differs, in a line."""
     other = f"; to train the network itself, {with_code(opened)}" if with_code(opened) else ""
     return plain(
         "fine-tuning trains the stored program: the statistics of batch normalisation stay as they are, and dropout is "
@@ -173,7 +173,7 @@ def add_tuned(report: Report, opened: Opened, result: FinetuneResult, data: Data
 
 
 def summary(result: FinetuneResult) -> str:
-    """What the training did to the accuracy, in a line."""
+    """The change of accuracy by the training, in a line."""
     start, best = result.start, result.best
     text = f"top-1 {start.top1:.2f} % → {best.top1:.2f} % on {best.images} images, best of epoch {result.best_epoch}"
     return f"{text}; {result.note}" if result.note else text

@@ -1,4 +1,4 @@
-"""What is measured without changing anything: accuracy, cost, latency."""
+"""Measurements that change nothing: accuracy, cost, latency."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is said beside the numbers of a report: every note has a source, and all are collected in one place."""
+"""Notes beside the numbers of a report: each has a source, and all are collected in one place."""
 
 from __future__ import annotations
 

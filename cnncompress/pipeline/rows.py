@@ -15,7 +15,7 @@ from cnncompress.reporting.rows import Kind
 
 
 def recorded(opened: Opened) -> Report:
-    """What was measured when the run was written, empty for a network by name; RunError where it is damaged."""
+    """The measurements stored in a run, empty for a network by name; RunError where they are damaged."""
     run = opened.run
     if run is None:
         return Report()

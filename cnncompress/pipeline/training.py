@@ -25,7 +25,7 @@ CHECKPOINTS = "checkpoints"
 
 
 class TrainingPlace:
-    """Where a run is trained: the run itself, or `--out`, which becomes a copy of it before anything is written there.
+    """The run that is trained: the run itself, or `--out`, which becomes a copy of it first.
 
     Nobody else may write there meanwhile: where the run was replaced or removed all the same, `ready` says so.
     """
@@ -101,7 +101,7 @@ def training_in(run: Path, asked: TrainingAsked) -> Iterator[TrainingPlace]:
 
 
 def origin_of(opened: Opened, data: Data) -> dict[str, Any]:
-    """What a training is of, as words and numbers: it resumes only where all of them are the same."""
+    """The identity of a training: it resumes only where all these values are the same."""
     prepared = opened.preprocessing
     return {
         "what is trained": "the stored program" if is_program(opened) else "the network",

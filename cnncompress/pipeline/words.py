@@ -1,4 +1,4 @@
-"""What a decomposition is called, and what is said of it, in words."""
+"""The name of a decomposition, and the notes on it, in words."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def expected_steps(job: Job) -> list[str]:
 
 
 def labels_for(job: Job) -> str:
-    """What labels are needed for, in words; empty where images alone will do."""
+    """The option that needs labels, in words; empty where images alone will do."""
     if job.aim.max_drop is not None:
         return "--max-drop"
     return f"the metric {job.fit.metric}" if get_metric(job.fit.metric).labelled() else ""
 
 
 def hint(job: Job) -> str:
-    """What could be asked for where little was, in a line."""
+    """A hint at options that would give more, in a line; empty where there is none."""
     if job.images.spec is None:
         return (
             "the chains were fitted to the weights alone; far more accuracy is kept with --data FOLDER (fifty or more "
@@ -70,7 +70,7 @@ def described(opened: Opened, job: Job) -> str:
 
 
 def spent(aim: Aim, plan: Plan, fit: FitAsked, of_run: bool) -> Iterator[str]:
-    """What a budget was spent on; nothing without one."""
+    """The shares of cost that a plan within a budget leaves; nothing without a budget."""
     if not plan.achieved:
         return
     limits = aim.budget.shares if aim.budget is not None else {}

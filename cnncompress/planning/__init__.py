@@ -1,4 +1,4 @@
-"""Which layer becomes what: by a rank rule, or by a budget."""
+"""Planning: the chain of each layer, by a rank rule or within a budget."""
 
 from cnncompress.planning.budget import Planner
 from cnncompress.planning.collection import Candidates, Guide, LatencyModel, make_candidates

@@ -1,4 +1,4 @@
-"""Which layer becomes what, and why the others are kept."""
+"""Plans: the chain of each layer, and the reasons of those that are kept."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def choices_of(
     layers: Sequence[str] = (),
     skip: Sequence[str] = (),
 ) -> tuple[dict[str, Choice], dict[str, str]]:
-    """What is asked of every layer that may change, and why each of the others may not.
+    """The choice for every layer that may change, and the reason of each other layer.
 
     Both in the order of the network. UsageError for patterns, methods and ranks that make no sense.
     """

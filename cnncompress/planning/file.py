@@ -55,7 +55,7 @@ def read_plan(
 
 
 def _layer(call: Call, entry: Mapping[str, Any], centred: bool) -> LayerPlan:
-    """What one entry says; UsageError with the reason where it cannot be."""
+    """The plan of one entry; UsageError with the reason where it cannot be followed."""
     if (layer := entry.get("layer")) and stage_from_json(layer) != call.spec:
         raise UsageError(f"it is {call.spec} here, and {stage_from_json(layer)} in the plan")
     method = get_method(entry["method"], **entry.get("options", {}))

@@ -1,4 +1,4 @@
-"""What a file of `torch.export` holds, as plain values.
+"""The content of a file of `torch.export`, as plain values.
 
 torch's own loader is not used: it unpickles members of the file and evaluates expressions in it, so that opening a
 file of somebody else could run anything. Here the graph is read by schema, tensors as raw bytes, and the rest is left.
@@ -134,7 +134,7 @@ class Given(Whole):
 
 
 class InputSpec(Whole):
-    """What one graph input is."""
+    """The description of one graph input."""
 
     parameter: Stored | None = None
     buffer: Stored | None = None
@@ -143,13 +143,13 @@ class InputSpec(Whole):
 
 
 class OutputSpec(Whole):
-    """What one graph output is."""
+    """The description of one graph output."""
 
     user_output: Given
 
 
 class Signature(Part):
-    """What the inputs and outputs of a graph are."""
+    """The descriptions of the inputs and outputs of a graph."""
 
     input_specs: list[InputSpec]
     output_specs: list[OutputSpec]
@@ -198,7 +198,7 @@ class Meta(Part):
 
 
 class Payload(Part):
-    """Where the bytes of a stored tensor are."""
+    """The place of a stored tensor's bytes."""
 
     path_name: Annotated[str, Field(pattern="^(weight|tensor)_[0-9]{1,9}$")]
     use_pickle: bool

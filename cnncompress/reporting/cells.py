@@ -1,4 +1,4 @@
-"""What several tables write into their cells: shares."""
+"""Cells that several tables have: shares."""
 
 from __future__ import annotations
 

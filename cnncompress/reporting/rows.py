@@ -1,4 +1,4 @@
-"""What a report says: one row a network, one row a decomposed layer, and the reasons of the kept layers."""
+"""The values of a report: a row for each network and each decomposed layer, and the reasons of the kept layers."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Row:
 
     @property
     def latencies(self) -> tuple[Latency, ...]:
-        """Those in all runtimes."""
+        """The latencies in all runtimes, the first one first."""
         return (() if self.latency is None else (self.latency,)) + self.further
 
     def timed(self, latencies: Sequence[Latency]) -> Row:

@@ -13,7 +13,7 @@ from cnncompress.runs.snapshot import snapshot
 
 
 def stored_report(path: Path) -> Report:
-    """What was measured when the run was written; RunError where it is damaged or holds no measurements."""
+    """The measurements stored in a run; RunError where it is damaged or holds none."""
     with snapshot(path) as files:
         read_info(files)
         read_plan(files)

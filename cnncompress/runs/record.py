@@ -1,4 +1,4 @@
-"""What the JSON files of a run say, read by schema and without torch: no network is built."""
+"""The JSON files of a run, read by schema and without torch: no network is built."""
 
 from __future__ import annotations
 

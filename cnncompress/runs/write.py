@@ -199,14 +199,14 @@ def _new_info() -> dict[str, Any]:
 
 
 def _told(info: Mapping[str, Any] | None, old: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """What a caller says of a run, after what run.json already says: what has no key there goes under `extra`."""
+    """Additions of a caller to run.json; keys that its schema lacks go under `extra`."""
     known = {key: value for key, value in (info or {}).items() if key in Info.model_fields}
     extra = {**(old or {}).get("extra", {}), **{k: v for k, v in (info or {}).items() if k not in known}}
     return {**known, "extra": extra} if extra else known
 
 
 def _source_info(folder: Path, known: Provenance) -> dict[str, Any]:
-    """What run.json says of the network in `folder`: how it is built, and the checksums of all that goes into it."""
+    """Entries of run.json on the network in `folder`: its source, and the checksums of its files."""
     code = code_of(known.source)
     return {
         "format": FORMAT,
@@ -217,7 +217,7 @@ def _source_info(folder: Path, known: Provenance) -> dict[str, Any]:
 
 
 def _held_info(folder: Path, known: Provenance) -> dict[str, Any]:
-    """What run.json says of the tensors in `folder`."""
+    """Entries of run.json on the tensors in `folder`."""
     preprocessing = dataclasses.asdict(known.preprocessing) if known.preprocessing else None
     written = [folder / name for name in (MODEL, PROGRAM) if (folder / name).is_file()]
     return {"preprocessing": preprocessing, "sha256": {path.name: checksum(path) for path in written}}

@@ -1,4 +1,4 @@
-"""What calibration images tell about the layers of a network."""
+"""Statistics of the layers of a network over calibration images."""
 
 from cnncompress.statistics.cache import load_statistics, save_statistics, statistics_key
 from cnncompress.statistics.collect import POSITIONS, collect_statistics

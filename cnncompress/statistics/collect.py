@@ -48,7 +48,7 @@ def collect_statistics(
     device: str | torch.device = "cpu",
     progress: bool = True,
 ) -> dict[str, LayerStatistics]:
-    """What the metrics named by `metric` need to know about each layer that the network calls.
+    """Collect the statistics that the metrics named by `metric` need, for each layer that the network calls.
 
     `loader` gives batches of images as `inputs.read_batch` takes them; only some metrics use labels. The network, or a
     copy in float32 of one in half precision, runs in eval mode on `device`, where the network stays, and is otherwise

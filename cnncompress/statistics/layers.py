@@ -19,7 +19,7 @@ PATCHES_AT_ONCE = 2048  # patches gathered at once
 
 
 class LayerSums:
-    """What one layer has met so far, in this process. `needs`: some of moment, gradient, sensitivity."""
+    """The sums of one layer so far, in this process. `needs`: some of moment, gradient, sensitivity."""
 
     def __init__(self, name: str, module: nn.Module, needs: Collection[str]) -> None:
         self.name, self.module, self.kind, self.spec = name, module, kind_of(module), spec_of(module)

@@ -1,4 +1,4 @@
-"""Which statistics are collected: those that the metrics asked for need."""
+"""The statistics that the requested metrics need."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Wanted:
 
     @classmethod
     def by(cls, metric: str | Iterable[str]) -> Wanted:
-        """What one or several metrics need, by their names; UsageError for one that is not registered."""
+        """The statistics that metrics of these names need; UsageError for one that is not registered."""
         return cls(tuple(get_metric(name) for name in ([metric] if isinstance(metric, str) else metric)))
 
     @property

@@ -1,1 +1,1 @@
-"""What is said on the terminal: words, escapes, progress, signals."""
+"""The terminal: words, escapes, progress, signals."""

@@ -1,4 +1,4 @@
-"""What is said while something works: lines on stderr and progress bars. Silent in a library that asks for nothing."""
+"""Progress on stderr: lines and bars. Used as a library, it is silent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a stage of a chain is, and the types of stages by the kind that is stored."""
+"""The protocol of a stage, and the registry of stage types by their stored kind."""
 
 from __future__ import annotations
 
@@ -143,9 +143,9 @@ class Stage(ABC):
 
     @abstractmethod
     def in_groups(self, groups: int) -> Self:
-        """So many of this stage side by side, each on its own channels; UnsupportedLayerError where none does that.
+        """`groups` copies of this stage side by side, each on its own channels, as one stage.
 
-        Its kernel is theirs one after another, along dimension 0.
+        UnsupportedLayerError where no stage does that. Its kernel is theirs one after another, along dimension 0.
         """
 
     def ungrouped(self) -> Stage:

@@ -101,7 +101,7 @@ class ConvSpec(Stage):
         return self.replace(in_channels=self.in_channels // g, out_channels=self.out_channels // g, groups=1)
 
     def in_groups(self, groups: int) -> Self:
-        """So many of this convolution side by side, as one of as many times the groups."""
+        """`groups` copies of this convolution side by side, as one with that many times the groups."""
         widths = {"in_channels": self.in_channels * groups, "out_channels": self.out_channels * groups}
         return self.replace(**widths, groups=self.groups * groups)
 

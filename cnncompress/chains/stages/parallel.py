@@ -97,7 +97,7 @@ class Parallel(Stage):
 
     @property
     def groups(self) -> int:
-        """Those of every branch."""
+        """The number of groups, the same in every branch."""
         return self.whole.groups
 
     @property
@@ -180,14 +180,14 @@ class Parallel(Stage):
     # --- in a chain ---
 
     def compose(self, before: Tensor | None, kernel: Tensor) -> Tensor:
-        """As the whole convolution; what the kernel holds outside of the branches is ignored."""
+        """Composes as the whole convolution does; entries of the kernel outside of the branches are ignored."""
         inside = kernel.new_zeros(kernel.shape).unflatten(0, (self.groups, -1))
         for place in self._places():
             inside[place] = 1
         return self.whole.compose(before, kernel * inside.flatten(0, 1))
 
     def in_groups(self, groups: int) -> Self:
-        """So many of this stage side by side, as one whose branches have as many times the groups."""
+        """`groups` copies of this stage side by side, as one whose branches have that many times the groups."""
         branches = tuple(Branch(b.out_channels * groups, b.kernel_size, b.offset) for b in self.branches)
         return type(self)(self.whole.in_groups(groups), branches)
 
@@ -230,7 +230,7 @@ class Parallel(Stage):
         return self.whole.replace(**changes, padding=(0, 0), padding_mode="zeros")
 
     def _places(self) -> list[tuple[slice, ...]]:
-        """Where the weight [g, F/g, C/g, bh, bw] of each branch is in the whole kernel [g, F/g, C/g, kh, kw]."""
+        """The place of each branch's weight [g, F/g, C/g, bh, bw] in the whole kernel [g, F/g, C/g, kh, kw]."""
         places: list[tuple[slice, ...]] = []
         start = 0
         for branch in self.branches:

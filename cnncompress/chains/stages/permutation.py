@@ -24,7 +24,7 @@ class PermutationSchema(Schema):
 
     @property
     def in_channels(self) -> int:
-        """As a convolution has it."""
+        """The number of channels, under the name that a convolution has for it."""
         return self.channels
 
     out_channels = in_channels

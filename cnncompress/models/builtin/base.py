@@ -1,4 +1,4 @@
-"""What a built-in network is, and the table of them by name."""
+"""The type of a built-in network, and the built-in ones by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a kind of layer is, and the kinds by the modules that they describe."""
+"""The base class of layer kinds, and the registry of kinds by the modules that they describe."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def precise(values: Tensor) -> Tensor:
 
 
 class LayerKind(ABC):
-    """What is known about modules of one type, for everything that looks at them or puts chains in their place.
+    """Describes the layers of one module type: geometry, weight, input patches.
 
     A layer computes what its `spec` says. Its weight, in whatever layout a parameter holds it, is seen as
     W[F, C/g, kh, kw]; its output is linear in it. n is (C/g)·kh·kw, in the order of W.flatten(1).
@@ -80,7 +80,7 @@ class LayerKind(ABC):
 
     @abstractmethod
     def patches(self, x: Tensor, spec: ConvSpec, index: Tensor) -> Tensor:
-        """What the kernel sees at the output positions `index` [R], as [R, g, n] in float32 or float64.
+        """The input patches of the output positions `index` [R], as [R, g, n] in float32 or float64.
 
         `index` counts (image, y, x) row by row.
         """

@@ -73,7 +73,7 @@ class Conv2dKind(LayerKind):
         return precise(rows.permute(0, 3, 1, 2).reshape(len(index), spec.groups, -1))
 
     def outputs(self, y: Tensor, spec: ConvSpec, index: Tensor) -> Tensor:
-        """As for any layer, without a copy of the whole output [b, F, H, W] or [F, H, W]."""
+        """The outputs at some positions, without a copy of the whole output [b, F, H, W] or [F, H, W]."""
         y = y if y.dim() == 4 else y[None]
         width = y.shape[-2] * y.shape[-1]
         return precise(y.flatten(2)[index // width, :, index % width])
