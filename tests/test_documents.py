@@ -9,7 +9,10 @@ from pathlib import Path
 import click
 import pytest
 
+from cnncompress.chains.plan_schema import StoredEntry, StoredPlan
 from cnncompress.cli import cli as group
+from cnncompress.files import schemas
+from cnncompress.files.place import BEST, FILES, HISTORY, LAST, PREVIOUS
 from tests.cli.conftest import listing
 
 ROOT = Path(__file__).parents[1]
@@ -61,3 +64,26 @@ def test_python_runs_as_it_stands(document, tmp_path, monkeypatch):
     assert "imagenet" not in code
     exec(compile(code, document, "exec"), {})
     assert any(path.endswith("plan.json") for path in listing("runs"))
+
+
+@pytest.mark.parametrize(
+    ("schema", "heading"),
+    [
+        (schemas.Info, "### run.json"),
+        (StoredPlan, "### plan.json"),
+        (StoredEntry, "### plan.json"),
+        (schemas.Metrics, "## A report"),
+        (schemas.Row, "## A report"),
+        (schemas.LayerRow, "## A report"),
+        (schemas.Latency, "## A report"),
+    ],
+)
+def test_the_formats_name_every_key(schema, heading):
+    section = text_of("docs/formats.md").split(heading + "\n")[1].split("\n#")[0]
+    keys = {field.alias or name for name, field in schema.model_fields.items()}
+    assert keys - set(re.findall(r"`([\w.]+)`", section)) == set()
+
+
+def test_the_formats_name_the_files_of_a_run():
+    text = text_of("docs/formats.md")
+    assert all(f"`{name}`" in text for name in (*FILES, LAST, PREVIOUS, BEST, HISTORY))
