@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,8 @@ import torch
 from torch import nn
 
 from cnncompress.errors import CompressError, UsageError
-from cnncompress.latency.runtimes import check_available, get_runtime
+from cnncompress.latency import processor
+from cnncompress.latency.runtimes import Runtime, check_available, get_runtime
 from cnncompress.latency.setting import PRECISIONS, TimingSetting
 from cnncompress.network.device import resolve_device
 from cnncompress.network.inputs import input_dtype
@@ -24,10 +24,11 @@ CACHE = 32 * 2**20  # bytes of the last cache where the system does not tell
 def complete(setting: TimingSetting) -> TimingSetting:
     """The setting with the device and the number of threads that it means here.
 
-    UsageError for one that makes no sense, CompressError where the device or the runtime is not there.
+    UsageError for one that makes no sense, CompressError where the device, the runtime or its precision is not there.
     """
     setting.check()
     check_available(setting.runtime)
+    _check_precision(get_runtime(setting.runtime), setting.dtype)
     threads = setting.threads or torch.get_num_threads()
     return replace(setting, device=str(_device(setting)), threads=threads)
 
@@ -56,8 +57,16 @@ def of_network(setting: TimingSetting, network: nn.Module) -> TimingSetting:
         raise CompressError(
             f"the runtime {runtime.name} does not run networks in {dtype}; give --runtime {runtime.name}:{usual}"
         )
+    _check_precision(runtime, dtype)
     own_format = memory_format_of(network) if runtime.memory_formats else ""
     return replace(setting, dtype=dtype, memory_format=setting.memory_format or own_format)
+
+
+def _check_precision(runtime: Runtime, dtype: str) -> None:
+    """CompressError where this machine does not compute in it."""
+    for word in runtime.precisions:
+        if PRECISIONS[word] == dtype and (reason := runtime.lacks(word)):
+            raise CompressError(f"no {runtime.name}:{word} here: {reason}; give --runtime {runtime.name}:fp32")
 
 
 def identity(setting: TimingSetting) -> dict[str, Any]:
@@ -71,16 +80,7 @@ def machine_name(device: torch.device) -> str:
     """The processor that does the work, with what torch makes use of on it."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{_processor()} {torch.backends.cpu.get_cpu_capability()}, {os.cpu_count()} cores"
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+    return f"{processor.name()} {torch.backends.cpu.get_cpu_capability()}, {os.cpu_count()} cores"
 
 
 def last_cache_bytes(device: torch.device) -> int:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from cnncompress.latency.setting import TimingSetting
 
+NO_BF16 = "this processor does not compute in bfloat16"
 REGISTRY: dict[str, Runtime] = {}
 
 
@@ -50,6 +51,10 @@ class Runtime(ABC):
 
     def missing(self) -> str:
         """Why the runtime cannot be used here, and what to do; "" where it can."""
+        return ""
+
+    def lacks(self, precision: str) -> str:
+        """Why one of its precisions cannot be used on this machine; "" where it can."""
         return ""
 
     @abstractmethod

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from cnncompress.latency.runtimes.base import LayerClock, Runtime, register
 
@@ -22,8 +22,8 @@ class Torch(Runtime):
     """Eager PyTorch."""
 
     name = "torch"
-    precisions = ("fp32", "bf16", "fp16", "fp64")
-    devices = ("cpu", "cuda")
+    precisions: ClassVar[tuple[str, ...]] = ("fp32", "bf16", "fp16", "fp64")
+    devices: ClassVar[tuple[str, ...]] = ("cpu", "cuda")
     memory_formats = ("contiguous", "channels_last")
 
     def version(self) -> str:
@@ -36,11 +36,11 @@ class Torch(Runtime):
         """The network's forward pass."""
         from cnncompress.network.run import run
 
-        return partial(run, *_placed(network, inputs, setting))
+        return partial(run, *placed(network, inputs, setting))
 
-    def layer_clock(self, network: nn.Module, inputs: Tensor, setting: TimingSetting) -> LayerClock:
+    def layer_clock(self, network: nn.Module, inputs: Tensor, setting: TimingSetting) -> LayerClock | None:
         """Hooks on the layers: on a GPU every one is waited for, so they add up to more than the network."""
-        return _HookedLayers(*_placed(network, inputs, setting))
+        return _HookedLayers(*placed(network, inputs, setting))
 
     @contextmanager
     def running(self, setting: TimingSetting) -> Iterator[None]:
@@ -71,7 +71,7 @@ class Torch(Runtime):
         return begin.elapsed_time(end)
 
 
-def _placed(network: nn.Module, inputs: Tensor, setting: TimingSetting) -> tuple[nn.Module, Tensor]:
+def placed(network: nn.Module, inputs: Tensor, setting: TimingSetting) -> tuple[nn.Module, Tensor]:
     """A network and its inputs on the device, in the dtype and the order in memory of the setting."""
     import torch
 
