@@ -51,10 +51,11 @@ def command(
     opened, cost, measured = run_profile(settings, timings)
     ways = zip(timings, map(_original_format, measured), strict=True)
     by_layer = [layer_times(opened, timing, layout) for timing, layout in ways] if layers else []
-    first = list(measured[0].values())[-1]
-    rows = [row for times in measured for row in latency_rows(times, first)]
+    if len(measured) > 1:
+        echo_side_by_side(opened.name, measured)
+    rows = cost_rows(cost) + [row for times in measured for row in latency_rows(times) if len(measured) == 1]
     options.echo(f"{opened.name}, {opened.weights}, one image of {'×'.join(map(str, cost.input_shape[1:]))}")
-    options.echo(tabulate(cost_rows(cost) + rows, tablefmt="plain", disable_numparse=True))
+    options.echo(tabulate(rows, tablefmt="plain", disable_numparse=True))
     for times in measured:
         one = list(times.values())[-1]
         options.echo(f"latency{_where(one)}: batch {one.setting.batch}, {one.setting.words}")
@@ -90,17 +91,29 @@ def cost_rows(cost: Profile) -> list[list[str]]:
     return rows
 
 
-def latency_rows(times: Mapping[str, Latency], first: Latency) -> list[list[str]]:
-    """The latency of a network in one runtime and of its originals, and its share of theirs, as rows.
+def echo_side_by_side(name: str, measured: Sequence[Mapping[str, Latency]]) -> None:
+    """The times of a network and its fastest original in several runtimes, after the sentence that they come to."""
+    from cnncompress.reporting.layout import fill, terminal_width
+    from cnncompress.reporting.times import Beside, headline, legend, time_table
 
-    Beside them its share of what it takes in the `first` runtime, where that is another.
-    """
+    timed = []
+    for times in measured:
+        *before, now = times.values()
+        timed.append(Beside(now, before[-1].median, before[-1]) if before else Beside(now))
+    options.echo(fill(headline(name, timed), terminal_width()))
+    options.echo()
+    headers, rows, align = time_table({name: timed}, percentiles=(terminal_width() or 100) >= 100)
+    options.echo_table(rows, headers, [None] * len(headers), align)
+    options.echo(fill(legend({name: timed}), terminal_width()))
+    options.echo()
+
+
+def latency_rows(times: Mapping[str, Latency]) -> list[list[str]]:
+    """The latency of a network in one runtime and of its originals, and its share of theirs, as rows."""
     one = list(times.values())[-1]
     what = f"latency{_where(one)}"
     rows = [[f"{what}, {n}", f"{t.median:.2f} ms (p10 {t.p10:.2f}, p90 {t.p90:.2f})"] for n, t in times.items()]
     rows += [[f"{what}, share of the {n}", f"{one.median / times[n].median:.2f}"] for n in list(times)[:-1]]
-    if one.setting != first.setting:
-        rows.append([f"{what}, share of that in {first.setting.label}", f"{one.median / first.median:.2f}"])
     return rows
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -12,6 +12,7 @@ from cnncompress.latency.timed import Latency
 from cnncompress.reporting.cells import NONE, divide, with_share
 from cnncompress.reporting.layout import fitting, table
 from cnncompress.reporting.rows import Report, Row, milliseconds_beside
+from cnncompress.reporting.times import EAGER, Beside, legend
 from cnncompress.terminal.words import human
 from cnncompress.text import plain
 
@@ -92,11 +93,11 @@ def _network_record(row: Row, original: Row | None, timing: Latency | None) -> d
 
 
 def network_table(rows: Sequence[Row], form: NetworkForm | None = None) -> tuple[list[str], list[list[str]], str]:
-    """Headers, cells, and the alignment of the columns: one of latency for each runtime that any row has times of."""
+    """Headers, cells, and the alignment of the columns: one of latency where all times are of one runtime."""
     form = form or NetworkForm()
     headers = ["network", "kind", "params", "MACs", "FLOPs", "size", "top-1 %", "top-5 %", "images"]
-    runtimes = list(dict.fromkeys(latency.setting.label for row in rows for latency in row.latencies))
-    headers += [_latency_header(form, runtime, len(runtimes)) for runtime in runtimes]
+    timed = len(runtimes_of(rows)) == 1
+    headers += [form.latency] * timed
     cells = []
     for row, original in zip(rows, references(rows), strict=True):
         ratios = ratios_of(row, original)
@@ -104,9 +105,7 @@ def network_table(rows: Sequence[Row], form: NetworkForm | None = None) -> tuple
         costs += [(human(row.size_bytes, "B"), "size")]
         cell = [plain(row.name), row.kind, *(with_share(text, ratios[key], form.between) for text, key in costs)]
         cell += [_percent(row.top1), _percent(row.top5), NONE if row.images is None else f"{row.images:,}"]
-        timed = {latency.setting.label: latency for latency in row.latencies}
-        times = [(timed.get(runtime), share_of_time(timed.get(runtime), original)) for runtime in runtimes]
-        cells.append([*cell, *(_milliseconds(latency, share, form) for latency, share in times)])
+        cells.append(cell + [_milliseconds(row.latency, ratios["latency"], form)] * timed)
     hidden = {*form.hidden}
     if form.between != " " and all(row.top1 is None for row in rows):
         hidden |= {"top-1 %", "top-5 %", "images"}
@@ -115,9 +114,32 @@ def network_table(rows: Sequence[Row], form: NetworkForm | None = None) -> tuple
     return [headers[i] for i in shown], [[c[i] for i in shown] for c in cells], aligned
 
 
-def _latency_header(form: NetworkForm, runtime: str, runtimes: int) -> str:
-    """Without the name of the runtime where there is no other; the notes tell it."""
-    return form.latency if runtimes == 1 else f"{runtime} {form.latency.removeprefix('latency ')}"
+def runtimes_of(rows: Sequence[Row]) -> list[str]:
+    """The runtimes, with their precisions, that any row has times of."""
+    return list(dict.fromkeys(latency.setting.label for row in rows for latency in row.latencies))
+
+
+def in_several(rows: Sequence[Row]) -> dict[str, list[Beside]]:
+    """The times of each network that was timed, beside its original's; none where all are of one runtime.
+
+    An original is there only where no other network was timed beside it.
+    """
+    if len(runtimes_of(rows)) < 2:
+        return {}
+    timings: dict[str, list[Beside]] = {}
+    compared = [original for row, original in zip(rows, references(rows), strict=True) if row is not original]
+    for row, original in zip(rows, references(rows), strict=True):
+        if row.latencies and not any(row is one for one in compared):
+            timings[row.name] = [_beside(latency, original, row) for latency in row.latencies]
+    return timings
+
+
+def _beside(latency: Latency, original: Row | None, row: Row) -> Beside:
+    if original is None or original is row:
+        return Beside(latency)
+    before = milliseconds_beside(latency, original)
+    same = [one for one in original.latencies if one.setting.label == latency.setting.label and one.median == before]
+    return Beside(latency, before, next(iter(same), None))
 
 
 def fitting_networks(rows: Sequence[Row], width: int | None) -> str:
@@ -168,13 +190,20 @@ def _ways_of_timing(rows: Sequence[Row]) -> list[str]:
     names: dict[TimingSetting, list[str]] = {}
     for row in rows:
         for latency in row.latencies:
-            names.setdefault(latency.setting, []).append(row.name)
+            names.setdefault(_conditions(latency.setting, len(runtimes_of(rows)) > 1), []).append(row.name)
     told = []
     for setting, timed in names.items():
-        who = f" of {', '.join(timed)}" if len(names) > 1 else ""
+        who = f" of {', '.join(dict.fromkeys(timed))}" if len(names) > 1 else ""
         what = f"median and percentiles of a forward pass of a batch of {setting.batch}"
         told.append(f"Latency{who}{_where(setting)}: {what} on {setting.words}.")
+    if timings := in_several(rows):
+        told.append(legend(timings))
     return told
+
+
+def _conditions(setting: TimingSetting, several: bool) -> TimingSetting:
+    """What a note says of a time; the table says more where there are several runtimes."""
+    return replace(setting, runtime=EAGER, dtype="", memory_format="") if several else setting
 
 
 def _not_faster(row: Row, original: Row) -> list[str]:
@@ -187,7 +216,7 @@ def _not_faster(row: Row, original: Row) -> list[str]:
 
 
 def _where(setting: TimingSetting) -> str:
-    return "" if setting.runtime == "torch" else f" in {setting.runtime}"
+    return "" if setting.label == EAGER else f" in {setting.label}"
 
 
 def _change_of_top1(row: Row, original: Row) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,8 +13,9 @@ from cnncompress.errors import unknown
 from cnncompress.files.reading import finite
 from cnncompress.reporting.layers import LAYER_FORMS, kept_table, layer_records, layer_table
 from cnncompress.reporting.layout import AS_NEEDED, fill, fitting, table
-from cnncompress.reporting.networks import fitting_networks, network_records, network_table, notes_of
+from cnncompress.reporting.networks import fitting_networks, in_several, network_records, network_table, notes_of
 from cnncompress.reporting.rows import Report
+from cnncompress.reporting.times import Beside, headline, time_table
 from cnncompress.text import csv_cell, escaped_json, markdown, plain
 
 FORMATS = ("table", "markdown", "csv", "json")
@@ -35,10 +37,16 @@ def render(report: Report, format: str = "table", layers: bool = False, width: i
         raise unknown("format", format, FORMATS)
     narrow = width if format == "table" else None
     notes = notes_of(report)
+    timings = in_several(report.rows)
+    said = [headline(name if len(timings) > 1 else "this plan", found) for name, found in timings.items()]
     if format == "markdown":
         parts = [table(*network_table(report.rows), format), "\n".join(f"- {markdown(note)}" for note in notes)]
+        said = list(map(markdown, said))
     else:
         parts = [fitting_networks(report.rows, narrow), "\n".join(fill(plain(note), narrow) for note in notes)]
+        said = [fill(plain(text), narrow) for text in said]
+    if timings:
+        parts[:1] = ["\n".join(said), parts[0], _times(timings, format, narrow)]
     if layers and report.layers:
         layouts = [layer_table(report)] if narrow is None else [layer_table(report, form) for form in LAYER_FORMS]
         drawn = [partial(table, *columns, format) for columns in layouts]
@@ -46,6 +54,11 @@ def render(report: Report, format: str = "table", layers: bool = False, width: i
     if layers and report.kept:
         parts += [table(*kept_table(report.kept), format, [40, None, 60], narrow)]
     return "\n\n".join(parts)
+
+
+def _times(timings: Mapping[str, Sequence[Beside]], format: str, width: int | None) -> str:
+    layouts = [partial(table, *time_table(timings, percentiles), format) for percentiles in (True, False)]
+    return fitting(layouts, width)
 
 
 def _csv(records: list[dict[str, Any]]) -> str:

@@ -172,8 +172,9 @@ def milliseconds_beside(now: Latency, original: Row) -> float | None:
     """What the original of a network took beside it; None where it was not timed, or under other conditions."""
     if now.original is not None:
         return now.original
-    alike = [then.median for then in original.latencies if _conditions(then.setting) == _conditions(now.setting)]
-    return alike[0] if alike else None
+    alike = [then for then in original.latencies if _conditions(then.setting) == _conditions(now.setting)]
+    alike.sort(key=lambda then: then.setting.dtype != now.setting.dtype)
+    return alike[0].median if alike else None
 
 
 def _conditions(setting: TimingSetting) -> tuple[Any, ...]:

@@ -211,16 +211,22 @@ def test_no_ratio_of_latencies_under_other_conditions(change):
 
 
 def test_several_runtimes_side_by_side():
-    """A column each for the terminal, a record each in CSV; shares are of the original in the same runtime."""
+    """A line each in a table of its own, a record each in CSV; shares are of the original in the same runtime."""
     rows = []
     for row, times in ((ORIGINAL, (8.0, 2.0)), (SMALL, (6.0, 3.0))):
         found = (measured(), measured(runtime="other", memory_format=""))
         rows.append(row.timed([replace(one, median=ms) for one, ms in zip(found, times, strict=True)]))
     text = render(Report(rows))
-    assert re.search(r"torch ms \[p10–p90\] +other ms \[p10–p90\]$", text.splitlines()[0])
-    assert re.search(r"6 \[7–9.5\] 0.75× +3 \[7–9.5\] 1.50×$", text.splitlines()[3])
+    assert (
+        text.splitlines()[0]
+        == "other alone is 4.0 times faster than eager PyTorch; this plan is 1.50 times slower there."
+    )
+    assert re.search(r"^torch +8 \[7–9.5\] +6 \[7–9.5\] +0.75× +1.00 +1.33$", text, re.MULTILINE)
+    assert re.search(r"^other +2 \[7–9.5\] +3 \[7–9.5\] +1.50× +4.00 +2.67$", text, re.MULTILINE)
+    assert "| other | " in re.sub(" +", " ", render(Report(rows), "markdown"))
+    assert max(map(len, render(Report(rows), width=80).splitlines())) <= 80
     assert "runs/net is not faster than the original in other: 1.50 of its latency." in text
-    assert "Latency of net, runs/net in other: median" in text
+    assert "\nLatency: median and percentiles of a forward pass of a batch of 1 on cpu, 2 threads.\n" in text
     records = list(csv.DictReader(io.StringIO(render(Report(rows), "csv"))))
     assert [(one["runtime"], one["latency_ratio"]) for one in records[2:]] == [("torch", "0.75"), ("other", "1.5")]
     again = merge({"a": Report(rows), "b": Report(list(rows))})
