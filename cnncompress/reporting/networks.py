@@ -126,12 +126,14 @@ def in_several(rows: Sequence[Row]) -> dict[str, list[Beside]]:
     """
     if len(runtimes_of(rows)) < 2:
         return {}
-    timings: dict[str, list[Beside]] = {}
-    compared = [original for row, original in zip(rows, references(rows), strict=True) if row is not original]
-    for row, original in zip(rows, references(rows), strict=True):
-        if row.latencies and not any(row is one for one in compared):
-            timings[row.name] = [_beside(latency, original, row) for latency in row.latencies]
-    return timings
+    pairs = list(zip(rows, references(rows), strict=True))
+    timed = [[_beside(latency, original, row) for latency in row.latencies] for row, original in pairs]
+    compared = [pair[1] for pair, by in zip(pairs, timed, strict=True) if any(one.before is not None for one in by)]
+    return {
+        row.name: by
+        for row, by in zip(rows, timed, strict=True)
+        if by and not any(row is original for original in compared)
+    }
 
 
 def _beside(latency: Latency, original: Row | None, row: Row) -> Beside:

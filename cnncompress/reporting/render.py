@@ -38,7 +38,9 @@ def render(report: Report, format: str = "table", layers: bool = False, width: i
     narrow = width if format == "table" else None
     notes = notes_of(report)
     timings = in_several(report.rows)
-    said = [headline(name if len(timings) > 1 else "this plan", found) for name, found in timings.items()]
+    said = [
+        headline(name if len(timings) > 1 else "this plan", found) for name, found in timings.items() if len(found) > 1
+    ]
     if format == "markdown":
         parts = [table(*network_table(report.rows), format), "\n".join(f"- {markdown(note)}" for note in notes)]
         said = list(map(markdown, said))
