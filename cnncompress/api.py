@@ -63,6 +63,7 @@ def compress(
     layers: Sequence[str] = (),
     skip: Sequence[str] = (),
     seed: int = 0,
+    allow_slower: bool = False,
 ) -> Compressed:
     """A new network within `budget`: planned under the metric kronecker and corrected in network order.
 
@@ -70,10 +71,11 @@ def compress(
 
     `images` [n, 3, h, w] are some fifty or more inputs as the network takes them, on the CPU as the network is; no
     labels are needed. `method`, `layers` and `skip` are those of `plan`. What comes back is called as the network is,
-    and goes to `save` and `export` as it is. A budget of latency needs a table of times: give it to `plan`.
+    and goes to `save` and `export` as it is. A budget of latency needs a table of times: give it to `plan`. With
+    `allow_slower` the network may take longer than the original in eager PyTorch, which is measured otherwise.
 
-    Raises UsageError for a budget that no plan meets and for arguments of other types, CompressError for a network
-    that cannot be run.
+    Raises UsageError for a budget that no plan meets, or none in the original's time, and for arguments of other types,
+    CompressError for a network that cannot be run.
     """
     if not isinstance(model, nn.Module):
         raise UsageError(f"model is a {type(model).__name__}, not a network: load_model('resnet50').model is one")
@@ -82,7 +84,7 @@ def compress(
     images, _ = read_batch(images, input_dtype(model), labels=False)
     if not len(images):
         raise UsageError("there are no images to calibrate on: give some fifty or more")
-    return compress_network(model, images, budget, LayersAsked(method, layers=layers, skip=skip), seed)
+    return compress_network(model, images, budget, LayersAsked(method, layers=layers, skip=skip), seed, allow_slower)
 
 
 def finetune(
@@ -175,7 +177,7 @@ def run_decompose(settings: DecomposeSettings, command: Sequence[str]) -> Decomp
 
 def job_of(settings: DecomposeSettings) -> Job:
     """The job that resolved settings describe, as small values."""
-    aim = Aim(settings.budget, settings.max_drop, settings.plan, settings.assumes_budget)
+    aim = Aim(settings.budget, settings.max_drop, settings.plan, settings.assumes_budget, settings.allow_slower)
     special = {
         pattern: Choice(rule.method or settings.method, settings.rank if rule.rank is None else rule.rank)
         for pattern, rule in settings.per_layer.items()

@@ -33,11 +33,14 @@ class UsageError(CompressError):
 
 
 class UnreachableError(UsageError):
-    """A budget that no plan meets; `shares` are the smallest that can be had, by name, each alone."""
+    """A budget that no plan meets; `shares` are the smallest that can be had, by name, each alone.
 
-    def __init__(self, message: str, shares: Mapping[str, float]) -> None:
+    Those of `beside` are the smallest with all other shares within the budget, where there are any.
+    """
+
+    def __init__(self, message: str, shares: Mapping[str, float], beside: Mapping[str, float] | None = None) -> None:
         super().__init__(message)
-        self.shares = dict(shares)
+        self.shares, self.beside = dict(shares), dict(beside or {})
 
 
 class UnsupportedLayerError(CompressError):

@@ -38,3 +38,12 @@ def shapes(request):
     jaxtyping.config.update("jaxtyping_disable", not checked)
     yield
     jaxtyping.config.update("jaxtyping_disable", True)
+
+
+@pytest.fixture(autouse=True)
+def fair_clock(request, monkeypatch):
+    """Budgets of MACs and parameters are planned as if every network took as long: no test hangs on a clock."""
+    if request.node.get_closest_marker("guarded") is None:
+        from tests.timing import took
+
+        monkeypatch.setattr("cnncompress.pipeline.guard.latency", lambda models, *_: dict.fromkeys(models, took(1.0)))

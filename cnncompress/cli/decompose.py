@@ -82,8 +82,15 @@ from cnncompress.terminal import console
 @click.option("--dry-run", is_flag=True, default=None, help="Print the plan, write nothing.")
 @options.loader_options
 @options.runtime_option
-@click.option("--latency-batch", type=int, metavar="N", help="Batch of a latency budget [default: 1].")
-@click.option("--threads", type=int, metavar="N", help="CPU threads of a latency budget [default: torch's].")
+@click.option(
+    "--allow-slower",
+    is_flag=True,
+    default=None,
+    help="Let a budget of macs or params, or --max-drop, make the network slower [default: its time is measured and "
+    "limits the plan].",
+)
+@click.option("--latency-batch", type=int, metavar="N", help="Batch that is timed [default: 1].")
+@click.option("--threads", type=int, metavar="N", help="CPU threads while timing [default: torch's].")
 @click.option(
     "--memory-format",
     type=click.Choice(["contiguous", "channels_last"]),

@@ -105,6 +105,7 @@ class DecomposeSettings(ModelSettings):
     correct: Literal["auto", "none", "bias", "refit"] = "auto"
     reconstruct: Annotated[int, Field(ge=0)] = 0
     runtime: RuntimesField = []
+    allow_slower: bool = False
     latency_batch: Count = 1
     threads: Count | None = None
     memory_format: Literal["contiguous", "channels_last"] | None = None

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-import json
 import math
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from cnncompress.chains.plan_json import stage_to_json
 from cnncompress.chains.spec import Call, Chain, ConvSpec, Pair, Rank, chain_params
 from cnncompress.decompositions import Decomposition
 from cnncompress.latency.chains import Job, measure
-from cnncompress.latency.curves import Curves, Timed, anchor_ranks, choose_probe, padded_jobs, regrouped_jobs, structure
+from cnncompress.latency.curves import Curves, Timed
 from cnncompress.latency.machine import cache_folder, identity
 from cnncompress.latency.setting import TimingSetting
 from cnncompress.latency.store import Store
+from cnncompress.latency.wanted import Wanted, affordable, job_key
+
+Shape = tuple[ConvSpec, Pair]
 
 BUSY = 1.2  # where a layer takes so many times as long as it did, its machine has other work
 TRIES = 3  # measurements until it has none; later ones are not kept
 TOGETHER = 2**27  # weights that are in memory at once, beside those of the layer
+EXPECTED = (10, 0.4)  # so many chains take so many seconds, as far as is known before any was measured
 
 
 class LatencyTable:
@@ -32,7 +38,8 @@ class LatencyTable:
         self.setting = setting
         self._cache = cache_folder() if cache == "" else Path(cache) if cache is not None else None
         self.identity = identity(setting)
-        self._stores: dict[tuple[ConvSpec, Pair], Store] = {}
+        self._stores: dict[Shape, Store] = {}
+        self._curves: dict[Any, Curves] = {}
         self._factor = 1.0
 
     def settle(self, calls: Mapping[str, Call], within: Mapping[str, float]) -> None:
@@ -54,39 +61,72 @@ class LatencyTable:
         """Milliseconds of this very chain in the layer's place; `chain` is what runs, with the lowering applied."""
         return self._total(call, Job(chain, lowering))
 
-    def chains(self, call: Call, method: Decomposition, ranks: Sequence[Rank], centred: bool) -> list[Timed]:
+    def learn(self, wanted: Sequence[Wanted], seconds: float = math.inf) -> None:
+        """Measure the chains of methods on layers, at as many ranks as some `seconds` hold.
+
+        Layers of one shape are measured once, the largest first and at the most ranks; all at the ends of their ranks.
+        """
+        shapes: dict[Shape, list[Wanted]] = {}
+        new = {one.key: one for one in wanted if one.key not in self._curves}
+        for one in new.values():
+            for size in dict.fromkeys(one.call.sizes):
+                shapes.setdefault((one.call.spec, size), []).append(one)
+        weights = {shape: math.sqrt(shape[0].macs(shape[1])) for shape in shapes}
+        done, spent = EXPECTED
+        start, left = time.perf_counter(), sum(weights.values())
+        for shape in sorted(shapes, key=lambda shape: -weights[shape]):
+            store, begin = self._store(*shape), time.perf_counter()
+            allowed = max(0.0, seconds - (begin - start)) * weights[shape] / left
+            jobs = affordable(shapes[shape], store.times, allowed * done / spent)
+            self._measure_at(*shape, jobs)
+            done, spent, left = done + len(jobs), spent + time.perf_counter() - begin, left - weights[shape]
+        self._curves |= {key: self._curves_of(one) for key, one in new.items()}
+
+    def chains(self, call: Call, method: Decomposition, ranks: Sequence[Rank]) -> list[Timed]:
         """The time of a method's chain at each rank, with the lowering that makes it fastest.
 
         Measured at ranks that processors like and, where others are asked for, at one of those with and without
-        padding; the rest is interpolated. `centred` gives the chains a bias even where the layer has none.
+        padding; the rest is interpolated. Without `learn` before, what is missing for these ranks is measured now.
         """
-        spec, names = call.spec.replace(bias=call.spec.bias or centred), method.rank_names
-        full = method.full_rank(call.spec)
-        plain = [(structure(rank, names), method.stages(spec, rank)) for rank in ranks]
-        anchors = sorted({near for rank in ranks for near in anchor_ranks(rank, full, names)})
-        jobs: dict[Rank, list[Job]] = {}
-        for near in anchors:
-            jobs.setdefault(structure(near, names), []).extend(regrouped_jobs(spec, method.stages(spec, near)))
-        probe = choose_probe(plain)
-        extra = padded_jobs(probe[1]) if probe else []
-        self._measure(call, [*(job for found in jobs.values() for job in found), *extra])
-        curves = Curves(call, jobs, probe, lambda job: self._total(call, job))
-        return [curves(kind, chain) for kind, chain in plain]
+        wanted = Wanted(call, method, ranks)
+        curves = self._curves.get(wanted.key)
+        if curves is None:
+            self._measure_all(wanted)
+            curves = self._curves_of(wanted)
+        found = [curves(wanted.structure(rank), wanted.chain(rank)) for rank in ranks]
+        return [replace(timed, milliseconds=self._factor * timed.milliseconds) for timed in found]
+
+    def _measure_all(self, wanted: Wanted) -> None:
+        for size in dict.fromkeys(wanted.call.sizes):
+            known = self._store(wanted.call.spec, size).times
+            self._measure_at(wanted.call.spec, size, affordable([wanted], known, math.inf))
+
+    def _curves_of(self, wanted: Wanted) -> Curves:
+        """Of what has been measured."""
+        call = wanted.call
+        stores = [self._store(call.spec, size) for size in dict.fromkeys(call.sizes)]
+        known = {
+            kind: [job for jobs in ranks if all(job_key(jobs[0]) in s.times for s in stores) for job in jobs]
+            for kind, ranks in wanted.anchors.items()
+        }
+        return Curves(call, known, wanted.probe, lambda job: self._alone(call, job))
 
     def _total(self, call: Call, job: Job) -> float:
-        self._measure(call, [job])
-        key = job_key(job)
-        spent = sum(n * self._store(call.spec, size).times[key] for size, n in Counter(call.sizes).items())
-        return self._factor * spent
+        return self._factor * self._alone(call, job)
 
-    def _measure(self, call: Call, jobs: Sequence[Job]) -> None:
-        """Make sure that the times of these chains at all sizes of a layer are known."""
-        own = Job((call.spec,))
-        for size in dict.fromkeys(call.sizes):
-            store = self._store(call.spec, size)
-            missing = [job for job in dict.fromkeys([own, *jobs]) if job_key(job) not in store.times]
-            if not missing:
-                continue
+    def _alone(self, call: Call, job: Job) -> float:
+        """Over all calls of a layer, before the times are scaled."""
+        total = 0.0
+        for size, number in Counter(call.sizes).items():
+            self._measure_at(call.spec, size, [job])
+            total += number * self._store(call.spec, size).times[job_key(job)]
+        return total
+
+    def _measure_at(self, spec: ConvSpec, size: Pair, jobs: Sequence[Job]) -> None:
+        """Make sure that the times of these chains and of the layer are known."""
+        own, store = Job((spec,)), self._store(spec, size)
+        missing = [job for job in dict.fromkeys([own, *jobs]) if job_key(job) not in store.times]
+        if missing:
             for part in by_memory([job for job in missing if job != own]):
                 self._measure_beside(own, part, size, store)
 
@@ -119,8 +159,3 @@ def by_memory(jobs: Sequence[Job]) -> list[list[Job]]:
         parts[-1].append(job)
         held += weights
     return parts
-
-
-def job_key(job: Job) -> str:
-    """A chain and its lowering as a short text."""
-    return json.dumps([job.lowering, *(list(stage_to_json(stage).values()) for stage in job.chain)])

@@ -44,13 +44,15 @@ class ImagesAsked:
 class Aim:
     """The aim of a job: a budget, a largest loss of accuracy, or a plan in a file.
 
-    None of them leaves it to ranks. `assumed` marks a budget that nobody asked for.
+    None of them leaves it to ranks. `assumed` marks a budget that nobody asked for. With `allow_slower` a budget that
+    leaves time out may make the network slower.
     """
 
     budget: Budget | None = None
     max_drop: float | None = None
     plan: Path | None = None
     assumed: bool = False
+    allow_slower: bool = False
 
     @property
     def searching(self) -> bool:
@@ -61,6 +63,11 @@ class Aim:
     def by_latency(self) -> bool:
         """True for a budget of latency."""
         return self.budget is not None and self.budget.latency is not None
+
+    @property
+    def guarded(self) -> bool:
+        """True where no plan may be slower than the original, though no budget says so."""
+        return self.searching and not self.by_latency and not self.allow_slower
 
 
 @dataclass(frozen=True)

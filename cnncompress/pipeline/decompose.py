@@ -93,7 +93,7 @@ def _made(work: Work, planned: Planned, steps: Steps) -> Made:
     before = measure_original(work, steps)
     calibration = planned.calibration or calibrated(work, list(plan.layers), steps)
     fitted = fit(subject, plan, calibration, job.fit, list(work.choices), steps)
-    result, said = measure(work, fitted.network, steps), fitted.notes
+    result, said = measure(work, fitted.network, steps), planned.notes + fitted.notes
     if work.data is not None and not (work.data.labelled and work.outputs is not None):
         with steps("evaluate", "compare the answers with the original's"):
             said += compared(subject, fitted.network, work.data, job.images)
@@ -115,7 +115,8 @@ def _searched(work: Work, max_drop: float, steps: Steps) -> Made:
             max_drop,
             before.row.top1,
         )
-    return Made(best.plan, best.network, before, best.result, planning.calibration, best.notes)
+    said = planning.notes(best.plan) + best.notes
+    return Made(best.plan, best.network, before, best.result, planning.calibration, said)
 
 
 def _finish(work: Work, made: Made, command: Sequence[str], steps: Steps) -> Decomposed:
@@ -155,7 +156,7 @@ def _dry_run(work: Work, planned: Planned, steps: Steps) -> Decomposed:
     row: Row = planned_row(described(opened, job), plan, cost, work.subject.example.element_size())
     calibration = planned.calibration or Calibration()
     of_network = [note for note in work.notes if note.source == "network"]
-    told = collect(_told_of_plan(work, plan), of_network, calibration.notes)
+    told = collect(_told_of_plan(work, plan), planned.notes, of_network, calibration.notes)
     report = Report([now, row], layer_rows(plan, {}), plan.kept, told)
     return Decomposed(plan, report, None, steps, hint(job))
 

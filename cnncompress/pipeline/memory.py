@@ -5,20 +5,28 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from cnncompress.chains.plan import Budget
+from cnncompress.latency.setting import TimingSetting
 from cnncompress.names.metrics import GUIDED
 from cnncompress.network.compressed import Compressed, compressed
 from cnncompress.network.divergence import batches
+from cnncompress.network.memory_format import memory_format_of
 from cnncompress.network.subject import look_at
 from cnncompress.pipeline.asked import FitAsked, LayersAsked
 from cnncompress.pipeline.calibration import Calibration, with_gradients
 from cnncompress.pipeline.fit import answers_of, fit
+from cnncompress.pipeline.guard import Guard
 from cnncompress.planning import Guide, Planner, choices_of, make_candidates, reasons_of, with_reasons
 from cnncompress.statistics import collect_statistics
 from cnncompress.terminal.console import Steps
 
 
-def compress_network(network: nn.Module, images: Tensor, budget: Budget, asked: LayersAsked, seed: int) -> Compressed:
-    """The network planned within a budget and corrected in network order on `images` [n, c, H, W]."""
+def compress_network(
+    network: nn.Module, images: Tensor, budget: Budget, asked: LayersAsked, seed: int, allow_slower: bool = False
+) -> Compressed:
+    """The network planned within a budget and corrected in network order on `images` [n, c, H, W].
+
+    It stays in its memory format, in which it takes no longer than before unless it is to be `allow_slower`.
+    """
     subject = look_at(network, images[:1])
     choices, reasons = choices_of(subject, *asked.rules(seed), asked.layers, asked.skip)
     names = list(choices)
@@ -26,7 +34,9 @@ def compress_network(network: nn.Module, images: Tensor, budget: Budget, asked: 
     statistics = collect_statistics(network, batches(images), how.metric, layers=names, seed=seed)
     calibration = Calibration(statistics, images)
     guide = Guide(how.metric, statistics, answers_of(subject, calibration))
-    plan = Planner(make_candidates(subject, choices, guide, multiple=asked.multiple)).plan(budget)
+    candidates, own = make_candidates(subject, choices, guide, multiple=asked.multiple), memory_format_of(network)
+    guard = Guard(candidates, {own: network}, TimingSetting(), own, Steps())
+    plan = Planner(candidates).plan(budget) if allow_slower else guard.plan(budget)
     plan.input_shape = tuple(images.shape[1:])
     plan = with_reasons(plan, reasons | reasons_of(subject.cost), subject.calls)
     return compressed(fit(subject, plan, calibration, how, names, Steps()).network)

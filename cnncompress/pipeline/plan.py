@@ -9,34 +9,45 @@ from dataclasses import dataclass, replace
 
 from cnncompress.chains.plan import Budget, Plan
 from cnncompress.errors import UnreachableError
+from cnncompress.latency.network import latency
 from cnncompress.metrics import get_metric
 from cnncompress.network.device import resolve_device
 from cnncompress.pipeline.asked import Aim
 from cnncompress.pipeline.calibration import STATISTICS, Calibration, calibrate, calibration_set
 from cnncompress.pipeline.fit import answers_of
-from cnncompress.pipeline.timing import check_format, latency_model, time_formats
+from cnncompress.pipeline.guard import Guard
+from cnncompress.pipeline.notes import Note
+from cnncompress.pipeline.timing import TimedFormats, check_format, latency_model, originals_in
 from cnncompress.pipeline.work import Work
 from cnncompress.planning import Guide, Planner, make_candidates, plan_by_rank, read_plan, with_reasons
 from cnncompress.terminal.console import Steps
 from cnncompress.terminal.words import counted
 
+SECONDS = 90.0  # for measuring the chains of a budget of latency
+WORTH = 0.98  # of the MACs: a budget that nobody asked for is not raised above this
+
 
 @dataclass(frozen=True)
 class Planned:
-    """A plan, the aim that it follows, and the calibration that it is from, None where it needed none."""
+    """A plan, the aim that it follows, the calibration that it is from, None where it needed none, and what is said."""
 
     plan: Plan
     aim: Aim
     calibration: Calibration | None = None
+    notes: tuple[Note, ...] = ()
 
 
 @dataclass(frozen=True)
 class Planning:
     """All that plans within budgets are made from; they are for networks in `memory_format`, "" for their own."""
 
-    planner: Planner
+    planner: Planner | Guard
     calibration: Calibration
     memory_format: str
+
+    def notes(self, plan: Plan) -> tuple[Note, ...]:
+        """What is to be said of how a plan was made."""
+        return self.planner.notes(plan) if isinstance(self.planner, Guard) else ()
 
 
 def calibrated(work: Work, layers: Collection[str], steps: Steps) -> Calibration:
@@ -51,21 +62,26 @@ def calibrated(work: Work, layers: Collection[str], steps: Steps) -> Calibration
 
 
 def prepare_planning(work: Work, steps: Steps) -> Planning:
-    """Calibrate, time where a budget is of latency, and make candidates for every layer that may change."""
-    job, subject = work.job, work.subject
+    """Calibrate, make candidates for every layer that may change, and time them where a budget is of latency."""
+    job, subject, setting = work.job, work.subject, work.job.timings[0]
     calibration = calibrated(work, list(work.choices), steps)
     with steps("candidates", f"try methods and ranks on {counted(len(work.choices), 'layer')}"):
-        timed = time_formats(subject, job.timings[0], job.memory_format, steps) if job.aim.by_latency else None
-        times = None
-        if timed is not None:
-            times = latency_model(subject, timed, job.timings[0], job.memory_format, steps)
         if job.fit.corrected:
             calibration = replace(calibration, answers=answers_of(subject, calibration))
         guide = Guide(job.fit.metric, calibration.statistics, calibration.answers)
         multiple = job.layers.multiple or (8 if resolve_device(job.images.device).type == "cuda" else None)
-        planner = Planner(make_candidates(subject, work.choices, guide, times, multiple=multiple))
-    kept_in = job.memory_format or ("" if timed is None else timed.reference)
-    return Planning(planner, calibration, kept_in)
+        candidates = make_candidates(subject, work.choices, guide, multiple=multiple)
+    if job.aim.guarded:
+        originals = originals_in(subject, setting, job.memory_format)
+        return Planning(Guard(candidates, originals, setting, job.memory_format, steps), calibration, job.memory_format)
+    if not job.aim.by_latency:
+        return Planning(Planner(candidates), calibration, job.memory_format)
+    with steps("latency", "time the network, layers and chains"):
+        networks = originals_in(subject, setting, job.memory_format)
+        timed = TimedFormats(networks, latency(networks, subject.example, setting))
+        times = latency_model(candidates, timed, setting, job.memory_format, SECONDS)
+    kept_in = job.memory_format or timed.reference
+    return Planning(Planner(replace(candidates, times=times)), calibration, kept_in)
 
 
 def plan_within(work: Work, planning: Planning, budget: Budget, steps: Steps) -> Plan:
@@ -80,7 +96,7 @@ def make_plan(work: Work, steps: Steps) -> Planned:
     if job.aim.budget is not None:
         planning = prepare_planning(work, steps)
         aim, plan = within_reach(lambda budget: plan_within(work, planning, budget, steps), job.aim, job.aim.budget)
-        return Planned(plan, aim, planning.calibration)
+        return Planned(plan, aim, planning.calibration, planning.notes(plan))
     with steps("plan"):
         if job.aim.plan is not None:
             metric = None if work.data is None else job.fit.metric
@@ -102,12 +118,13 @@ def within_reach(plan: Callable[[Budget], Plan], aim: Aim, budget: Budget) -> tu
     """The plan within a budget, and the aim that it follows.
 
     Where no plan meets a budget that nobody asked for, it is halfway between the network itself and the least that can
-    be had.
+    be had, unless that is next to nothing.
     """
     try:
         return aim, plan(budget)
     except UnreachableError as error:
-        if not aim.assumed:
+        least = error.shares.get("macs", 1.0)
+        if not aim.assumed or least > WORTH:
             raise
-        budget = Budget(macs=math.ceil(500 * (1 + error.shares["macs"])) / 1000)
+        budget = Budget(macs=math.ceil(500 * (1 + least)) / 1000)
     return replace(aim, budget=budget), plan(budget)

@@ -38,16 +38,17 @@ def search(
 ) -> Found:
     """The network of the fewest MACs that loses at most `max_drop` points of `top1`, by bisection of the budget.
 
-    CompressError where every network tried loses more.
+    CompressError where every network tried loses more, UsageError where no plan could be tried.
     """
     low, high, best, tried = LOWEST, 1.0, None, []
+    refused: UsageError | None = None
     for trial in range(1, TRIALS + 1):
         share = (low + high) / 2
         LOG.info("trial %d of at most %d: %.3f of the MACs", trial, TRIALS, share)
         try:
             planned = plan(Budget(macs=share))
-        except UsageError:  # no plan is as cheap
-            low = share
+        except UsageError as error:  # no plan is as cheap
+            low, refused = share, error
             continue
         if not planned.layers:
             high = share
@@ -64,6 +65,8 @@ def search(
             low = share
         if high - low < NEAR:
             break
+    if refused is not None and not tried:
+        raise refused
     if best is None:
         told = f": {', '.join(tried)}" if tried else ""
         raise CompressError(f"no network loses at most {max_drop:g} points of top-1{told}; give a larger --max-drop")

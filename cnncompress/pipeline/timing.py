@@ -18,8 +18,7 @@ from cnncompress.network.subject import Subject
 from cnncompress.pipeline.asked import Aim
 from cnncompress.pipeline.formats import beside, converted, fastest, in_formats, in_words
 from cnncompress.pipeline.notes import Note, notes
-from cnncompress.planning import LatencyModel, network_clock, settled_table
-from cnncompress.terminal.console import Steps
+from cnncompress.planning import Candidates, LatencyModel, network_clock, settled_table
 
 
 def check_timings(settings: Sequence[TimingSetting]) -> None:
@@ -51,27 +50,30 @@ class TimedFormats:
         return fastest(self.latencies)
 
 
-def time_formats(subject: Subject, setting: TimingSetting, memory_format: str, steps: Steps) -> TimedFormats:
-    """Time the original in every memory format that it runs in, or that the runtime tells apart.
+def originals_in(subject: Subject, setting: TimingSetting, memory_format: str) -> dict[str, nn.Module]:
+    """The original in every memory format that it runs in, or that the runtime tells apart.
 
     `memory_format` is the one asked for, which is among them; "" for none.
     """
     networks = in_formats(subject.network, subject.example, setting)
     if memory_format and memory_format not in networks:
-        networks = {memory_format: converted(subject.network, subject.example, memory_format)}
-    with steps("latency", "time the networks"):
-        return TimedFormats(networks, latency(networks, subject.example, setting))
+        return {memory_format: converted(subject.network, subject.example, memory_format)}
+    return networks
 
 
 def latency_model(
-    subject: Subject, timed: TimedFormats, setting: TimingSetting, memory_format: str, steps: Steps
+    candidates: Candidates, timed: TimedFormats, setting: TimingSetting, memory_format: str, seconds: float
 ) -> LatencyModel:
-    """What budgets of latency need to know, in the memory format asked for, or else in the fastest."""
-    planned, reference = memory_format or timed.reference, timed.reference
-    with steps("latency", "time layers and chains"):
-        table = settled_table(timed.networks[planned], subject.example, subject.calls, setting)
+    """What budgets of latency need to know, in the memory format asked for, or else in the fastest.
+
+    Chains are measured in some `seconds`, or little more.
+    """
+    subject, reference = candidates.subject, timed.reference
+    planned = memory_format or reference
+    network, example = timed.networks[planned], subject.example
+    table = settled_table(network, example, subject.calls, setting, candidates.wanted, seconds)
     original, best = timed.latencies[planned].median, timed.latencies[reference].median
-    clock = network_clock(timed.networks[reference], subject.example, best, setting, planned)
+    clock = network_clock(timed.networks[reference], example, best, setting, planned)
     return LatencyModel(table, original, best, clock)
 
 
@@ -112,11 +114,20 @@ def time_result(
     if best != own:
         gain = latencies[best].median / latencies[own].median
         said.append(f"saved in the memory format {best}, in which it takes {gain:.2f} of its time in {own}")
-    if latencies[best].median >= times[0][0].median and aim.budget is not None and not aim.by_latency:
-        said.append("to plan for time too, add `--budget latency=0.9`")
+    if latencies[best].median >= times[0][0].median:
+        said += slower_in_words(aim)
     said += in_words(originals)
     kept = best if best != own else plan.memory_format
     return TimedResult(models[best], kept, times, notes("latency", *said))
+
+
+def slower_in_words(aim: Aim) -> list[str]:
+    """What to do about a network that takes no less time than its original; nothing for ranks and plans from files."""
+    if not aim.searching or aim.by_latency:
+        return []
+    if aim.allow_slower:
+        return ["it takes longer than the original, as --allow-slower permits; without it time is a limit too"]
+    return ["`--budget latency=0.9` beside the other budget plans for less time"]
 
 
 def _beside(

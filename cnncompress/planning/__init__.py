@@ -20,7 +20,7 @@ from cnncompress.planning.rules import (
     plan_layer,
     seeded,
 )
-from cnncompress.planning.whole import network_clock, settled_table
+from cnncompress.planning.whole import network_clock, settled_table, with_random_chains
 
 __all__ = [
     "Candidates",
@@ -43,5 +43,6 @@ __all__ = [
     "reasons_of",
     "seeded",
     "settled_table",
+    "with_random_chains",
     "with_reasons",
 ]

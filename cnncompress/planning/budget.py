@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -48,7 +48,7 @@ class Planner:
 
     def plan(self, budget: Budget) -> Plan:
         """The most accurate plan within a budget; UsageError where no plan meets it."""
-        return _Search(self.candidates).plan(budget)
+        return _Search(self.candidates, budget).plan()
 
 
 class _Search:
@@ -58,53 +58,58 @@ class _Search:
     alone. With a clock, the times of chains are corrected by what the whole network takes.
     """
 
-    def __init__(self, candidates: Candidates) -> None:
+    def __init__(self, candidates: Candidates, budget: Budget) -> None:
+        if budget.latency is None:
+            candidates = replace(candidates, times=None)
+        elif candidates.times is None:
+            raise UsageError("a budget of latency needs a table of measured times and the network's own time")
+        else:
+            candidates.times.table.learn(candidates.wanted, candidates.times.seconds)
         self.all, self.guide, self.cost = candidates, candidates.guide, candidates.subject.cost
-        self.table = None if candidates.times is None else candidates.times.table
-        self.clock = None if candidates.times is None else candidates.times.clock
+        self.budget, self.times = budget, candidates.times
+        self.table = None if self.times is None else self.times.table
         self.totals, self.references = candidates.totals, candidates.references
         self.layers = [_afresh(layer) for layer in candidates.layers]
         self.slower = 1.0  # by which chains take longer in the network than alone
         self.similar: dict[str, tuple[int, float, float]] = {}  # by layer: family, error, divergence last measured
 
-    def plan(self, budget: Budget) -> Plan:
+    def plan(self) -> Plan:
         """See `Planner.plan`."""
-        solution = self._rough(budget)
+        solution = self._rough()
         for _ in range(CALIBRATIONS if self.guide.answers is not None else 0):
             if not self._calibrate(solution):
                 break
-            solution = self._solve(budget)
-        solution = self._fine(budget, solution)
-        for _ in range(CLOCKINGS if budget.latency is not None and self.clock is not None else 0):
-            if not self._clocked(solution):
+            solution = self._solve()
+        solution = self._fine(solution)
+        for _ in range(CLOCKINGS):
+            if self.times is None or self.times.clock is None or not self._clocked(solution, self.times.clock):
                 break
-            solution = self._fine(budget, self._rough(budget))
+            solution = self._fine(self._rough())
         return self._told(solution)
 
-    def _rough(self, budget: Budget) -> dict[str, Candidate]:
+    def _rough(self) -> dict[str, Candidate]:
         """The solution among ranks that are spread over all."""
         for layer in self.layers:
             for family in layer.families:
                 family.chosen = spread(len(family.ranks))
-        return self._solve(budget)
+        return self._solve()
 
-    def _fine(self, budget: Budget, solution: dict[str, Candidate]) -> dict[str, Candidate]:
+    def _fine(self, solution: dict[str, Candidate]) -> dict[str, Candidate]:
         """A better one among the ranks around a solution."""
         for _ in range(FINE_ROUNDS):
             for layer in self.layers:
                 candidate = solution[layer.name]
                 if candidate.plan is not None:
                     layer.families[candidate.family].near(candidate.index)
-            solution = self._solve(budget)
+            solution = self._solve()
         return solution
 
-    def _clocked(self, solution: Mapping[str, Candidate]) -> bool:
+    def _clocked(self, solution: Mapping[str, Candidate], clock: Callable[[Plan], float]) -> bool:
         """Correct the times of chains by what the whole network takes; True where that was worth it."""
-        assert self.clock is not None
         plan = self._told(solution)
         chains = sum(c.costs["latency"] for c in solution.values() if c.plan is not None)
         predicted = plan.achieved["latency"] * self.references["latency"]
-        measured = self.clock(plan)
+        measured = clock(plan)
         if not chains or abs(measured / predicted - 1) <= CLOSE:
             return False
         self.slower *= min(max(1 + (measured - predicted) / chains, 1 / LIMIT), LIMIT)
@@ -128,26 +133,34 @@ class _Search:
         own = [layer.keep(self.table).costs for layer in self.layers]
         return {cost: total - sum(c[cost] for c in own) for cost, total in self.totals.items()}
 
-    def _solve(self, budget: Budget) -> dict[str, Candidate]:
-        names = list(budget.shares)
-        if "latency" in names and "latency" not in self.totals:
-            raise UsageError("a budget of latency needs a table of measured times and the network's own time")
-        for layer in self.layers if self.table is not None else []:
-            layer.candidates(self.table)  # all times are measured before any of them counts
+    def _solve(self) -> dict[str, Candidate]:
+        names = list(self.budget.shares)
         options = [layer.candidates(self.table, self.slower) for layer in self.layers]
         fixed = self._fixed()
-        limits = [share * self.references[n] - fixed[n] for n, share in budget.shares.items()]
+        limits = [share * self.references[n] - fixed[n] for n, share in self.budget.shares.items()]
         costs = [np.array([[c.costs[n] for n in names] for c in found]) for found in options]
         errors = [np.array([c.error for c in found]) for found in options]
         selection = solve(costs, errors, limits, TIME_LIMIT) if min(limits) >= 0 else None
         if selection is None:
-            least = {n: sum(float(c[:, i].min()) for c in costs) + fixed[n] for i, n in enumerate(names)}
-            shares = {n: self._share(n, value) for n, value in least.items()}
-            reach = ", ".join(f"{n}={share:.3f}" for n, share in shares.items())
-            both = f", each alone, and together to {self._together(names, costs)}" if len(names) > 1 else ""
-            found = f"these layers and methods go down to {reach}{both}{self._held()}"
-            raise UnreachableError(f"no plan meets the budget {budget}: {found}", shares)
+            raise self._refusal(costs, limits)
         return {layer.name: found[i] for layer, found, i in zip(self.layers, options, selection.choice, strict=True)}
+
+    def _refusal(self, costs: Sequence[Floats], limits: Sequence[float]) -> UnreachableError:
+        """That no plan meets the budget, and what can be had."""
+        names, fixed = list(self.budget.shares), self._fixed()
+        least = {n: sum(float(c[:, i].min()) for c in costs) + fixed[n] for i, n in enumerate(names)}
+        shares = {n: self._share(n, value) for n, value in least.items()}
+        reach = ", ".join(f"{n}={share:.3f}" for n, share in shares.items())
+        both = f", each alone, and together to {self._together(names, costs)}" if len(names) > 1 else ""
+        found = f"these layers and methods go down to {reach}{both}{self._held()}"
+        beside: dict[str, float] = {}
+        for i, name in enumerate(names):
+            rest = [j for j in range(len(names)) if j != i]
+            others = [limits[j] for j in rest]
+            if min(others, default=0) >= 0:
+                best = solve([c[:, rest] for c in costs], [c[:, i] for c in costs], others, TIME_LIMIT)
+                beside |= {} if best is None else {name: self._share(name, best.error + fixed[name])}
+        return UnreachableError(f"no plan meets the budget {self.budget}: {found}", shares, beside)
 
     def _together(self, names: Sequence[str], costs: Sequence[Floats]) -> str:
         """What the plan leaves whose shares have the least sum, as a budget that it meets."""

@@ -76,7 +76,7 @@ class Layer:
         found = [self.keep(table)]
         for number, family in enumerate(self.families):
             ranks = [family.ranks[i] for i in family.chosen]
-            timed = table.chains(self.call, family.method, ranks, self.centred) if table and ranks else None
+            timed = table.chains(self.call, family.method, ranks) if table and ranks else None
             for place, index in enumerate(family.chosen):
                 plan = layer_plan(
                     self.call, family.method, ranks[place], self.centred, timed[place].lowering if timed else ""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from cnncompress.chains.plan import Plan
 from cnncompress.latency.table import LatencyTable
+from cnncompress.latency.wanted import Wanted
 from cnncompress.maths.linalg import check_finite
 from cnncompress.metrics import get_metric, layer_metrics
 from cnncompress.metrics.statistics import LayerStatistics
@@ -44,13 +46,15 @@ class LatencyModel:
     """Milliseconds of layers, of chains and of the whole network, for budgets of latency.
 
     `original_ms` is what the network takes in the setting of the `table`. Shares are of `reference_ms`, what it takes
-    in its fastest setting; None is the same. `clock` measures the whole network after a plan.
+    in its fastest setting; None is the same. `clock` measures the whole network after a plan. Chains are measured in
+    some `seconds`, or little more.
     """
 
     table: LatencyTable
     original_ms: float
     reference_ms: float | None = None
     clock: Callable[[Plan], float] | None = None
+    seconds: float = math.inf
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,11 @@ class Candidates:
     times: LatencyModel | None = None
     progress: bool = True
     measured: dict[tuple[str, int, int], float] = field(default_factory=dict, repr=False)
+
+    @property
+    def wanted(self) -> list[Wanted]:
+        """All chains whose times a budget of latency asks for."""
+        return [Wanted(x.call, family.method, family.ranks) for x in self.layers for family in x.families]
 
     @property
     def totals(self) -> dict[str, float]:

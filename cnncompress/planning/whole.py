@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor, nn
 
@@ -14,6 +15,7 @@ from cnncompress.latency.machine import of_network
 from cnncompress.latency.network import latency, layer_latencies
 from cnncompress.latency.setting import TimingSetting
 from cnncompress.latency.table import LatencyTable
+from cnncompress.latency.wanted import Wanted
 from cnncompress.network.copying import clone
 from cnncompress.network.kinds import weight_of
 from cnncompress.network.memory_format import memory_format_of, to_memory_format
@@ -40,13 +42,22 @@ def network_clock(
     return clock
 
 
-def settled_table(model: nn.Module, example: Tensor, calls: Mapping[str, Call], setting: TimingSetting) -> LatencyTable:
-    """Times of layers and chains of `model`, scaled to what layers take within it.
+def settled_table(
+    model: nn.Module,
+    example: Tensor,
+    calls: Mapping[str, Call],
+    setting: TimingSetting,
+    wanted: Sequence[Wanted] = (),
+    seconds: float = math.inf,
+) -> LatencyTable:
+    """Times of layers and of the `wanted` chains of `model`, scaled to what layers take within it.
 
-    Where the runtime does not show that, they are scaled down until the layers take no longer than the network.
+    Chains are measured in some `seconds`, or little more. Where the runtime does not show what layers take, times are
+    scaled down until the layers take no longer than the network.
     """
     own = of_network(setting, model)
     table = LatencyTable(own)
+    table.learn(wanted, seconds)
     within = layer_latencies({"": model}, example, own)
     if within is not None:
         table.settle(calls, {name: found.median for name, found in within[""].items()})

@@ -71,7 +71,7 @@ def test_a_lowering_that_does_not_run_takes_forever(monkeypatch):
     times = measure.measure(jobs, (7, 5), TimingSetting(threads=1))
     assert [ms < math.inf for ms in times] == [True, True, False]
     call = Call(0, CONV, ((7, 5),))
-    (timed,) = LatencyTable(TimingSetting(threads=1), None).chains(call, get_method("spatial-svd"), [(3,)], False)
+    (timed,) = LatencyTable(TimingSetting(threads=1), None).chains(call, get_method("spatial-svd"), [(3,)])
     assert timed.lowering == ""
     assert 0 < timed.milliseconds < math.inf
 
@@ -112,7 +112,7 @@ def test_every_kind_of_chain(name, tmp_path):
     method = get_method(name)
     spec = ConvSpec(8, 8, (3, 3), padding=(1, 1))
     ranks = sorted({method.rank(spec, share) for share in (0.25, 0.5, 1.0)})
-    found = LatencyTable(TimingSetting(threads=1), None).chains(Call(0, spec, ((6, 6),)), method, ranks, centred=True)
+    found = LatencyTable(TimingSetting(threads=1), None).chains(Call(0, spec, ((6, 6),)), method, ranks)
     assert len(found) == len(ranks)
     assert all(t.milliseconds > 0 for t in found)
 

@@ -13,6 +13,7 @@ from cnncompress.latency.chains import Job
 from cnncompress.latency.machine import cache_folder
 from cnncompress.latency.setting import TimingSetting
 from cnncompress.latency.table import TOGETHER, LatencyTable, by_memory
+from cnncompress.latency.wanted import Wanted
 
 SPEC = ConvSpec(16, 16, (3, 3), padding=(1, 1))
 CALL = Call(0, SPEC, ((8, 8), (8, 8), (4, 4)))
@@ -46,13 +47,13 @@ def test_the_time_of_a_layer_over_all_its_calls(machine, tmp_path):
 
 
 def test_chains_beside_the_layer_and_from_the_disk(machine, tmp_path):
-    first = LatencyTable(TimingSetting(), tmp_path).chains(CALL, SPATIAL, RANKS, centred=True)
+    first = LatencyTable(TimingSetting(), tmp_path).chains(CALL, SPATIAL, RANKS)
     assert all(jobs[0] == Job((SPEC,)) for jobs, _ in machine.asked)
     at = [rank * (48 + 48) * 144 / 1000 for rank in (8, 8, 16)]
     assert [t.milliseconds for t in first] == pytest.approx(at)
     asked = len(machine.asked)
     again = LatencyTable(TimingSetting(), tmp_path)
-    assert again.chains(CALL, SPATIAL, RANKS, centred=True) == first
+    assert again.chains(CALL, SPATIAL, RANKS) == first
     assert again.dense(CALL) == pytest.approx(16 * 16 * 9 * 144 / 1000)
     assert len(machine.asked) == asked
 
@@ -148,11 +149,11 @@ def test_times_within_the_network_scale_all_others(machine):
     calls = {"a": CALL, "b": other, "never timed": CALL}
     found = LatencyTable(TimingSetting(), None)
     alone = found.dense(CALL), found.dense(other)
-    plain = found.chains(CALL, SPATIAL, RANKS, centred=False)
+    plain = found.chains(CALL, SPATIAL, RANKS)
     for _ in range(2):  # settling anew starts afresh
         found.settle(calls, {"a": 1.5 * alone[0], "b": 1.5 * alone[1], "unknown": 7.0})
         assert found.dense(other) == pytest.approx(1.5 * alone[1])
-        settled = found.chains(CALL, SPATIAL, RANKS, centred=False)
+        settled = found.chains(CALL, SPATIAL, RANKS)
         assert [t.milliseconds for t in settled] == pytest.approx([1.5 * t.milliseconds for t in plain])
         assert found.chain(CALL, SPATIAL.stages(SPEC, (8,))) == pytest.approx(1.5 * 8 * 96 * 144 / 1000)
     found.settle(calls, {"a": 2 * alone[0], "b": 0.0})
@@ -179,3 +180,59 @@ def test_where_times_are_kept(monkeypatch, tmp_path):
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert cache_folder() == tmp_path / ".cache" / "cnncompress"
+
+
+class Slow(Machine):
+    """A machine whose every chain takes a second of a clock to measure."""
+
+    def __init__(self):
+        super().__init__()
+        self.now = 0.0
+
+    def __call__(self, jobs, size, setting):
+        self.now += len(jobs)
+        return super().__call__(jobs, size, setting)
+
+
+def wanted(call, method=SPATIAL):
+    return Wanted(call, method, [(k,) for k in range(8, call.spec.out_channels + 1, 8)])
+
+
+@pytest.fixture
+def slow(monkeypatch):
+    found = Slow()
+    monkeypatch.setattr(table, "measure", found)
+    monkeypatch.setattr(table.time, "perf_counter", lambda: found.now)
+    return found
+
+
+LARGE = Call(0, ConvSpec(128, 128, (3, 3), padding=(1, 1)), ((32, 32),))
+SMALL = Call(1, ConvSpec(96, 96, (3, 3), padding=(1, 1)), ((2, 2),))
+
+
+def test_layers_of_one_shape_are_measured_once_all_their_chains_together(slow):
+    found = LatencyTable(TimingSetting(), None)
+    again, other = (Call(2, LARGE.spec, LARGE.sizes, kept) for kept in ("", "x"))
+    found.learn([wanted(LARGE), wanted(again), wanted(other, get_method("channel-svd"))])
+    ((jobs, size),) = slow.asked
+    assert size == (32, 32)
+    assert len(jobs) == len(set(jobs)) == 1 + 2 * 8  # the layer, and both methods at 8, 16, 24, 32, 48, 64, 96, 128
+    assert [t.milliseconds for t in found.chains(again, SPATIAL, [(8,), (40,), (128,)])] == pytest.approx(
+        [k * 2 * 3 * 128 * 1024 / 1000 for k in (8, 40, 128)]
+    )
+    assert len(slow.asked) == 1
+
+
+def test_seconds_go_to_large_layers_first_and_every_layer_has_its_ends(slow, tmp_path):
+    found = LatencyTable(TimingSetting(), tmp_path)
+    found.learn([wanted(SMALL), wanted(LARGE)], seconds=9.0)
+    (large, size), (small, _) = slow.asked
+    assert size == (32, 32)
+    assert len(small) == 3  # the layer and both ends
+    assert len(small) < len(large) <= 10
+    line = [t.milliseconds for t in found.chains(SMALL, SPATIAL, [(8,), (56,), (96,)])]
+    assert line == pytest.approx([k * 2 * 3 * 96 * 4 / 1000 for k in (8, 56, 96)])  # time is MACs here
+    assert len(slow.asked) == 2
+    more = LatencyTable(TimingSetting(), tmp_path)
+    more.learn([wanted(SMALL), wanted(LARGE)])  # what is known from before is not measured again
+    assert [(len(jobs), size) for jobs, size in slow.asked[2:]] == [(1 + 5, (2, 2))]

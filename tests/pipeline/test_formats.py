@@ -22,7 +22,6 @@ from cnncompress.pipeline.formats import beside, converted, fastest, in_formats,
 from cnncompress.pipeline.latencies import measure_latency
 from cnncompress.pipeline.opened import open_run
 from cnncompress.planning import Guide, make_candidates
-from cnncompress.terminal.console import Steps
 from tests.pipeline.networks import write_factory
 from tests.timing import took
 
@@ -106,12 +105,13 @@ def test_shares_of_latency_are_of_the_original_in_its_fastest_format(monkeypatch
     """100 ms as it came and 70 in channels_last: half of it is 35, whichever format is asked for."""
     taken = {"contiguous": 100.0, "channels_last": 70.0}
     times = {name: took(ms, name) for name, ms in taken.items()}
-    monkeypatch.setattr(timing, "latency", lambda models, example, setting: {name: times[name] for name in models})
     monkeypatch.setattr(timing, "settled_table", lambda *_: LatencyTable(TimingSetting(), None))
-    subject, how = look_at(plain(), IMAGE), (TimingSetting(), asked)
-    model = timing.latency_model(subject, timing.time_formats(subject, *how, Steps()), *how, Steps())
+    subject, setting = look_at(plain(), IMAGE), TimingSetting()
+    timed = timing.TimedFormats(timing.originals_in(subject, setting, asked), times)
+    found = make_candidates(subject, {}, Guide())
+    model = timing.latency_model(found, timed, setting, asked, 1.0)
     assert (model.original_ms, model.reference_ms) == (taken[planned], 70.0)
-    found = make_candidates(subject, {}, Guide(), model)
+    found = replace(found, times=model)
     assert (found.totals["latency"], found.references["latency"]) == (taken[planned], 70.0)
 
 
