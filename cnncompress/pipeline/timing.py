@@ -127,7 +127,7 @@ def slower_in_words(aim: Aim) -> list[str]:
         return []
     if aim.allow_slower:
         return ["it takes longer than the original, as --allow-slower permits; without it time is a limit too"]
-    return ["`--budget latency=0.9` beside the other budget plans for less time"]
+    return ["to plan for less time, add `--budget latency=0.9`"]
 
 
 def _beside(
