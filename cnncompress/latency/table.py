@@ -31,7 +31,8 @@ EXPECTED = (10, 0.4)  # so many chains take so many seconds, as far as is known 
 class LatencyTable:
     """Times of layers and chains in one setting. Each chain is measured in turns with the layer it would replace.
 
-    `cache` is the folder where times are kept, None for none. What is damaged there is measured again.
+    `cache` is the folder where times are kept, None for none. What is damaged there is measured again. The layers were
+    `seen` within the network where their share of its time is known.
     """
 
     def __init__(self, setting: TimingSetting, cache: Path | str | None = "") -> None:
@@ -41,14 +42,15 @@ class LatencyTable:
         self._stores: dict[Shape, Store] = {}
         self._curves: dict[Any, Curves] = {}
         self._factor = 1.0
+        self.seen = True
 
-    def settle(self, calls: Mapping[str, Call], within: Mapping[str, float]) -> None:
+    def settle(self, calls: Mapping[str, Call], within: Mapping[str, float], seen: bool = True) -> None:
         """Scale all times so that layers take together what they take `within` their network, milliseconds by name.
 
         `layer_latencies` measures those. Alone, a layer finds its input in a nearer cache and its output in
         memory that was in use before, which makes it some percent faster; its chains too.
         """
-        self._factor = 1.0
+        self._factor, self.seen = 1.0, seen
         names = [name for name in calls if name in within]
         alone = sum(self.dense(calls[name]) for name in names)
         self._factor = sum(within[name] for name in names) / alone if alone else 1.0

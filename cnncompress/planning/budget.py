@@ -16,6 +16,7 @@ from cnncompress.metrics import get_metric
 from cnncompress.network.copying import clone
 from cnncompress.network.swap import swap
 from cnncompress.planning.candidates import Candidate, Layer, spread
+from cnncompress.planning.clocked import CLOCKINGS, Scaled, Sums, best_of
 from cnncompress.planning.collection import Candidates
 from cnncompress.planning.solver.highs import Floats
 from cnncompress.planning.solver.knapsack import solve
@@ -27,10 +28,6 @@ NOTHING = 1e-9  # an error or a divergence up to this says nothing about the rat
 CALIBRATIONS = 2  # comparisons of the predictions with the answers, at most
 TIME_LIMIT = 20.0  # seconds for one solution
 FINE_ROUNDS = 2  # further solutions among the ranks near those of the last one
-
-CLOCKINGS = 4  # measurements of the whole network, at most
-CLOSE = 0.02  # of its time: a smaller difference is noise
-LIMIT = 2.0  # what one measurement may change the times of chains by
 
 NOTICED = 0.02  # of the MACs: less does not keep a budget from being met
 SHOWN = 3  # modules in a message
@@ -67,10 +64,9 @@ class _Search:
             candidates.times.table.learn(candidates.wanted, candidates.times.seconds)
         self.all, self.guide, self.cost = candidates, candidates.guide, candidates.subject.cost
         self.budget, self.times = budget, candidates.times
-        self.table = None if self.times is None else self.times.table
+        self.table = None if self.times is None else Scaled(self.times.table)
         self.totals, self.references = candidates.totals, candidates.references
         self.layers = [_afresh(layer) for layer in candidates.layers]
-        self.slower = 1.0  # by which chains take longer in the network than alone
         self.similar: dict[str, tuple[int, float, float]] = {}  # by layer: family, error, divergence last measured
 
     def plan(self) -> Plan:
@@ -81,11 +77,9 @@ class _Search:
                 break
             solution = self._solve()
         solution = self._fine(solution)
-        for _ in range(CLOCKINGS):
-            if self.times is None or self.times.clock is None or not self._clocked(solution, self.times.clock):
-                break
-            solution = self._fine(self._rough())
-        return self._told(solution)
+        if self.times is None or self.times.clock is None:
+            return self._told(solution)
+        return self._clocked(solution, self.times.clock)
 
     def _rough(self) -> dict[str, Candidate]:
         """The solution among ranks that are spread over all."""
@@ -104,16 +98,34 @@ class _Search:
             solution = self._solve()
         return solution
 
-    def _clocked(self, solution: Mapping[str, Candidate], clock: Callable[[Plan], float]) -> bool:
-        """Correct the times of chains by what the whole network takes; True where that was worth it."""
-        plan = self._told(solution)
-        chains = sum(c.costs["latency"] for c in solution.values() if c.plan is not None)
-        predicted = plan.achieved["latency"] * self.references["latency"]
-        measured = clock(plan)
-        if not chains or abs(measured / predicted - 1) <= CLOSE:
-            return False
-        self.slower *= min(max(1 + (measured - predicted) / chains, 1 / LIMIT), LIMIT)
-        return True
+    def _clocked(self, solution: dict[str, Candidate], clock: Callable[[Plan], float]) -> Plan:
+        """The plan whose predicted time the network takes, or else the best that was measured within the budget."""
+        assert self.budget.latency is not None
+        assert self.table is not None
+        tried: list[Plan] = []
+        for _ in range(CLOCKINGS):
+            plan = self._told(solution)
+            measured = clock(plan)
+            corrected = self.table.corrected(self._sums(solution), measured)
+            if corrected is None:
+                return plan
+            self.table, plan.achieved["latency"] = corrected, measured / self.references["latency"]
+            tried.append(plan)
+            try:
+                solution = self._fine(self._rough())
+            except UnreachableError:
+                if (best := best_of(tried, self.budget.latency)) is None:
+                    raise
+                return best
+        return best_of(tried, self.budget.latency) or self._told(solution)
+
+    def _sums(self, solution: Mapping[str, Candidate]) -> Sums:
+        """The milliseconds that make up what is predicted of a solution."""
+        kept, chains = (
+            sum(c.costs["latency"] for c in solution.values() if (c.plan is None) == stays) for stays in (True, False)
+        )
+        layers = sum(layer.keep(self.table).costs["latency"] for layer in self.layers)
+        return Sums(kept, chains, layers, self.totals["latency"])
 
     def _told(self, solution: Mapping[str, Candidate]) -> Plan:
         plan = Plan(kept=dict(self.all.kept), metric=self.guide.metric)
@@ -135,7 +147,7 @@ class _Search:
 
     def _solve(self) -> dict[str, Candidate]:
         names = list(self.budget.shares)
-        options = [layer.candidates(self.table, self.slower) for layer in self.layers]
+        options = [layer.candidates(self.table) for layer in self.layers]
         fixed = self._fixed()
         limits = [share * self.references[n] - fixed[n] for n, share in self.budget.shares.items()]
         costs = [np.array([[c.costs[n] for n in names] for c in found]) for found in options]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 from torch import Tensor
@@ -14,7 +15,7 @@ from cnncompress.chains.plan import LayerPlan
 from cnncompress.chains.spec import Call, ConvSpec, Rank
 from cnncompress.decompositions import Decomposition
 from cnncompress.errors import in_layer
-from cnncompress.latency.table import LatencyTable
+from cnncompress.latency.curves import Timed
 from cnncompress.metrics import Metric, squared_error
 from cnncompress.planning.rules import Choice, Kept, RankRequest, choose_method, rank_for, seeded
 
@@ -24,6 +25,16 @@ MOST_ENTRIES = {
 }  # entries of a group's weight beyond which `AUTO` does without a method: its fits take too long
 BLOCK_CHANNELS = 16  # channels
 GRID_RANKS = 24  # ranks of a geometric grid
+
+
+class Times(Protocol):
+    """Milliseconds of layers and chains, as a `LatencyTable` tells them."""
+
+    def dense(self, call: Call) -> float:
+        """Those of a layer."""
+
+    def chains(self, call: Call, method: Decomposition, ranks: Sequence[Rank]) -> list[Timed]:
+        """Those of a method's chains."""
 
 
 @dataclass
@@ -68,11 +79,8 @@ class Layer:
     centred: bool = False
     factor: float = 1.0  # by which its errors were found to be too small
 
-    def candidates(self, table: LatencyTable | None = None, slower: float = 1.0) -> list[Candidate]:
-        """Keep it, or one of the chosen ranks of a family, with costs; those dearer than the layer are left out.
-
-        The times of chains are `slower` times those of the table.
-        """
+    def candidates(self, table: Times | None = None) -> list[Candidate]:
+        """Keep it, or one of the chosen ranks of a family, with costs; those dearer than the layer are left out."""
         found = [self.keep(table)]
         for number, family in enumerate(self.families):
             ranks = [family.ranks[i] for i in family.chosen]
@@ -83,11 +91,11 @@ class Layer:
                 )
                 costs = {"macs": float(plan.macs[1]), "params": float(plan.params[1])}
                 if timed is not None:
-                    costs["latency"] = slower * timed[place].milliseconds
+                    costs["latency"] = timed[place].milliseconds
                 found.append(Candidate(plan, costs, self.factor * float(family.errors[index]), number, index))
         return found
 
-    def keep(self, table: LatencyTable | None = None) -> Candidate:
+    def keep(self, table: Times | None = None) -> Candidate:
         """The layer as it is."""
         costs = {"macs": float(self.call.macs), "params": float(self.call.spec.params)}
         if table is not None:

@@ -65,7 +65,7 @@ def settled_table(
     alone = {name: table.dense(call) for name, call in calls.items()}
     whole = latency({"": model}, example, own, ROUNDS)[""].median
     scale = min(1.0, whole / max(sum(alone.values()), 1e-9))
-    table.settle(calls, {name: scale * ms for name, ms in alone.items()})
+    table.settle(calls, {name: scale * ms for name, ms in alone.items()}, seen=False)
     return table
 
 
