@@ -47,6 +47,7 @@ from cnncompress.pipeline.latencies import LayerTime, layer_times
 from cnncompress.pipeline.measure import evaluate_network, profile_network, report_on
 from cnncompress.pipeline.memory import compress_network
 from cnncompress.pipeline.opened import Opened
+from cnncompress.pipeline.table import measured_table
 from cnncompress.planning import Choice
 from cnncompress.programs.export import EXPORTERS, ExportReport
 from cnncompress.reporting import Report
@@ -204,6 +205,7 @@ def job_of(settings: DecomposeSettings) -> Job:
         fit,
         timings=settings.timings,
         timed=bool(settings.runtime),
+        table=settings.latency_table,
         memory_format=settings.memory_format or "",
         place=place,
     )
@@ -279,6 +281,7 @@ __all__ = [
     "finetune",
     "job_of",
     "layer_times",
+    "measured_table",
     "report",
     "run_decompose",
     "run_evaluate",

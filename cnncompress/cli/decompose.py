@@ -89,6 +89,12 @@ from cnncompress.terminal import console
     help="Let a budget of macs or params, or --max-drop, make the network slower [default: its time is measured and "
     "limits the plan].",
 )
+@click.option(
+    "--latency-table",
+    type=options.PATH,
+    metavar="FILE",
+    help="Plan with the times that `profile --latency-table` wrote on the machine that counts; none are measured here.",
+)
 @click.option("--latency-batch", type=int, metavar="N", help="Batch that is timed [default: 1].")
 @click.option("--threads", type=int, metavar="N", help="CPU threads while timing [default: torch's].")
 @click.option(

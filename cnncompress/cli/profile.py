@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -24,6 +25,12 @@ if TYPE_CHECKING:
 @click.option("--batch-size", type=int, metavar="N", default=1, help="Images timed at once [default: 1].")
 @options.timing_options
 @click.option("--layers", is_flag=True, help="The time of each layer too; for a run, before and after.")
+@click.option(
+    "--latency-table",
+    type=options.PATH,
+    metavar="FILE",
+    help="Write what layers and their chains take in the first runtime, for `decompose --latency-table`.",
+)
 @options.device_option
 def command(
     batch_size: int,
@@ -31,6 +38,7 @@ def command(
     threads: int | None,
     memory_format: str | None,
     layers: bool,
+    latency_table: Path | None,
     device: str | None,
     **flags: Any,
 ) -> None:
@@ -39,18 +47,22 @@ def command(
     MODEL is a network's name, see `decompose`, or a run, which is timed in turns with its original.
     """
     from cnncompress.config import ModelSettings, merge
+    from cnncompress.config.early import check_text_output, write_text
 
     settings = merge(ModelSettings, None, flags)
     setting = TimingSetting("torch", "", device or "auto", batch_size, threads, memory_format or "")
     timings = in_runtimes(setting, runtime)
     frame.begin(settings)
+    if latency_table is not None:
+        check_text_output(latency_table)
     from tabulate import tabulate
 
-    from cnncompress.api import layer_times, run_profile
+    from cnncompress.api import layer_times, measured_table, run_profile
 
     opened, cost, measured = run_profile(settings, timings)
     ways = zip(timings, map(_original_format, measured), strict=True)
     by_layer = [layer_times(opened, timing, layout) for timing, layout in ways] if layers else []
+    text = "" if latency_table is None else measured_table(opened, timings[0])
     if len(measured) > 1:
         echo_side_by_side(opened.name, measured)
     rows = cost_rows(cost) + [row for times in measured for row in latency_rows(times) if len(measured) == 1]
@@ -66,6 +78,9 @@ def command(
             echo_layers(timed_layers, one, before[-1] if before else None)
         if before and one.median >= before[-1].median:
             options.echo(f"{opened.name} is not faster than its original here{_where(one)}")
+    if latency_table is not None:
+        write_text(latency_table, text)
+        options.echo(f"written to {latency_table}", err=True)
 
 
 def _original_format(times: Mapping[str, Latency]) -> str:

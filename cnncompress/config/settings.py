@@ -106,6 +106,7 @@ class DecomposeSettings(ModelSettings):
     reconstruct: Annotated[int, Field(ge=0)] = 0
     runtime: RuntimesField = []
     allow_slower: bool = False
+    latency_table: Path | None = None
     latency_batch: Count = 1
     threads: Count | None = None
     memory_format: Literal["contiguous", "channels_last"] | None = None
@@ -171,6 +172,8 @@ class DecomposeSettings(ModelSettings):
             raise UsageError(f"{' and '.join(given)} exclude each other; give one of them")
         if self.max_drop is not None and self.dry_run:
             raise UsageError("--max-drop makes and measures networks to find its plan; leave out --dry-run")
+        if self.latency_table is not None and not self.searching:
+            raise UsageError("--latency-table is for budgets; give --budget or --max-drop with it")
         if self.multiple is not None and not self.searching:
             raise UsageError("--multiple is for budgets; give --budget or --max-drop with it")
         if self.data is None:

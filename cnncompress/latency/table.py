@@ -39,9 +39,9 @@ class LatencyTable:
         self.setting = setting
         self._cache = cache_folder() if cache == "" else Path(cache) if cache is not None else None
         self.identity = identity(setting)
-        self._stores: dict[Shape, Store] = {}
+        self.stores: dict[Shape, Store] = {}
         self._curves: dict[Any, Curves] = {}
-        self._factor = 1.0
+        self.factor = 1.0
         self.seen = True
 
     def settle(self, calls: Mapping[str, Call], within: Mapping[str, float], seen: bool = True) -> None:
@@ -50,10 +50,10 @@ class LatencyTable:
         `layer_latencies` measures those. Alone, a layer finds its input in a nearer cache and its output in
         memory that was in use before, which makes it some percent faster; its chains too.
         """
-        self._factor, self.seen = 1.0, seen
+        self.factor, self.seen = 1.0, seen
         names = [name for name in calls if name in within]
         alone = sum(self.dense(calls[name]) for name in names)
-        self._factor = sum(within[name] for name in names) / alone if alone else 1.0
+        self.factor = sum(within[name] for name in names) / alone if alone else 1.0
 
     def dense(self, call: Call) -> float:
         """Milliseconds of the layer for a batch, over all its calls in one forward pass."""
@@ -96,7 +96,7 @@ class LatencyTable:
             self._measure_all(wanted)
             curves = self._curves_of(wanted)
         found = [curves(wanted.structure(rank), wanted.chain(rank)) for rank in ranks]
-        return [replace(timed, milliseconds=self._factor * timed.milliseconds) for timed in found]
+        return [replace(timed, milliseconds=self.factor * timed.milliseconds) for timed in found]
 
     def _measure_all(self, wanted: Wanted) -> None:
         for size in dict.fromkeys(wanted.call.sizes):
@@ -114,7 +114,7 @@ class LatencyTable:
         return Curves(call, known, wanted.probe, lambda job: self._alone(call, job))
 
     def _total(self, call: Call, job: Job) -> float:
-        return self._factor * self._alone(call, job)
+        return self.factor * self._alone(call, job)
 
     def _alone(self, call: Call, job: Job) -> float:
         """Over all calls of a layer, before the times are scaled."""
@@ -143,10 +143,10 @@ class LatencyTable:
         store.add(found | {job_key(own): min(known, found[job_key(own)])}, keep=quiet)
 
     def _store(self, spec: ConvSpec, size: Pair) -> Store:
-        if (spec, size) not in self._stores:
+        if (spec, size) not in self.stores:
             layer = {"layer": stage_to_json(spec), "size": list(size)}
-            self._stores[spec, size] = Store(self._cache, self.identity | layer)
-        return self._stores[spec, size]
+            self.stores[spec, size] = Store(self._cache, self.identity | layer)
+        return self.stores[spec, size]
 
 
 def by_memory(jobs: Sequence[Job]) -> list[list[Job]]:

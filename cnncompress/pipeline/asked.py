@@ -156,7 +156,8 @@ class Job:
     """All of `cnncompress decompose`: a network, images, how much is to be kept, what layers may become, and how.
 
     `timings` say how networks are timed, the first one for budgets of latency too; `timed` asks for the times of the
-    result where no budget does. `memory_format` is the one of the result, "" to leave it to the job.
+    result where no budget does; a budget takes those in the file `table` where there is one. `memory_format` is the one
+    of the result, "" to leave it to the job.
     """
 
     network: NetworkAsked
@@ -166,6 +167,7 @@ class Job:
     fit: FitAsked = FitAsked()
     timings: Sequence[TimingSetting] = (TimingSetting(device="auto"),)
     timed: bool = False
+    table: Path | None = None
     memory_format: str = ""
     place: Place = Place()
 

@@ -126,7 +126,9 @@ def _finish(work: Work, made: Made, command: Sequence[str], steps: Steps) -> Dec
         row = make_row(described(opened, job), "decomposed", profile(small, example), made.result, work.data)
     before, said = made.before.row, made.notes
     row = replace(row, top1_error=paired_error(made.before.result, made.result))
-    if job.aim.searching or job.timed:
+    if work.table is not None:
+        said += notes("latency", f"planned with the times of {work.table.network} in {work.table.words}")
+    if job.timed or (job.aim.searching and work.table is None):
         original = original_of(opened.run)
         with steps("latency", "time the networks"):
             timed = time_result(

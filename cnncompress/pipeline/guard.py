@@ -58,7 +58,7 @@ class Guard:
                 return free
             plan = self._within_time(budget, timed, layout)
         except UnreachableError as error:
-            raise self._refusal(budget, error) from None
+            raise refusal(budget, error, self.setting.label) from None
         except CompressError as error:
             self.failure = f"planned without regard to time, which was not measured: {error}"
             return free
@@ -99,15 +99,32 @@ class Guard:
                         raise
         raise AssertionError
 
-    def _refusal(self, budget: Budget, error: UnreachableError) -> UnreachableError:
-        """That no plan meets a budget within the original's time, and what there is."""
-        least = error.beside
-        parts = [f"within it the least time is {least['latency']:.2f} of the original's"] if "latency" in least else []
-        others = {name: share for name, share in least.items() if name in budget.shares}
-        if others and min(others.values()) < ALL:
-            reach = ", ".join(f"{name}={share:.3f}" for name, share in others.items())
-            parts.append(f"in the original's time these layers and methods go down to {reach}")
-        elif others:
-            parts.append("no chain here is faster than its layer")
-        told = f"every plan for {budget} makes the network slower in {self.setting.label}: {', and '.join(parts)}"
-        return UnreachableError(f"{told}; --allow-slower (allow_slower=True) takes more time", others)
+
+@dataclass(frozen=True)
+class Limited:
+    """As `Guard`, by a planner that knows all times from a table: nothing is measured."""
+
+    planner: Planner
+    where: str
+
+    def plan(self, budget: Budget) -> Plan:
+        """The most accurate plan that is no slower than the original; errors as `Guard.plan`."""
+        self.planner.plan(budget)  # without regard to time, which has errors of its own
+        try:
+            return self.planner.plan(replace(budget, latency=1.0))
+        except UnreachableError as error:
+            raise refusal(budget, error, self.where) from None
+
+
+def refusal(budget: Budget, error: UnreachableError, where: str) -> UnreachableError:
+    """That no plan meets a budget within the original's time, and what there is."""
+    least = error.beside
+    parts = [f"within it the least time is {least['latency']:.2f} of the original's"] if "latency" in least else []
+    others = {name: share for name, share in least.items() if name in budget.shares}
+    if others and min(others.values()) < ALL:
+        reach = ", ".join(f"{name}={share:.3f}" for name, share in others.items())
+        parts.append(f"in the original's time these layers and methods go down to {reach}")
+    elif others:
+        parts.append("no chain here is faster than its layer")
+    told = f"every plan for {budget} makes the network slower in {where}: {', and '.join(parts)}"
+    return UnreachableError(f"{told}; --allow-slower (allow_slower=True) takes more time", others)

@@ -15,11 +15,11 @@ from cnncompress.network.device import resolve_device
 from cnncompress.pipeline.asked import Aim
 from cnncompress.pipeline.calibration import STATISTICS, Calibration, calibrate, calibration_set
 from cnncompress.pipeline.fit import answers_of
-from cnncompress.pipeline.guard import Guard
+from cnncompress.pipeline.guard import Guard, Limited
 from cnncompress.pipeline.notes import Note
 from cnncompress.pipeline.timing import TimedFormats, check_format, latency_model, originals_in
 from cnncompress.pipeline.work import Work
-from cnncompress.planning import Guide, Planner, make_candidates, plan_by_rank, read_plan, with_reasons
+from cnncompress.planning import Guide, LatencyModel, Planner, make_candidates, plan_by_rank, read_plan, with_reasons
 from cnncompress.terminal.console import Steps
 from cnncompress.terminal.words import counted
 
@@ -41,7 +41,7 @@ class Planned:
 class Planning:
     """All that plans within budgets are made from; they are for networks in `memory_format`, "" for their own."""
 
-    planner: Planner | Guard
+    planner: Planner | Guard | Limited
     calibration: Calibration
     memory_format: str
 
@@ -71,6 +71,12 @@ def prepare_planning(work: Work, steps: Steps) -> Planning:
         guide = Guide(job.fit.metric, calibration.statistics, calibration.answers)
         multiple = job.layers.multiple or (8 if resolve_device(job.images.device).type == "cuda" else None)
         candidates = make_candidates(subject, work.choices, guide, multiple=multiple)
+    if work.table is not None:
+        model = LatencyModel(work.table.table, work.table.original_ms, work.table.reference_ms)
+        planner = Planner(replace(candidates, times=model))
+        memory_format = job.memory_format or work.table.table.setting.memory_format
+        guarded = Limited(planner, work.table.words) if job.aim.guarded else planner
+        return Planning(guarded, calibration, memory_format)
     if job.aim.guarded:
         originals = originals_in(subject, setting, job.memory_format)
         return Planning(Guard(candidates, originals, setting, job.memory_format, steps), calibration, job.memory_format)

@@ -11,6 +11,7 @@ from torch import nn
 
 from cnncompress.data import Data
 from cnncompress.files.place import default_place
+from cnncompress.latency.table_file import Measured, read_table
 from cnncompress.metrics import get_metric
 from cnncompress.network.checking import check_weights, remarks_on
 from cnncompress.network.device import resolve_device
@@ -36,7 +37,7 @@ class Work:
     """What a job is done on: `choices` are asked of the layers that may change, `reasons` keep the others.
 
     `outputs` is the number of classes that the network tells apart, None where it does something else; `out` the place
-    of the run.
+    of the run. A budget's times are those of `table`, None where they are to be measured.
     """
 
     job: Job
@@ -48,12 +49,14 @@ class Work:
     outputs: int | None
     out: Path
     notes: tuple[Note, ...]
+    table: Measured | None = None
 
 
 def prepare(job: Job, held: ExitStack, steps: Steps) -> Work:
     """Open and check all that a job needs; nobody else may write at its place while `held` is open."""
     resolve_device(job.images.device)
     check_timings(job.timings)
+    table = None if job.table is None else read_table(job.table)
     get_metric(job.fit.metric)
     if job.place.out is not None and not job.place.dry_run:
         held.enter_context(reserved(job.place.out, job.place.force))
@@ -76,7 +79,16 @@ def prepare(job: Job, held: ExitStack, steps: Steps) -> Work:
             said += notes("input", f"assumed of {opened.taken_for}")
         outputs = count_outputs(opened)
     return Work(
-        replace(job, fit=fit), opened, subject, data, choices, reasons | reasons_of(subject.cost), outputs, out, said
+        replace(job, fit=fit),
+        opened,
+        subject,
+        data,
+        choices,
+        reasons | reasons_of(subject.cost),
+        outputs,
+        out,
+        said,
+        table,
     )
 
 

@@ -10,6 +10,7 @@ from cnncompress.planning.decide import (
     with_reasons,
 )
 from cnncompress.planning.file import read_plan
+from cnncompress.planning.measured import wanted_of
 from cnncompress.planning.rules import (
     Choice,
     Kept,
@@ -43,6 +44,7 @@ __all__ = [
     "reasons_of",
     "seeded",
     "settled_table",
+    "wanted_of",
     "with_random_chains",
     "with_reasons",
 ]

@@ -15,6 +15,9 @@ import torch
 from PIL import Image
 
 from cnncompress.cli import main
+from tests.cli.arithmetic import machine
+
+__all__ = ["machine"]
 
 
 @dataclass

@@ -11,55 +11,12 @@ import torch
 
 import cnncompress as cc
 from cnncompress.errors import UnreachableError
-from cnncompress.latency import chains, network
-from cnncompress.latency.clock import Rounds
-from cnncompress.latency.runtimes import REGISTRY, Runtime, register
-from cnncompress.network.counting import counting_macs
-from cnncompress.network.kinds import is_layer
 from cnncompress.pipeline import guard
-from cnncompress.planning import whole
+from tests.cli.arithmetic import results
 
 pytestmark = pytest.mark.guarded
-FEW = Rounds(warmup=0, least=1, seconds=0.0)
 TIGHT = ("decompose", "digits_vgg", "--budget", "macs=0.2", "--runtime", "calls", "--threads", "1")
 BUDGET = ("decompose", "digits_vgg", "--budget", "macs=0.5", "--runtime", "calls", "--threads", "1")
-
-
-@pytest.fixture
-def machine(monkeypatch, tmp_path_factory):
-    """A runtime that needs a millisecond for a million multiply-accumulates and `a_call` for each layer."""
-    for module in (network, whole, guard):
-        monkeypatch.setattr(module, "ROUNDS", FEW)
-    monkeypatch.setattr(chains, "last_cache_bytes", lambda device: 64)
-    monkeypatch.setenv("CNNCOMPRESS_CACHE", str(tmp_path_factory.mktemp("cache")))
-
-    @register
-    class Calls(Runtime):
-        name = "calls"
-        a_call, prepared = 0.0, 0
-
-        def version(self):
-            return "1"
-
-        def prepare(self, network, inputs, setting):
-            type(self).prepared += 1
-            with counting_macs() as counter, torch.no_grad():
-                network(inputs)
-            calls = sum(is_layer(module) for module in network.modules())
-            return lambda: counter.total / 1e6 + self.a_call * calls
-
-        def milliseconds(self, call, setting):
-            return call()
-
-    yield Calls
-    del REGISTRY["calls"]
-
-
-def results(run="run"):
-    """Of the two networks of a run the milliseconds and the MACs, and its plan."""
-    rows = json.loads(Path(run, "metrics.json").read_text())["rows"]
-    plan = json.loads(Path(run, "plan.json").read_text())
-    return [row["latency_ms"]["median"] for row in rows], [row["macs"] for row in rows], plan
 
 
 def test_a_plan_that_is_no_slower_is_left_alone(machine, done):
