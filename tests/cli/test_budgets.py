@@ -42,7 +42,7 @@ def test_a_budget_with_images_corrects(done):
     plan = json.loads(Path("run/plan.json").read_text())
     assert plan["metric"] == "kronecker"
     assert all(layer.startswith("features.1") for layer in plan["layers"])
-    assert not any("is fitted" in why for name, why in plan["kept"].items() if not name.startswith("features.1"))
+    assert not any("is refitted" in why for name, why in plan["kept"].items() if not name.startswith("features.1"))
     assert after["top1"] > before["top1"] - 3
     image = torch.rand(2, 3, 32, 32)
     with torch.no_grad():
@@ -59,7 +59,7 @@ def test_a_convolution_that_a_plan_keeps_is_fitted_and_loads_again(done):
     )
     common = ("--data", "digits", "--calibration-images", "32", "--plan", "plan.json", "--correct", "refit")
     text = done("decompose", "digits_vgg", *common, "--skip", "features.14", "--out", "run")
-    assert "its kernel is fitted" in text
+    assert "its kernel is refitted" in text
     state = cc.load("run").state_dict()
     assert not torch.equal(state["features.7.weight"], original["features.7.weight"])
     assert torch.equal(state["features.14.weight"], original["features.14.weight"])

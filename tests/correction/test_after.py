@@ -135,8 +135,8 @@ def test_convolutions_that_stay_are_fitted_too():
     assert torch.equal(plainly.second.weight, model.second.weight)
     assert not torch.equal(small.second.weight, model.second.weight)
     assert small.second.bias is None
-    assert {n for n, why in provenance(small).plan.kept.items() if "is fitted" in why} == {"second", "short", "last"}
-    assert not any("is fitted" in why for why in found.kept.values())
+    assert {n for n, why in provenance(small).plan.kept.items() if "is refitted" in why} == {"second", "short", "last"}
+    assert not any("is refitted" in why for why in found.kept.values())
     others = natural(60, seed=5)
     with torch.no_grad():
         assert relative(small.summed(others), model.summed(others)) < 0.9 * relative(
