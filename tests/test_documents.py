@@ -13,6 +13,7 @@ from cnncompress.chains.plan_schema import StoredEntry, StoredPlan
 from cnncompress.cli import cli as group
 from cnncompress.files import schemas
 from cnncompress.files.place import BEST, FILES, HISTORY, LAST, PREVIOUS
+from cnncompress.latency.table_file import LayerTimes, TableFile
 from tests.cli.conftest import listing
 
 ROOT = Path(__file__).parents[1]
@@ -76,6 +77,8 @@ def test_python_runs_as_it_stands(document, tmp_path, monkeypatch):
         (schemas.Row, "## A report"),
         (schemas.LayerRow, "## A report"),
         (schemas.Latency, "## A report"),
+        (TableFile, "## Other files"),
+        (LayerTimes, "## Other files"),
     ],
 )
 def test_the_formats_name_every_key(schema, heading):
