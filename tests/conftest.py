@@ -41,6 +41,12 @@ def shapes(request):
 
 
 @pytest.fixture(autouse=True)
+def quiet_machine(monkeypatch):
+    """No test waits for other work to end, or finds in its output that it did not."""
+    monkeypatch.setattr("cnncompress.latency.busy.spread", lambda threads: 1.0)
+
+
+@pytest.fixture(autouse=True)
 def fair_clock(request, monkeypatch):
     """Budgets of MACs and parameters are planned as if every network took as long: no test hangs on a clock."""
     if request.node.get_closest_marker("guarded") is None:

@@ -9,6 +9,7 @@ from torch import nn
 
 from cnncompress.chains.plan import Budget, Plan
 from cnncompress.errors import CompressError, UnreachableError
+from cnncompress.latency.busy import wait_for_quiet
 from cnncompress.latency.network import latency
 from cnncompress.latency.setting import TimingSetting
 from cnncompress.network.memory_format import to_memory_format
@@ -38,6 +39,7 @@ class Guard:
     memory_format: str
     steps: Steps
     failure: str = ""
+    busy: str | None = None
     _timed: dict[str, Planner] = field(default_factory=dict)
     _told: list[tuple[Plan, tuple[Note, ...]]] = field(default_factory=list)
 
@@ -52,6 +54,7 @@ class Guard:
             return free
         try:
             with self.steps("guard", "time the plan"):
+                self.busy = wait_for_quiet([self.setting]) if self.busy is None else self.busy
                 timed, share, layout = self._share(free)
             if share <= 1:
                 free.achieved["latency"] = share
@@ -70,7 +73,7 @@ class Guard:
     def notes(self, plan: Plan) -> tuple[Note, ...]:
         """What is to be said of a plan."""
         said = next((told for known, told in self._told if known is plan), ())
-        return said + (notes("latency", self.failure) if self.failure else ())
+        return said + notes("latency", *filter(None, (self.busy, self.failure)))
 
     def _share(self, plan: Plan) -> tuple[TimedFormats, float, str]:
         """The originals timed, the share of the fastest one's time that a plan takes, and the format it takes it in."""

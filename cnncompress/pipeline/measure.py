@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cnncompress.errors import DataError, UsageError
+from cnncompress.latency.busy import wait_for_quiet
 from cnncompress.latency.setting import TimingSetting
 from cnncompress.latency.timed import Latency
 from cnncompress.network.costs import Profile
@@ -53,6 +54,7 @@ def profile_network(
     opened = open_network(asked)
     cost = profile(opened.model, opened.example())
     steps.announce("time", "time the network beside its original" if opened.run else "time the network")
+    _warn_if_busy(timings)
     return opened, cost, [measure_latency(opened, timing) for timing in timings]
 
 
@@ -72,9 +74,15 @@ def report_on(
             remeasure(report, opened, images)
         if timings:
             LOG.info("time %s beside its original", path)
+            _warn_if_busy(timings)
             add_latencies(report, [measure_latency(opened, timing) for timing in timings])
         reports[str(path)] = report
     return merge(reports)
+
+
+def _warn_if_busy(timings: Sequence[TimingSetting]) -> None:
+    if busy := wait_for_quiet(timings):
+        LOG.warning("%s", busy)
 
 
 def remeasure(report: Report, opened: Opened, images: ImagesAsked) -> None:

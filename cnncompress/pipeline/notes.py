@@ -34,5 +34,6 @@ def notes(source: str, *texts: str) -> tuple[Note, ...]:
 
 
 def collect(*groups: Iterable[Note]) -> list[str]:
-    """The texts of all notes, in the order of their sources."""
-    return [note.text for note in sorted((n for g in groups for n in g), key=lambda n: SOURCES.index(n.source))]
+    """The texts of all notes, each once, in the order of their sources."""
+    ordered = sorted((n for g in groups for n in g), key=lambda n: SOURCES.index(n.source))
+    return list(dict.fromkeys(note.text for note in ordered))

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 from cnncompress.chains.plan import Budget, Plan
 from cnncompress.errors import UnreachableError
+from cnncompress.latency.busy import wait_for_quiet
 from cnncompress.latency.network import latency
 from cnncompress.metrics import get_metric
 from cnncompress.network.device import resolve_device
@@ -83,6 +84,7 @@ def prepare_planning(work: Work, steps: Steps) -> Planning:
     if not job.aim.by_latency:
         return Planning(Planner(candidates), calibration, job.memory_format)
     with steps("latency", "time the network, layers and chains"):
+        wait_for_quiet([setting])
         networks = originals_in(subject, setting, job.memory_format)
         timed = TimedFormats(networks, latency(networks, subject.example, setting))
         times = latency_model(candidates, timed, setting, job.memory_format, SECONDS)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from cnncompress.chains.plan import Plan
 from cnncompress.errors import CompressError, UsageError
+from cnncompress.latency.busy import wait_for_quiet
 from cnncompress.latency.machine import complete
 from cnncompress.latency.network import latency
 from cnncompress.latency.setting import TimingSetting
@@ -100,6 +101,7 @@ def time_result(
     """
     first, *further = settings
     try:
+        busy = wait_for_quiet(settings)
         models = {plan.memory_format: small} if plan.memory_format else in_formats(small, example, first)
         originals, latencies = _beside(original, models, example, first)
         own, best = next(iter(models)), fastest(latencies)
@@ -110,7 +112,7 @@ def time_result(
         return TimedResult(small, plan.memory_format, notes=notes("latency", f"the latency was not measured: {error}"))
     pairs = [(them[fastest(them)], ours[best]) for them, ours in ((originals, latencies), *others)]
     times = tuple((before, beside(before, after)) for before, after in pairs)
-    said = []
+    said = [busy] if busy else []
     if best != own:
         gain = latencies[best].median / latencies[own].median
         said.append(f"saved in the memory format {best}, in which it takes {gain:.2f} of its time in {own}")
