@@ -52,4 +52,6 @@ def fair_clock(request, monkeypatch):
     if request.node.get_closest_marker("guarded") is None:
         from tests.timing import took
 
-        monkeypatch.setattr("cnncompress.pipeline.guard.latency", lambda models, *_: dict.fromkeys(models, took(1.0)))
+        monkeypatch.setattr(
+            "cnncompress.pipeline.guard.latency", lambda models, *_, **__: dict.fromkeys(models, took(1.0))
+        )

@@ -6,10 +6,9 @@ So the last cache is cleared before each round, and each chain is timed right af
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -47,6 +46,7 @@ def measure(jobs: Sequence[Job], size: Pair, setting: TimingSetting) -> list[flo
     A lowering that does not run here takes forever; CompressError where a plain chain does not.
     """
     setting = complete(setting)
+    setting = replace(setting, runtime=get_runtime(setting.runtime).chains_in or setting.runtime)
     runtime, device = get_runtime(setting.runtime), torch.device(setting.device)
     stopwatch = partial(runtime.milliseconds, setting=setting)
     cache = last_cache_bytes(device)
@@ -108,10 +108,11 @@ def _prepare(job: Job, inputs: Tensor, setting: TimingSetting, enough: int) -> _
     module = FactoredLayer(job.chain, job.lowering, device="meta").to_empty(device="cpu").eval()
     fill_randomly(module)
     large = sum(p.numel() * p.element_size() for p in module.parameters()) >= enough
-    other = module if large else copy.deepcopy(module)
     try:
-        chain = runtime.prepare_chain(module, inputs, setting)
-        return _Twins(chain, chain if large else runtime.prepare_chain(other, inputs, setting))
+        if large:
+            chain = runtime.prepare_chain(module, inputs, setting)
+            return _Twins(chain, chain)
+        return _Twins(*runtime.prepare_twins(module, inputs, setting))
     except (CompressError, RuntimeError):
         if not job.lowering:
             raise

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from cnncompress.errors import CompressError
 from cnncompress.latency.clock import Prepared, Rounds, in_turns, percentiles
 from cnncompress.latency.machine import complete, of_network
-from cnncompress.latency.runtimes import get_runtime
+from cnncompress.latency.runtimes import Runtime, get_runtime
 from cnncompress.latency.setting import TimingSetting
 from cnncompress.latency.timed import Latency
 from cnncompress.network.copying import clone, same_random_numbers
@@ -27,8 +27,11 @@ def latency(
     example: Tensor,
     setting: TimingSetting | None = None,
     rounds: Rounds | None = None,
+    quickly: bool = False,
 ) -> dict[str, Latency]:
     """Milliseconds of a forward pass of each network, measured in turns.
+
+    They are made ready `quickly` where a plan is timed, as chains are; where a runtime cannot, as they are exported.
 
     Copies of the networks run in eval mode on the setting's number of images: those of `example` [n, c, h, w], repeated
     as needed. Raises UsageError for settings that make no sense, CompressError without the runtime, the device or the
@@ -39,7 +42,8 @@ def latency(
     runtime = get_runtime(setting.runtime)
     stopwatch = partial(runtime.milliseconds, setting=setting)
     with runtime.running(setting), same_random_numbers():
-        calls = [Prepared(_ready(runtime.prepare, model, example, setting)) for model in models.values()]
+        prepare = partial(_quickly, runtime) if quickly else runtime.prepare
+        calls = [Prepared(_ready(prepare, model, example, setting)) for model in models.values()]
         samples = in_turns(calls, stopwatch, rounds or ROUNDS)
     return {
         name: Latency(*percentiles(one.milliseconds), how)
@@ -70,6 +74,14 @@ def layer_latencies(
         how, times = of_network(setting, model), clock.milliseconds()
         found[name] = {layer: Latency(*percentiles(ms[rounds.warmup :]), how) for layer, ms in times.items()}
     return found
+
+
+def _quickly(runtime: Runtime, model: nn.Module, inputs: Tensor, setting: TimingSetting) -> Callable[[], object]:
+    """The network as chains are made ready, which not every network can be."""
+    try:
+        return runtime.prepare_chain(model, inputs, setting)
+    except CompressError:
+        return runtime.prepare(model, inputs, setting)
 
 
 def _ready(

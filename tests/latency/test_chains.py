@@ -14,6 +14,8 @@ from cnncompress.chains.spec import Call, ConvSpec
 from cnncompress.decompositions import get_method
 from cnncompress.latency import chains as measure
 from cnncompress.latency.chains import Job, make_input
+from cnncompress.latency.runtimes import REGISTRY
+from cnncompress.latency.runtimes.eager import Torch
 from cnncompress.latency.setting import TimingSetting
 from cnncompress.latency.table import LatencyTable
 
@@ -122,3 +124,15 @@ def test_weights_are_finite_and_differ():
     measure._fill(tensor, 0.02)
     assert torch.isfinite(tensor).all()
     assert float(tensor.detach().std()) == pytest.approx(0.02, rel=0.05)
+
+
+def test_a_runtime_that_takes_long_to_prepare_has_its_chains_timed_in_another(monkeypatch, seen):
+    class Slow(Torch):
+        name, chains_in = "slow", "torch"
+
+        def prepare(self, network, inputs, setting):
+            raise AssertionError
+
+    monkeypatch.setitem(REGISTRY, "slow", Slow())
+    assert measure.measure([Job((CONV,))], (7, 5), TimingSetting("slow", threads=1))[0] > 0
+    assert {len(chain) for chain, *_ in seen} == {1}

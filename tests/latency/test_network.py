@@ -157,3 +157,21 @@ def test_a_setting_in_several_runtimes():
     assert in_runtimes(base, []) == (base,)
     with pytest.raises(UsageError, match=r"no precision 'fp8'.*it has fp32, bf16"):
         in_runtimes(base, ["torch:fp8"])
+
+
+def test_a_plan_is_timed_as_chains_are_where_the_runtime_can(monkeypatch):
+    """Made ready in the quick way, or else as the network is exported."""
+    asked = []
+
+    def quick(self, chain, inputs, setting):
+        asked.append(type(chain).__name__)
+        if isinstance(chain, nn.Flatten):
+            raise CompressError("not plain")
+        return lambda: None
+
+    monkeypatch.setattr(Torch, "prepare_chain", quick)
+    models = {"plain": nn.Identity(), "other": nn.Flatten()}
+    assert set(latency(models, IMAGE, rounds=ONCE, quickly=True)) == {"plain", "other"}
+    assert asked == ["Identity", "Flatten"]
+    latency(models, IMAGE, rounds=ONCE)
+    assert asked == ["Identity", "Flatten"]

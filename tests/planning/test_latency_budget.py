@@ -124,7 +124,7 @@ def test_random_chains_stand_for_the_plan(model, memory_format):
 
 
 def test_the_clock_runs_each_network_in_its_own_memory_format(model, monkeypatch):
-    def taken(models, example, setting, rounds):
+    def taken(models, example, setting, rounds, quickly):
         formats = {name: memory_format_of(network) for name, network in models.items()}
         assert formats == {"original": "contiguous", "planned": "channels_last"}
         times = {"original": 2.0, "planned": 1.5}

@@ -6,6 +6,7 @@ their names without waiting for either.
 
 from __future__ import annotations
 
+import copy
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 NO_BF16 = "this processor does not compute in bfloat16"
 REGISTRY: dict[str, Runtime] = {}
+Call = Callable[[], object]
 
 
 def register(cls: type[Runtime]) -> type[Runtime]:
@@ -41,13 +43,16 @@ class Runtime(ABC):
     """One way to run networks. Settings are complete here (`machine.complete`) but for the dtype and memory format.
 
     `precisions` are words of `setting.PRECISIONS`, the first the usual one. `memory_formats` are those of torch that
-    a network may be put in, none where their order makes no difference to the runtime.
+    a network may be put in, none where their order makes no difference to the runtime. `chains_in` names the runtime
+    in which chains are timed for a plan, "" for this one: a runtime that takes seconds to prepare one times the whole
+    network only.
     """
 
     name: ClassVar[str]
     precisions: ClassVar[tuple[str, ...]] = ("fp32",)
     devices: ClassVar[tuple[str, ...]] = ("cpu",)
     memory_formats: ClassVar[tuple[str, ...]] = ()
+    chains_in: ClassVar[str] = ""
 
     def missing(self) -> str:
         """Why the runtime cannot be used here, and what to do; "" where it can."""
@@ -72,6 +77,10 @@ class Runtime(ABC):
     def prepare_chain(self, chain: nn.Module, inputs: Tensor, setting: TimingSetting) -> Callable[[], object]:
         """As `prepare`, for one layer or chain with random kernels: hundreds of them are timed for a plan."""
         return self.prepare(chain, inputs, setting)
+
+    def prepare_twins(self, chain: nn.Module, inputs: Tensor, setting: TimingSetting) -> tuple[Call, Call]:
+        """As `prepare_chain`, twice, each with weights of its own."""
+        return self.prepare_chain(copy.deepcopy(chain), inputs, setting), self.prepare_chain(chain, inputs, setting)
 
     def layer_clock(self, network: nn.Module, inputs: Tensor, setting: TimingSetting) -> LayerClock | None:
         """Tells the times of layers within a network, which is as for `prepare`; None where that cannot be seen."""

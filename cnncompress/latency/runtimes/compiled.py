@@ -29,6 +29,7 @@ class TorchCompile(Torch):
     name = "torch-compile"
     precisions = ("fp32", "bf16")
     devices = ("cpu",)
+    chains_in = "torch"
 
     def missing(self) -> str:
         """The compiler, which Inductor looks for under the same names."""

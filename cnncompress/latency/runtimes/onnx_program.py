@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from cnncompress.latency.runtimes.base import Runtime
+from cnncompress.latency.runtimes.base import Call, Runtime
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -40,11 +40,12 @@ class OnnxProgramRuntime(Runtime):
 
     def prepare_chain(self, chain: nn.Module, inputs: Tensor, setting: TimingSetting) -> Callable[[], object]:
         """By the tracer that takes milliseconds: the layers are plain, and their graph is the same."""
-        from cnncompress.network.onnx import foreign, plain_to_onnx
+        return self._loaded(_traced(chain, inputs), inputs, setting)
 
-        with foreign("ONNX", "export"):
-            program = plain_to_onnx(chain, inputs)
-        return self._loaded(program, inputs, setting)
+    def prepare_twins(self, chain: nn.Module, inputs: Tensor, setting: TimingSetting) -> tuple[Call, Call]:
+        """The same program, loaded twice."""
+        program = _traced(chain, inputs)
+        return self._loaded(program, inputs, setting), self._loaded(program, inputs, setting)
 
     @contextmanager
     def running(self, setting: TimingSetting) -> Iterator[None]:
@@ -64,3 +65,10 @@ class OnnxProgramRuntime(Runtime):
             call = self.load(program, inputs, setting)
             call()
         return call
+
+
+def _traced(chain: nn.Module, inputs: Tensor) -> bytes:
+    from cnncompress.network.onnx import foreign, plain_to_onnx
+
+    with foreign("ONNX", "export"):
+        return plain_to_onnx(chain, inputs)
