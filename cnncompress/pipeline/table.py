@@ -27,5 +27,5 @@ def measured_table(opened: Opened, setting: TimingSetting) -> str:
     planned = setting.memory_format or timed.reference
     chains = wanted_of(subject.calls, Choice())
     table = settled_table(networks[planned], subject.example, subject.calls, setting, chains, SECONDS)
-    ms = {layout: one.median for layout, one in timed.latencies.items()}
+    ms = {layout: one.p10 for layout, one in timed.latencies.items()}
     return table_text(Measured(table, opened.name, ms[planned], ms[timed.reference]))

@@ -60,10 +60,10 @@ def settled_table(
     table.learn(wanted, seconds)
     within = layer_latencies({"": model}, example, own)
     if within is not None:
-        table.settle(calls, {name: found.median for name, found in within[""].items()})
+        table.settle(calls, {name: found.p10 for name, found in within[""].items()})
         return table
     alone = {name: table.dense(call) for name, call in calls.items()}
-    whole = latency({"": model}, example, own, ROUNDS)[""].median
+    whole = latency({"": model}, example, own, ROUNDS)[""].p10
     scale = min(1.0, whole / max(sum(alone.values()), 1e-9))
     table.settle(calls, {name: scale * ms for name, ms in alone.items()}, seen=False)
     return table
