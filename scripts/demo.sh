@@ -5,7 +5,7 @@ source "$(dirname "$0")/setup.sh"
 out="${1:-build/demo}"
 echo "1. Replace layers by chains with a quarter of the multiply-accumulates in all."
 (set -x; cnncompress decompose photodigits_vgg --data photodigits --budget macs=0.25 --memory-format channels_last \
-    --method spatial-svd+channel-svd+svd --calibration-images 300 --out "$out/decomposed" --force)
+    --method spatial-svd+channel-svd+svd --allow-slower --calibration-images 300 --out "$out/decomposed" --force)
 echo
 echo "2. Train it on the training images and the original's answers; the validation images choose the epoch."
 (set -x; cnncompress finetune "$out/decomposed" --data photodigits --epochs 3 --optimizer adamw --lr 0.001 \
