@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from cnncompress.chains.compose import extract_groups
 from cnncompress.chains.lowering import lower_kernels
 from cnncompress.chains.modules import FactoredLayer
-from cnncompress.chains.plan import LayerPlan, Plan
+from cnncompress.chains.plan import LayerPlan, Narrowed, Plan
 from cnncompress.decompositions import get_method
 from cnncompress.errors import in_layer
 from cnncompress.maths.linalg import check_finite
@@ -23,6 +23,7 @@ from cnncompress.network.kinds import dense_weight, spec_of
 from cnncompress.network.memory_format import to_memory_format
 from cnncompress.network.preprocessing import Preprocessing
 from cnncompress.network.provenance import Provenance, attach, provenance
+from cnncompress.network.selection import Selected, select
 from cnncompress.network.swap import build_chain, swap
 from cnncompress.terminal.console import bar
 
@@ -41,21 +42,26 @@ def decompose(
     procedure, 1 refits each chain's last stage, each further one improves all its stages. Layers on the meta device are
     replaced in shape only. Raises CompressError for NaN or infinite weights, UsageError for missing statistics.
     """
-    replaced = [model.get_submodule(name) for name in plan.layers]
-    small = clone(model, {id(m): m for m in replaced})  # layers on their way out need no copy
-    errors: dict[str, float] = {}
-    rises: dict[str, float] = {}
+    selected = select(model, plan, statistics or {})
+    small, statistics = copy_for(selected, model, plan), selected.statistics(statistics or {})
+    errors, rises = selected.errors, selected.rises
     layers = bar(plan.layers.items(), progress=progress, desc="decompose", unit="layer", leave=False)
     for name, layer_plan in layers:
         layers.set_postfix_str(name)
-        fitted = fit_layer(
-            name, small.get_submodule(name), layer_plan, plan.metric, (statistics or {}).get(name), refine
-        )
+        fitted = fit_layer(name, small.get_submodule(name), layer_plan, plan.metric, statistics.get(name), refine)
         errors[name] = fitted.error
         if fitted.rise is not None:
             rises[name] = fitted.rise
         swap(small, name, fitted.chain)
     return finished(model, small, plan, errors, rises)
+
+
+def copy_for(selected: Selected, model: nn.Module, plan: Plan) -> nn.Module:
+    """The narrowed network, in which chains can be put; a copy of it where it is `model` itself."""
+    if selected.network is not model:
+        return selected.network
+    replaced = [model.get_submodule(name) for name in plan.layers]
+    return clone(model, {id(m): m for m in replaced})  # layers on their way out need no copy
 
 
 def finished(
@@ -65,10 +71,22 @@ def finished(
     before = provenance(model) or Provenance()
     merged = Plan({**before.plan.layers, **plan.layers}, _kept(before.plan, plan), plan.metric)
     merged.memory_format = plan.memory_format or before.plan.memory_format
+    merged.narrowed = _narrowed(before.plan.narrowed, plan.narrowed)
+    merged.channels = {**before.plan.channels, **plan.channels}
     merged.rises, merged.achieved = dict(plan.rises), dict(plan.achieved)
     small = to_memory_format(small, plan.memory_format)
     prepared = before.preprocessing or _as_given(plan.input_shape)
     return attach(small, Provenance(before.source, prepared, merged, {**before.errors, **errors}, rises))
+
+
+def _narrowed(before: Mapping[str, Narrowed], now: Mapping[str, Narrowed]) -> dict[str, Narrowed]:
+    """The layers narrowed by two plans, one after the other, from what they were at first."""
+    again = {
+        name: dataclasses.replace(n, spec=before[name].spec, macs=(before[name].macs[0], n.macs[1]))
+        for name, n in now.items()
+        if name in before
+    }
+    return {**before, **now, **again}
 
 
 def _as_given(shape: tuple[int, ...]) -> Preprocessing | None:
@@ -81,7 +99,7 @@ def _as_given(shape: tuple[int, ...]) -> Preprocessing | None:
 
 def _kept(before: Plan, now: Plan) -> dict[str, str]:
     kept = {**before.kept, **now.kept}
-    return {name: reason for name, reason in kept.items() if name not in before.layers and name not in now.layers}
+    return {name: reason for name, reason in kept.items() if name not in before.changes and name not in now.changes}
 
 
 @dataclasses.dataclass

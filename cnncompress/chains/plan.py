@@ -38,9 +38,34 @@ class LayerPlan:
         return _layer_plan_in_words(self)
 
 
+@dataclass(frozen=True)
+class Narrowed:
+    """A layer that computes with fewer channels: its geometry before and `now`, its MACs on one image before and after.
+
+    In a depthwise convolution the groups are fewer with the channels.
+    """
+
+    spec: ConvSpec
+    now: ConvSpec
+    macs: Pair = (0, 0)
+
+    @property
+    def params(self) -> Pair:
+        """Weights and biases as (before, after)."""
+        return self.spec.params, self.now.params
+
+    @property
+    def rank(self) -> Rank:
+        """The channels that it takes and gives."""
+        return self.now.in_channels, self.now.out_channels
+
+
 @dataclass(repr=False)
 class Plan:
     """The chain of each layer that is replaced; `kept` holds the reason for every other layer.
+
+    First of all the layers of `narrowed` are left with fewer channels, and the modules of `channels`, which have
+    numbers for each channel, with so many; `layers` then tells of the network that this gives.
 
     `memory_format` is the order in memory that the whole network is put in: `contiguous`, `channels_last`, or "" for
     the one it is in. For a budget, `rises` predicts for each layer how much of the accuracy it costs (nats an image
@@ -49,12 +74,19 @@ class Plan:
     """
 
     layers: dict[str, LayerPlan] = field(default_factory=dict)
+    narrowed: dict[str, Narrowed] = field(default_factory=dict, kw_only=True)
+    channels: dict[str, int] = field(default_factory=dict, kw_only=True)
     kept: dict[str, str] = field(default_factory=dict)
     metric: str = DEFAULT
     memory_format: str = ""
     rises: dict[str, float] = field(default_factory=dict)
     achieved: dict[str, float] = field(default_factory=dict)
     input_shape: tuple[int, ...] = field(default=(), compare=False)
+
+    @property
+    def changes(self) -> dict[str, LayerPlan | Narrowed]:
+        """What every layer becomes that changes, the first change first; a chain of a narrowed layer counts."""
+        return {**self.narrowed, **self.layers}
 
     def __repr__(self) -> str:
         return _plan_in_words(self)
@@ -94,7 +126,9 @@ def _layer_plan_in_words(plan: LayerPlan) -> str:
 def _plan_in_words(plan: Plan) -> str:
     """A line on the whole plan, and one each for its first layers."""
     shares = "".join(f", {share:.3g} of the {cost}" for cost, share in plan.achieved.items())
-    lines = [f"<Plan: {len(plan.layers)} layers replaced, {len(plan.kept)} kept, metric {plan.metric}{shares}"]
+    narrowed = f", {len(plan.narrowed)} narrowed" if plan.narrowed else ""
+    done = f"{len(plan.layers)} layers replaced{narrowed}, {len(plan.kept)} kept"
+    lines = [f"<Plan: {done}, metric {plan.metric}{shares}"]
     names = list(plan.layers)
     width = max(map(len, names[:LISTED]), default=0)
     for name in names[:LISTED]:

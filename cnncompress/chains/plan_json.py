@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from cnncompress.chains.plan import LayerPlan, Plan
+from cnncompress.chains.plan import LayerPlan, Narrowed, Plan
 from cnncompress.chains.spec import ConvSpec
 from cnncompress.chains.stages import STAGES, Stage
 
@@ -38,19 +38,33 @@ def plan_to_json(plan: Plan) -> dict[str, Any]:
         for name, p in plan.layers.items()
     }
     values = {"metric": plan.metric, "memory_format": plan.memory_format, "layers": layers, "kept": plan.kept}
-    return values | {k: v for k, v in (("achieved", plan.achieved), ("rises", plan.rises)) if v}
+    narrowed = {
+        name: {"layer": stage_to_json(n.spec), "now": stage_to_json(n.now), "macs": list(n.macs)}
+        for name, n in plan.narrowed.items()
+    }
+    further = {"achieved": plan.achieved, "rises": plan.rises, "narrowed": narrowed, "channels": plan.channels}
+    return values | {k: v for k, v in further.items() if v}
 
 
 def plan_from_json(values: dict[str, Any]) -> Plan:
     """Read a plan written by `plan_to_json`; KeyError, TypeError or ValueError for anything else."""
     layers = {}
     for name, p in values["layers"].items():
-        spec = stage_from_json(p["layer"])
-        if not isinstance(spec, ConvSpec):
-            raise ValueError(f"{name} is not a layer")
+        spec = _geometry(name, p["layer"])
         chain = tuple(stage_from_json(stage) for stage in p["stages"])
         rank, lowering = tuple(p["rank"]), str(p.get("lowering", ""))
         layers[name] = LayerPlan(spec, p["method"], rank, chain, tuple(p["macs"]), p["options"], lowering)
     rises, achieved = ({k: v for k, v in values.get(key, {}).items() if v is not None} for key in ("rises", "achieved"))
     memory_format = str(values.get("memory_format", ""))
-    return Plan(layers, dict(values["kept"]), values["metric"], memory_format, rises, achieved)
+    plan = Plan(layers, dict(values["kept"]), values["metric"], memory_format, rises, achieved)
+    for name, n in values.get("narrowed", {}).items():
+        plan.narrowed[name] = Narrowed(_geometry(name, n["layer"]), _geometry(name, n["now"]), tuple(n["macs"]))
+    plan.channels = dict(values.get("channels", {}))
+    return plan
+
+
+def _geometry(name: str, values: Mapping[str, Any]) -> ConvSpec:
+    spec = stage_from_json(values)
+    if not isinstance(spec, ConvSpec):
+        raise ValueError(f"{name} is not a layer")
+    return spec

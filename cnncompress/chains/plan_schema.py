@@ -11,7 +11,7 @@ from pydantic import Field, PlainValidator, model_validator
 from cnncompress.chains.stages import STAGES
 from cnncompress.chains.stages.convolution import Convolution
 from cnncompress.files.reading import Schema
-from cnncompress.files.schemas import Costs, Count, Name, Numbers, Options, Rank, Text
+from cnncompress.files.schemas import Channels, Costs, Count, Name, Numbers, Options, Rank, Text
 
 
 def _stage(values: Any) -> Any:
@@ -47,6 +47,24 @@ class PlanEntry(Schema):
         return self
 
 
+class NarrowedEntry(Schema):
+    """One layer of a plan that has fewer channels `now`."""
+
+    layer: Convolution
+    now: Convolution
+    macs: Costs = [0, 0]
+
+    @model_validator(mode="after")
+    def _narrower(self) -> NarrowedEntry:
+        for name in ("kind", "kernel_size", "stride", "padding", "dilation", "padding_mode"):
+            if getattr(self.layer, name) != getattr(self.now, name):
+                raise ValueError(f"its {name} is another one now")
+        widths = ("in_channels", "out_channels", "groups")
+        if any(getattr(self.layer, name) < getattr(self.now, name) for name in widths):
+            raise ValueError("it has more channels now")
+        return self
+
+
 class StoredEntry(PlanEntry):
     """One layer of a run's plan.json."""
 
@@ -61,6 +79,8 @@ class PlanFile(Schema):
     metric: Name = "frobenius"
     memory_format: Literal["", "contiguous", "channels_last"] = ""
     layers: dict[Name, PlanEntry]
+    narrowed: dict[Name, NarrowedEntry] = {}
+    channels: dict[Name, Channels] = {}
     kept: dict[Name, Text] = {}
     achieved: Numbers = {}
     rises: Numbers = {}

@@ -23,7 +23,9 @@ from cnncompress.terminal import console
 @options.model_options
 @options.data_option
 @click.option(
-    "--method", metavar="NAME[:k=v,...]", help="A decomposition, see `methods`; A+B for a budget [default: auto]."
+    "--method",
+    metavar="NAME[:k=v,...]",
+    help="A decomposition or select, see `methods`; A+B for a budget [default: auto].",
 )
 @click.option(
     "--rank",
@@ -50,7 +52,7 @@ from cnncompress.terminal import console
     "--metric",
     metavar="NAME",
     help=f"How errors are measured: {', '.join(metrics.catalogue())} "
-    f"[default: {metrics.GUIDED} with a budget and images, else {metrics.DEFAULT}].",
+    f"[default: {metrics.GUIDED} with a budget or select and images, else {metrics.DEFAULT}].",
 )
 @click.option(
     "--refine",
@@ -63,7 +65,7 @@ from cnncompress.terminal import console
     "--correct",
     type=click.Choice(["auto", "none", "bias", "refit"]),
     help="Fit each chain to the outputs of the compressed layers before it: its bias, or all its kernels "
-    "[default: refit with a budget and images, else none].",
+    "[default: refit with a budget or select and images, else none].",
 )
 @click.option("--reconstruct", type=int, metavar="N", help="Label-free gradient steps for each block [default: 0].")
 @click.option(

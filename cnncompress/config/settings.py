@@ -20,7 +20,7 @@ from cnncompress.config.parsing import (
 from cnncompress.errors import UsageError
 from cnncompress.latency.setting import TimingSetting, in_runtimes
 from cnncompress.names import metrics
-from cnncompress.names.methods import catalogue
+from cnncompress.names.methods import SELECT, catalogue
 
 DEFAULT_BUDGET = Budget(macs=0.5)
 
@@ -156,9 +156,9 @@ class DecomposeSettings(ModelSettings):
     def resolved(self) -> DecomposeSettings:
         """With a metric and a correction; UsageError for settings that exclude each other.
 
-        With images and nothing that says how much is to be kept, the budget is `DEFAULT_BUDGET`. With a budget (or a
-        plan) and images, the metric is `GUIDED` and chains are refitted in order; otherwise the metric is `DEFAULT` and
-        nothing is corrected.
+        With images and nothing that says how much is to be kept, the budget is `DEFAULT_BUDGET`. With images and a
+        budget, a plan or the method select, the metric is `GUIDED` and outputs are corrected in order; otherwise the
+        metric is `DEFAULT` and nothing is corrected.
         """
         if self.data is not None and not self._says_how_much():
             assumed = self.model_copy(update={"budget": DEFAULT_BUDGET})
@@ -182,7 +182,8 @@ class DecomposeSettings(ModelSettings):
                     raise UsageError(f"{flag} needs images; give --data FOLDER, cifar10:ROOT or digits")
             if self.correct in ("bias", "refit"):
                 raise UsageError(f"--correct {self.correct} needs images; give --data FOLDER, cifar10:ROOT or digits")
-        guided = (self.searching or self.plan is not None) and self.data is not None
+        selects = SELECT in self.method.split("+") or any(r.method == SELECT for r in self.per_layer.values())
+        guided = (self.searching or self.plan is not None or selects) and self.data is not None
         metric = self.metric or (metrics.GUIDED if guided else metrics.DEFAULT)
         correct = self.correct if self.correct != "auto" else "refit" if guided else "none"
         settings = self.model_copy(update={"metric": metric, "correct": correct})

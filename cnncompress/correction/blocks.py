@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from cnncompress.chains.modules import FactoredLayer
-from cnncompress.correction.graph import Runner, Traced, Values, trace_graph
+from cnncompress.network.graph import Runner, Traced, Values, trace_graph
 from cnncompress.network.meaning import Meaning
 from cnncompress.network.run import inference, logits
 
@@ -58,7 +58,8 @@ def split_blocks(model: nn.Module, small: nn.Module, images: Tensor) -> tuple[Tr
     except Exception:  # whatever the operations raise in a network of another structure
         return None
     chains = {name for name, m in small.named_modules(remove_duplicate=False) if isinstance(m, FactoredLayer)}
-    return traced, _blocks(traced.graph, rows[0] & rows[1], chains)
+    alike = {node for node, shape in rows[0].items() if rows[1].get(node) == shape}
+    return traced, _blocks(traced.graph, alike, chains)
 
 
 def _blocks(graph: fx.Graph, rows: set[fx.Node], chains: set[str]) -> list[Block]:
@@ -113,12 +114,12 @@ def _sources(nodes: Iterable[fx.Node], constant: set[fx.Node]) -> set[fx.Node]:
     return sources
 
 
-def _has_rows(traced: Traced, network: nn.Module, images: Tensor) -> set[fx.Node]:
-    """The nodes whose value is a tensor with one row an image."""
+def _has_rows(traced: Traced, network: nn.Module, images: Tensor) -> dict[fx.Node, torch.Size]:
+    """The nodes whose value is a tensor with one row an image, and the shapes of these."""
     values: Values = {traced.input: images}
     with inference(network):
         nodes = Runner(traced, network).run(list(traced.graph.nodes), values)
-        return {node for node in nodes if _is_row_per_image(values[node], len(images))}
+        return {node: values[node].shape for node in nodes if _is_row_per_image(values[node], len(images))}
 
 
 def _is_row_per_image(value: Any, images: int) -> bool:

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 from cnncompress.chains.modules import FactoredLayer
 from cnncompress.correction.blocks import Block, called, columns, gradient_moments, run_block, split_blocks, weighted
-from cnncompress.correction.graph import Runner
 from cnncompress.errors import UsageError
 from cnncompress.network.copying import clone
 from cnncompress.network.divergence import PIXELS_AT_ONCE, Answers
+from cnncompress.network.graph import Runner
 from cnncompress.network.inputs import in_single, input_dtype
 from cnncompress.network.meaning import meaning_of
 from cnncompress.network.run import forward, inference

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import zlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence, Set
 from typing import Any
 
 import torch
@@ -49,6 +49,7 @@ class Correction:
 @dataclasses.dataclass
 class Refits:
     """Fits the layers of a plan; `done` has what was fitted so far, `adjusted` what was given another kernel.
+    Of these, `narrowed` take fewer channels than in the original.
 
     `seeds` are those of the images, `repeated` the layers that are called more than once on an image, `shown` is a
     progress bar over the layers of the plan.
@@ -62,6 +63,12 @@ class Refits:
     shown: Any
     done: dict[str, Fitted] = dataclasses.field(default_factory=dict)
     adjusted: list[str] = dataclasses.field(default_factory=list)
+    narrowed: Set[str] = frozenset()
+
+    @property
+    def begun(self) -> bool:
+        """True once something in the compressed network is another."""
+        return bool(self.done or self.adjusted)
 
     def fit(self, visit: Visit, module: nn.Module) -> FactoredLayer:
         """The chain for a layer, fitted to its real input and the original's output."""
@@ -111,7 +118,8 @@ class Refits:
     def adjust(self, visit: Visit, module: nn.Module) -> None:
         """Give a layer that stays the kernel that suits its real input."""
         kind, spec = kind_of(module), spec_of(module)
-        if visit.layer in self.repeated or _inputs(spec) > WIDEST_REPEATED:
+        widest = WIDEST_REFIT if visit.layer in self.narrowed else WIDEST_REPEATED
+        if visit.layer in self.repeated or _inputs(spec) > widest:
             return
         weight, positions = dense_weight(module).clone(), self._positions(visit)
         samples = Samples.of(positions.patches(visit.input), len(self.seeds), free=spec.bias)

@@ -4,7 +4,7 @@ For a layer with weight W and inputs x in the original network, x̃ in the compr
 Wx − W̃x̃ is that of (W' − W̃)x̃ plus a constant, W' = E[Wx x̃ᵀ] E[x̃x̃ᵀ]⁻¹ (asymmetric reconstruction, Zhang et al. 2015).
 So the chain is fitted to W' in the metric of the real inputs, all its stages included. Where the output is added to
 another branch, it makes up for the error of that branch too; where it is rectified, what both networks rectify to
-nothing does not count. Convolutions that stay are given the kernel W'.
+nothing does not count. Convolutions that stay and layers that take fewer channels are given the kernel W'.
 """
 
 from __future__ import annotations
@@ -16,21 +16,25 @@ from torch import Tensor, nn
 
 from cnncompress.chains.plan import Plan
 from cnncompress.chains.spec import Call
-from cnncompress.correction.graph import Runner, trace_graph
 from cnncompress.correction.refit import Correction, Refits
 from cnncompress.correction.walk import one_by_one, walk
-from cnncompress.fitting import finished
+from cnncompress.fitting import copy_for, finished
 from cnncompress.metrics import LayerStatistics
-from cnncompress.network.copying import clone
+from cnncompress.network.graph import Runner, trace_graph
 from cnncompress.network.inputs import float_types, in_single, input_dtype, read_batch, with_types
 from cnncompress.network.kinds import kind_of
 from cnncompress.network.layers import layers_of, refuse_in_network
 from cnncompress.network.positions import image_seeds
 from cnncompress.network.run import inference
+from cnncompress.network.selection import select
 from cnncompress.network.subject import Subject, look_at
 from cnncompress.network.swap import swap
 from cnncompress.terminal.console import bar
 
+UNFOLLOWED = (
+    "torch.fx cannot trace the forward pass: each layer was corrected for its own output alone, and the kernels of "
+    "kept layers were not refitted"
+)
 ADJUSTED = "; its kernel is refitted to the outputs of the compressed layers before it"
 
 
@@ -90,23 +94,25 @@ def _fitted(
 ) -> InOrder:
     """The compressed network, of one in float32 or float64."""
     model, calls = subject.network, subject.calls
-    leaving = [model.get_submodule(name) for name in plan.layers]
-    small = clone(model, {id(m): m for m in leaving})  # layers on their way out need no copy
+    selected = select(model, plan, statistics)
+    small, statistics = copy_for(selected, model, plan), selected.statistics(statistics)
     repeated = {name for name, call in calls.items() if len(call.sizes) > 1}
     free = adjustable(model, plan, calls, correction)
     with bar(progress=progress, total=len(plan.layers), desc="fit", unit="layer", leave=False) as shown:
         refits = Refits(plan, statistics, correction, image_seeds(images, correction.seed), repeated, shown)
         graph = trace_graph(model, images[:1])
         if graph is not None:
-            _refit_in_graph(Runner(graph, model), Runner(graph, small), images, refits, free)
+            refits.narrowed = selected.errors.keys() - plan.layers.keys() if correction.refit else set()
+            outputs = {name: chosen.outputs for name, chosen in selected.chosen.items()}
+            _refit_in_graph(Runner(graph, model), Runner(graph, small, outputs), images, refits, free)
         hidden = [name for name in plan.layers if name not in refits.done]  # those that the graph does not show
         for visit in one_by_one(model, small, images, hidden):
             swap(small, visit.layer, refits.fit(visit, small.get_submodule(visit.layer)))
     for name in plan.layers:  # both networks were in eval mode until here
         small.get_submodule(name).train(model.get_submodule(name).training)
     kept = {n: reason + ADJUSTED * (n in refits.adjusted) for n, reason in plan.kept.items()}
-    rises = {n: f.rise for n, f in refits.done.items() if f.rise is not None}
-    errors = {n: f.error for n, f in refits.done.items()}
+    rises = selected.rises | {n: f.rise for n, f in refits.done.items() if f.rise is not None}
+    errors = selected.errors | {n: f.error for n, f in refits.done.items()}
     network = finished(model, small, dataclasses.replace(plan, kept=kept), errors, rises)
     return InOrder(network, graph is not None)
 
@@ -122,12 +128,16 @@ def adjustable(model: nn.Module, plan: Plan, calls: Mapping[str, Call], correcti
 
 
 def _refit_in_graph(original: Runner, compressed: Runner, images: Tensor, refits: Refits, free: set[str]) -> None:
-    """Put chains into the compressed network, in network order, and adjust the `free` convolutions after the first."""
+    """Put chains into the compressed network, in network order, and adjust the `free` convolutions after the first.
+
+    Layers that take fewer channels are adjusted in any case.
+    """
     chains, small = refits.plan.layers.keys(), compressed.network
+    staying = free | refits.narrowed
     with inference(original.network), inference(small):
-        for visit in walk(original, compressed, images, chains | free):
-            if visit.layer in free:
-                if refits.done:
+        for visit in walk(original, compressed, images, chains | staying):
+            if visit.layer in staying:
+                if refits.begun or visit.layer in refits.narrowed:
                     refits.adjust(visit, small.get_submodule(visit.layer))
             elif visit.layer not in refits.done:
                 compressed.replaced[visit.layer] = refits.fit(visit, small.get_submodule(visit.layer))

@@ -10,8 +10,8 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from cnncompress.correction.following import Following, depends, following
-from cnncompress.correction.graph import Lifetimes, Runner, Values
-from cnncompress.network.kinds import called_with
+from cnncompress.network.graph import Lifetimes, Runner, Values
+from cnncompress.network.kinds import called_with, kind_of
 from cnncompress.network.run import inference
 
 NOTHING = Following()
@@ -19,9 +19,10 @@ NOTHING = Following()
 
 @dataclass(frozen=True)
 class Visit:
-    """A layer that the original has computed and the compressed network has not; `module` is the original's.
+    """A layer that the original has computed and the compressed network has not; `module` is the one to be replaced.
 
-    `input` is what the layer gets in the compressed network, `output` what it gives in the original. `summands` are
+    `input` is what the layer gets in the compressed network, `output` what it gives in the original, of the channels
+    that are left. `summands` are
     what the output is added to, in the original and in the compressed network; None where one is not known yet.
     """
 
@@ -40,7 +41,7 @@ def walk(original: Runner, compressed: Runner, images: Tensor, layers: Collectio
     addition adds to a layer's output is computed before the layer where it can be. Values are let go after their last
     use: who takes a visit lets go of it before the next one.
     """
-    modules = dict(original.network.named_modules())
+    modules = dict(compressed.network.named_modules())
     order = network_order(original.traced.graph, modules)
     lifetimes = Lifetimes(order)
     ours: Values = {original.traced.input: images}
@@ -50,17 +51,18 @@ def walk(original: Runner, compressed: Runner, images: Tensor, layers: Collectio
             continue
         original.compute(node, ours)
         if node.op == "call_module" and node.target in layers:
-            yield _visit(node, modules, ours, theirs)
+            yield _visit(node, modules, ours, theirs, compressed.outputs.get(str(node.target)))
         compressed.compute(node, theirs)
         for ended in lifetimes.ended_by(node):
             del ours[ended], theirs[ended]
 
 
-def _visit(node: fx.Node, modules: Mapping[str, nn.Module], ours: Values, theirs: Values) -> Visit:
+def _visit(node: fx.Node, modules: Mapping[str, nn.Module], ours: Values, theirs: Values, left: Tensor | None) -> Visit:
     after = following(node, modules)
     summands = (ours[after.partner], theirs[after.partner]) if after.partner in theirs else None
     name = str(node.target)
-    return Visit(name, modules[name], theirs[input_of(node)], ours[node], after, summands)
+    output = ours[node] if left is None else ours[node].index_select(kind_of(modules[name]).channel_axis, left)
+    return Visit(name, modules[name], theirs[input_of(node)], output, after, summands)
 
 
 def input_of(node: fx.Node) -> fx.Node:

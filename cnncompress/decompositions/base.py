@@ -43,6 +43,7 @@ class Decomposition(ABC):
     exact: ClassVar[bool] = True  # the full rank reproduces every weight
     whitens: ClassVar[bool] = False  # `group_factorize` takes the metric into account itself
     sliced: ClassVar[bool] = False  # the first K channels between its two stages are the chain of rank K
+    any_width: ClassVar[bool] = False  # a rank has a chain for every number of channels on both sides
     smooth: ClassVar[bool] = False  # errors at many ranks take no longer than at a few
 
     def __init__(self, **options: Any) -> None:

@@ -19,6 +19,7 @@ class MatrixSVD(Decomposition):
 
     whitens = True
     sliced = True
+    any_width = True
 
     def group_full_rank(self, spec: ConvSpec) -> Rank:
         """min(F, C·kh·kw)."""

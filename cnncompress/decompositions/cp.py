@@ -44,6 +44,7 @@ class CP(Decomposition):
     """
 
     name = "cp"
+    any_width = True
     source = "Denton et al. 2014 §3.2.2 (outer products); Lebedev et al. 2015"
     options = {"iterations": 100, "starts": 4, "seed": 0}  # noqa: RUF012
     counts = ("iterations", "starts")

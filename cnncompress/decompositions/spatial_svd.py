@@ -28,6 +28,7 @@ class SpatialSVD(Decomposition):
 
     whitens = True
     sliced = True
+    any_width = True
     name = "spatial-svd"
     source = "Tai et al. 2016, Theorem 1"
     options = {"first": "vertical"}  # noqa: RUF012

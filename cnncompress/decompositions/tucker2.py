@@ -30,6 +30,7 @@ class Tucker2(Decomposition):
     """
 
     name = "tucker2"
+    any_width = True
     source = "Denton et al. 2014 §3.2.2 (hosvd); Kim et al. 2016 (hooi)"
     rank_names = ("K1", "K2")
     options = {"algorithm": "hosvd", "sweeps": 5, "seed": 0}  # noqa: RUF012

@@ -20,6 +20,18 @@ class Entry:
     chain: str = ""
 
 
+SELECT = "select"
+STRUCTURES = {
+    SELECT: Entry(
+        SELECT,
+        "Reeves 1999; Hassibi and Stork 1993",
+        ("K",),
+        {},
+        "the layer itself, of K of its input channels; what gives them computes no others",
+    )
+}  # what is no chain in the place of one layer
+
+
 def catalogue() -> dict[str, Entry]:
     """Every decomposition by its name."""
     classes = registered("decompositions", ("name", "source", "rank_names", "options"))
@@ -28,6 +40,6 @@ def catalogue() -> dict[str, Entry]:
 
 def check_method(name: str) -> None:
     """UsageError for a method that is not registered."""
-    known = catalogue()
+    known = catalogue() | STRUCTURES
     if name not in {"auto", *known}:
         raise unknown("method", name, known, also=["auto"])

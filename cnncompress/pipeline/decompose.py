@@ -17,6 +17,7 @@ from cnncompress.models import DEFAULT, NONE
 from cnncompress.names.models import is_path
 from cnncompress.network.checking import check_finished
 from cnncompress.network.evaluate import Evaluation, paired_error
+from cnncompress.network.narrow import narrowed_cost
 from cnncompress.network.profile import profile
 from cnncompress.network.provenance import Provenance, provenance
 from cnncompress.pipeline.asked import Job, NetworkAsked
@@ -82,7 +83,7 @@ def decompose_network(job: Job, command: Sequence[str]) -> Decomposed:
         work = replace(work, job=replace(job, aim=planned.aim))
         if job.place.dry_run:
             return _dry_run(work, planned, steps)
-        if not planned.plan.layers:
+        if not planned.plan.changes:
             raise CompressError(nothing_to_do(work.opened.name, planned.plan))
         return _finish(work, _made(work, planned, steps), command, steps)
 
@@ -91,7 +92,7 @@ def _made(work: Work, planned: Planned, steps: Steps) -> Made:
     """The network of a plan."""
     job, plan, subject = work.job, planned.plan, work.subject
     before = measure_original(work, steps)
-    calibration = planned.calibration or calibrated(work, list(plan.layers), steps)
+    calibration = planned.calibration or calibrated(work, list(plan.changes), steps)
     fitted = fit(subject, plan, calibration, job.fit, list(work.choices), steps)
     result, said = measure(work, fitted.network, steps), planned.notes + fitted.notes
     if work.data is not None and not (work.data.labelled and work.outputs is not None):
@@ -155,7 +156,8 @@ def _dry_run(work: Work, planned: Planned, steps: Steps) -> Decomposed:
     """The report of a plan that is not carried out."""
     opened, cost, job, plan = work.opened, work.subject.cost, work.job, planned.plan
     now = original_row(opened, cost, None, lambda network: None)
-    row: Row = planned_row(described(opened, job), plan, cost, work.subject.example.element_size())
+    narrow = narrowed_cost(work.subject, plan)
+    row: Row = planned_row(described(opened, job), plan, narrow, work.subject.example.element_size())
     calibration = planned.calibration or Calibration()
     of_network = [note for note in work.notes if note.source == "network"]
     told = collect(_told_of_plan(work, plan), planned.notes, of_network, calibration.notes)

@@ -9,8 +9,7 @@ from torch import Tensor, nn
 
 from cnncompress.chains.plan import Plan
 from cnncompress.correction import Correction, reconstruct, reestimate
-from cnncompress.correction.graph import UNFOLLOWED
-from cnncompress.correction.sequential import fit_in_order
+from cnncompress.correction.sequential import UNFOLLOWED, fit_in_order
 from cnncompress.data import Data, make_loader
 from cnncompress.errors import DataError
 from cnncompress.fitting import decompose
@@ -48,7 +47,7 @@ def fit(
     subject: Subject, plan: Plan, calibration: Calibration, asked: FitAsked, adjust: Collection[str], steps: Steps
 ) -> Fitted:
     """The compressed network of a plan; convolutions of `adjust` that stay get kernels that suit their new inputs."""
-    with steps("factorize", f"fit {counted(len(plan.layers), 'layer')}"):
+    with steps("factorize", f"fit {counted(len(plan.changes), 'layer')}"):
         made = _corrected if asked.corrected else _plain
         fitted = made(subject, plan, calibration, asked, adjust)
     if not asked.reconstruct:

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from cnncompress.chains.plan import LayerPlan
+from cnncompress.chains.plan import LayerPlan, Narrowed
 from cnncompress.errors import UsageError
 from cnncompress.latency.network import latency, layer_latencies
 from cnncompress.latency.runtimes import get_runtime
 from cnncompress.latency.setting import TimingSetting
 from cnncompress.latency.timed import Latency
+from cnncompress.names.methods import SELECT
 from cnncompress.network.kinds import spec_of
 from cnncompress.network.memory_format import to_memory_format
 from cnncompress.pipeline.formats import beside, fastest, in_formats
@@ -85,16 +86,18 @@ def layer_times(opened: Opened, setting: TimingSetting, original_format: str = "
     times = layer_latencies(models, opened.example(), setting)
     if times is None:
         raise UsageError(f"the runtime {setting.runtime} does not show what layers take; leave out --layers")
-    before, plans = times.get("original", {}), opened.provenance.plan.layers
+    before, plans = times.get("original", {}), opened.provenance.plan.changes
     rows = []
     for name, time in times[opened.name].items():
         plan = plans.get(name)
         shape = str(plan.spec if plan else spec_of(opened.model.get_submodule(name)))
-        becomes = describe_plan(plan) if plan else ""
+        becomes = describe_plan(plan) if plan is not None else ""
         rows.append(LayerTime(name, shape, becomes, time.median, before[name].median if name in before else None))
     return rows
 
 
-def describe_plan(plan: LayerPlan) -> str:
+def describe_plan(plan: LayerPlan | Narrowed) -> str:
     """Method, rank and lowering of a layer in a few words."""
+    if isinstance(plan, Narrowed):
+        return f"{SELECT} {'×'.join(map(str, plan.rank))}"
     return " ".join(filter(None, (plan.method, "×".join(map(str, plan.rank)), plan.lowering)))

@@ -111,7 +111,7 @@ def make_plan(work: Work, steps: Steps) -> Planned:
             plan = read_plan(job.aim.plan, subject.calls, work.reasons, job.fit.corrected, metric)
         else:
             centred = get_metric(job.fit.metric).centred or job.fit.corrected
-            plan = plan_by_rank(work.choices, subject.calls, job.fit.metric, False, centred)
+            plan = plan_by_rank(work.choices, subject, job.fit.metric, False, centred)
     return Planned(_complete(work, plan, job.memory_format), job.aim)
 
 

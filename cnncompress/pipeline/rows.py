@@ -34,7 +34,7 @@ def make_row(name: str, kind: Kind, cost: Profile, result: Evaluation | None, da
 
 
 def planned_row(name: str, plan: Plan, cost: Profile, bytes_each: int) -> Row:
-    """The line of a network that costs `cost` now, after `plan`; its numbers take `bytes_each` bytes."""
+    """The line of a network with the chains of `plan`, and costs `cost` without; numbers take `bytes_each` bytes."""
     params = sum(after - before for before, after in (p.params for p in plan.layers.values()))
     indices = sum(stage.fixed_bytes for p in plan.layers.values() for stage in p.chain)
     macs = sum(after - before for before, after in (p.macs for p in plan.layers.values()))

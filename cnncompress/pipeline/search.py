@@ -50,7 +50,7 @@ def search(
         except UsageError as error:  # no plan is as cheap
             low, refused = share, error
             continue
-        if not planned.layers:
+        if not planned.changes:
             high = share
             continue
         made = fit(planned)

@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from torch import nn
 
 from cnncompress.chains.plan import Budget, Plan
 from cnncompress.errors import UnreachableError, UsageError
-from cnncompress.fitting import fit_layer
 from cnncompress.metrics import get_metric
-from cnncompress.network.copying import clone
-from cnncompress.network.swap import swap
-from cnncompress.planning.candidates import Candidate, Layer, spread
+from cnncompress.planning.alone import Alone, Change
+from cnncompress.planning.candidates import Layer, spread
 from cnncompress.planning.clocked import CLOCKINGS, Scaled, Sums, best_of
 from cnncompress.planning.collection import Candidates
+from cnncompress.planning.cuts import Cut
+from cnncompress.planning.joint import Joint, Prices, Solution, components
+from cnncompress.planning.realize import costs_of, planned
 from cnncompress.planning.solver.highs import Floats
 from cnncompress.planning.solver.knapsack import solve
 
 TRUST = 3.0  # the metric's own prediction is only corrected where it is off from the usual by more than this
-SIMILAR = 2.0  # errors within this factor raise the divergence in proportion
 CHANGE = 0.1  # a smaller correction is not worth another solution
 NOTHING = 1e-9  # an error or a divergence up to this says nothing about the ratio of the two
 CALIBRATIONS = 2  # comparisons of the predictions with the answers, at most
@@ -67,7 +66,9 @@ class _Search:
         self.table = None if self.times is None else Scaled(self.times.table)
         self.totals, self.references = candidates.totals, candidates.references
         self.layers = [_afresh(layer) for layer in candidates.layers]
-        self.similar: dict[str, tuple[int, float, float]] = {}  # by layer: family, error, divergence last measured
+        self.cuts = [replace(cut, factor=1.0) for cut in candidates.cuts]
+        self.parts = components(self.layers, self.cuts)
+        self.alone = Alone(candidates)
 
     def plan(self) -> Plan:
         """See `Planner.plan`."""
@@ -81,24 +82,28 @@ class _Search:
             return self._told(solution)
         return self._clocked(solution, self.times.clock)
 
-    def _rough(self) -> dict[str, Candidate]:
+    def _rough(self) -> Solution:
         """The solution among ranks that are spread over all."""
         for layer in self.layers:
             for family in layer.families:
                 family.chosen = spread(len(family.ranks))
+        for cut in self.cuts:
+            cut.spread()
         return self._solve()
 
-    def _fine(self, solution: dict[str, Candidate]) -> dict[str, Candidate]:
+    def _fine(self, solution: Solution) -> Solution:
         """A better one among the ranks around a solution."""
         for _ in range(FINE_ROUNDS):
             for layer in self.layers:
                 candidate = solution[layer.name]
                 if candidate.plan is not None:
                     layer.families[candidate.family].near(candidate.index)
+            for cut, place in solution.places.items():
+                cut.near(place)
             solution = self._solve()
         return solution
 
-    def _clocked(self, solution: dict[str, Candidate], clock: Callable[[Plan], float]) -> Plan:
+    def _clocked(self, solution: Solution, clock: Callable[[Plan], float]) -> Plan:
         """The plan whose predicted time the network takes, or else the best that was measured within the budget."""
         assert self.budget.latency is not None
         assert self.table is not None
@@ -119,25 +124,20 @@ class _Search:
                 return best
         return best_of(tried, self.budget.latency) or self._told(solution)
 
-    def _sums(self, solution: Mapping[str, Candidate]) -> Sums:
+    def _sums(self, solution: Solution) -> Sums:
         """The milliseconds that make up what is predicted of a solution."""
-        kept, chains = (
-            sum(c.costs["latency"] for c in solution.values() if (c.plan is None) == stays) for stays in (True, False)
-        )
+        chains = sum(c.costs["latency"] for c in solution.values() if c.plan is not None)
         layers = sum(layer.keep(self.table).costs["latency"] for layer in self.layers)
-        return Sums(kept, chains, layers, self.totals["latency"])
+        return Sums(solution.cost("latency") - chains, chains, layers, self.totals["latency"])
 
-    def _told(self, solution: Mapping[str, Candidate]) -> Plan:
-        plan = Plan(kept=dict(self.all.kept), metric=self.guide.metric)
-        for name, candidate in solution.items():
-            if candidate.plan is None:
-                plan.kept[name] = STAYS
-            else:
-                plan.layers[name] = candidate.plan
-                plan.rises[name] = candidate.error
-        fixed = self._fixed()
-        for cost, total in self.references.items():
-            plan.achieved[cost] = (fixed[cost] + sum(c.costs[cost] for c in solution.values())) / total
+    def _told(self, solution: Solution) -> Plan:
+        plan = planned(self.all.subject, solution, self.guide.metric, self.guide.centred)
+        stays = {name: self.all.kept.get(name, STAYS) for name in solution if name not in plan.changes}
+        plan.kept = {name: why for name, why in self.all.kept.items() if name not in solution} | stays
+        costs = costs_of(self.all.subject, plan)
+        if "latency" in self.totals:
+            costs["latency"] = self._fixed()["latency"] + solution.cost("latency")
+        plan.achieved = {cost: costs[cost] / total for cost, total in self.references.items()}
         return plan
 
     def _fixed(self) -> dict[str, float]:
@@ -145,17 +145,16 @@ class _Search:
         own = [layer.keep(self.table).costs for layer in self.layers]
         return {cost: total - sum(c[cost] for c in own) for cost, total in self.totals.items()}
 
-    def _solve(self) -> dict[str, Candidate]:
+    def _solve(self) -> Solution:
         names = list(self.budget.shares)
-        options = [layer.candidates(self.table) for layer in self.layers]
+        options = {layer.name: layer.candidates(self.table) for layer in self.layers}
         fixed = self._fixed()
         limits = [share * self.references[n] - fixed[n] for n, share in self.budget.shares.items()]
-        costs = [np.array([[c.costs[n] for n in names] for c in found]) for found in options]
-        errors = [np.array([c.error for c in found]) for found in options]
-        selection = solve(costs, errors, limits, TIME_LIMIT) if min(limits) >= 0 else None
-        if selection is None:
-            raise self._refusal(costs, limits)
-        return {layer.name: found[i] for layer, found, i in zip(self.layers, options, selection.choice, strict=True)}
+        prices = Prices(names, self.table, self.guide.centred)
+        solution, fronts = Joint(self.parts, options, prices, limits, TIME_LIMIT).solve()
+        if solution is None:
+            raise self._refusal([front.cost for front in fronts], limits)
+        return solution
 
     def _refusal(self, costs: Sequence[Floats], limits: Sequence[float]) -> UnreachableError:
         """That no plan meets the budget, and what can be had."""
@@ -197,56 +196,29 @@ class _Search:
         """A cost as a share of the original's, in thousandths, rounded up."""
         return math.ceil(1000 * value / self.references[cost] - 1e-6) / 1000
 
-    def _calibrate(self, solution: Mapping[str, Candidate]) -> bool:
-        """Compare the prediction for each layer that changes with what its chain does to the answers, put in alone.
+    def _calibrate(self, solution: Solution) -> bool:
+        """Compare the prediction for each change with what it does to the answers, made alone.
 
-        The median ratio of divergence to error turns all errors into nats. A layer whose own ratio differs from the
-        median has its errors multiplied by the difference too: by the part beyond a factor `TRUST` where the metric
-        predicts nats, by all of it otherwise. True where any layer's was.
+        The median ratio of divergence to error turns all errors into nats. A layer or cut whose own ratio differs from
+        the median has its errors multiplied by the difference too: by the part beyond a factor `TRUST` where the metric
+        predicts nats, by all of it otherwise. True where any one's was.
         """
-        layers = [x for x in self.layers if solution[x.name].plan is not None]
-        measured = self._measured({layer: solution[layer.name] for layer in layers})
-        errors = {n: solution[n].error for n in measured}
+        changes = {x.name: Change.of(x, solution[x.name]) for x in self.layers if solution[x.name].plan is not None}
+        changes |= {cut.key: Change(cut, place) for cut, place in solution.places.items() if place < cut.whole}
+        measured = self.alone.divergences(changes)
+        errors = {n: changes[n].item.factor * changes[n].error for n in measured}
         telling = {n: kl for n, kl in measured.items() if max(kl, errors[n]) > NOTHING}
         ratios = {n: max(kl, NOTHING) / max(errors[n], NOTHING) for n, kl in telling.items()}
         usual = float(np.median(list(ratios.values()))) if ratios else 1.0
         trust = TRUST if get_metric(self.guide.metric).nats else 1.0
         changed = False
-        for layer in self.layers:
-            off = ratios.get(layer.name, usual) / usual
+        items: list[Layer | Cut] = [*self.layers, *self.cuts]
+        for item in items:
+            off = ratios.get(item.key, usual) / usual
             correction = off / min(max(off, 1 / trust), trust)
-            layer.factor *= usual * correction
+            item.factor *= usual * correction
             changed = changed or abs(correction - 1) > CHANGE
         return changed
-
-    def _measured(self, candidates: Mapping[Layer, Candidate]) -> dict[str, float]:
-        """The divergence of the answers with each candidate in the network alone, in nats.
-
-        A candidate of the same family and of a similar error as one that was measured before is taken from that.
-        """
-        small, found = clone(self.all.subject.network), {}
-        for layer, candidate in self.all.bar(candidates.items(), "calibrate"):
-            name, error = layer.name, float(layer.families[candidate.family].errors[candidate.index])
-            family, known, divergence = self.similar.get(name, (-1, 0.0, 0.0))
-            if family != candidate.family or not known / SIMILAR <= error <= known * SIMILAR:
-                known, divergence = error, self._divergence(small, layer, candidate)
-                self.similar[name] = (candidate.family, known, divergence)
-            found[name] = divergence * (error / known if known else 1.0)
-        return found
-
-    def _divergence(self, small: nn.Module, layer: Layer, candidate: Candidate) -> float:
-        """That of a candidate alone in `small`, a copy of the network that stays as it is; measured once."""
-        assert self.guide.answers is not None
-        assert candidate.plan is not None
-        name, key = layer.name, (layer.name, candidate.family, candidate.index)
-        measured = self.all.measured
-        if key not in measured:
-            module = small.get_submodule(name)
-            quick = replace(candidate.plan, options=layer.families[candidate.family].method.quick().settings)
-            swap(small, name, fit_layer(name, module, quick, self.guide.metric, self.guide.statistics.get(name)).chain)
-            measured[key] = self.guide.answers.divergence(small)
-            swap(small, name, module)
-        return measured[key]
 
 
 def _afresh(layer: Layer) -> Layer:

@@ -17,12 +17,14 @@ from cnncompress.decompositions import Decomposition
 from cnncompress.errors import in_layer
 from cnncompress.latency.curves import Timed
 from cnncompress.metrics import Metric, squared_error
+from cnncompress.names.methods import SELECT
 from cnncompress.planning.rules import Choice, Kept, RankRequest, choose_method, rank_for, seeded
 
 AUTO = ("spatial-svd", "spatial-svd:first=horizontal", "channel-svd", "cp", "svd")  # whose errors are soon known
 MOST_ENTRIES = {
     "cp": 2**20
 }  # entries of a group's weight beyond which `AUTO` does without a method: its fits take too long
+NO_CHAIN = "no chain was asked for, and its channels stay whole"
 BLOCK_CHANNELS = 16  # channels
 GRID_RANKS = 24  # ranks of a geometric grid
 
@@ -67,6 +69,12 @@ class Candidate:
     error: float
     family: int = -1
     index: int = -1
+    method: Decomposition | None = None
+
+    @property
+    def narrows(self) -> bool:
+        """True where it may have any number of channels on both sides."""
+        return self.method is None or self.method.any_width
 
 
 @dataclass(eq=False)
@@ -78,6 +86,11 @@ class Layer:
     families: list[Family]
     centred: bool = False
     factor: float = 1.0  # by which its errors were found to be too small
+
+    @property
+    def key(self) -> str:
+        """Its name."""
+        return self.name
 
     def candidates(self, table: Times | None = None) -> list[Candidate]:
         """Keep it, or one of the chosen ranks of a family, with costs; those dearer than the layer are left out."""
@@ -92,7 +105,8 @@ class Layer:
                 costs = {"macs": float(plan.macs[1]), "params": float(plan.params[1])}
                 if timed is not None:
                     costs["latency"] = timed[place].milliseconds
-                found.append(Candidate(plan, costs, self.factor * float(family.errors[index]), number, index))
+                error = self.factor * float(family.errors[index])
+                found.append(Candidate(plan, costs, error, number, index, family.method))
         return found
 
     def keep(self, table: Times | None = None) -> Candidate:
@@ -114,7 +128,8 @@ def methods_of(choice: Choice, spec: ConvSpec) -> list[str]:
     """The methods that a budget chooses from for a layer."""
     weights = spec.weights // spec.groups
     auto = [name for name in AUTO if weights <= MOST_ENTRIES.get(name, math.inf)]
-    chosen = (name for text in choice.methods for name in (auto if text == "auto" else [text]))
+    chains = (text for text in choice.methods if text != SELECT)
+    chosen = (name for text in chains for name in (auto if text == "auto" else [text]))
     return [seeded(text, choice.seed) for text in chosen]
 
 
@@ -152,7 +167,7 @@ def make_layer(
         else:
             where = "this rank" if fixed else f"rank {step} or a multiple of it" if step > 1 else "any rank"
             dear.append(Kept(f"{method.name} would not be cheaper at {where}"))
-    return Layer(name, call, families, centred) if families else (dear or refused)[0]
+    return Layer(name, call, families, centred) if families else [*dear, *refused, Kept(NO_CHAIN)][0]
 
 
 def ranks_asked(

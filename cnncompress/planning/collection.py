@@ -13,12 +13,17 @@ from cnncompress.latency.wanted import Wanted
 from cnncompress.maths.linalg import check_finite
 from cnncompress.metrics import get_metric, layer_metrics
 from cnncompress.metrics.statistics import LayerStatistics
+from cnncompress.names.methods import SELECT
 from cnncompress.names.metrics import DEFAULT
+from cnncompress.network.channels import Channels
 from cnncompress.network.divergence import Answers
 from cnncompress.network.kinds import dense_weight
 from cnncompress.network.subject import Subject
+from cnncompress.network.widths import channels_of
 from cnncompress.planning.candidates import Layer, make_layer, methods_of
+from cnncompress.planning.cuts import Cut, make_cuts
 from cnncompress.planning.rules import Choice, Kept
+from cnncompress.planning.selecting import WHOLE
 from cnncompress.terminal.console import bar
 
 T = TypeVar("T")
@@ -34,6 +39,11 @@ class Guide:
     metric: str = DEFAULT
     statistics: Mapping[str, LayerStatistics] = field(default_factory=dict)
     answers: Answers | None = None
+
+    @property
+    def selects(self) -> bool:
+        """True where the metric tells what fewer channels cost."""
+        return "sensitivity" not in get_metric(self.metric).needs
 
     @property
     def centred(self) -> bool:
@@ -61,11 +71,13 @@ class LatencyModel:
 class Candidates:
     """Layers that may change with all they may become, and those that cannot, with the reason.
 
-    `measured` has the divergences that were measured so far, by layer, family and place of the rank.
+    `cuts` tell how many of the channels between layers may be left. `measured` has the divergences that were measured
+    so far, by layer, family and place of the rank, or by cut and place.
     """
 
     subject: Subject
     layers: tuple[Layer, ...]
+    cuts: tuple[Cut, ...]
     kept: Mapping[str, str]
     guide: Guide
     times: LatencyModel | None = None
@@ -111,7 +123,11 @@ def make_candidates(
     """
     layers: list[Layer] = []
     kept: dict[str, str] = {}
-    found = Candidates(subject, (), kept, guide, times, progress)
+    found = Candidates(subject, (), (), kept, guide, times, progress)
+    selecting = {name for name, choice in choices.items() if choice.selects and guide.selects}
+    groups = channels_of(subject) if selecting else Channels((), {})
+    cuts = make_cuts(subject, groups.groups, selecting, guide.metric, guide.statistics, multiple)
+    narrowing = {name for cut in cuts for name in cut.group.modules}
     for name in found.bar(choices, "candidates"):
         module, call = subject.network.get_submodule(name), subject.calls[name]
         weight = dense_weight(module).cpu()
@@ -119,8 +135,11 @@ def make_candidates(
         methods = methods_of(choices[name], call.spec)
         metrics = layer_metrics(guide.metric, call.spec, guide.statistics.get(name))
         layer = make_layer(name, call, weight, methods, metrics, centred=guide.centred, multiple=multiple)
-        if isinstance(layer, Kept):
-            kept[name] = layer.reason
-        else:
+        if not isinstance(layer, Kept):
             layers.append(layer)
-    return replace(found, layers=tuple(layers))
+        elif name in narrowing:
+            layers.append(Layer(name, call, [], guide.centred))
+        if isinstance(layer, Kept):
+            why = groups.whole.get(name)
+            kept[name] = WHOLE.format(why) if choices[name].method == SELECT and why else layer.reason
+    return replace(found, layers=tuple(layers), cuts=tuple(cuts))

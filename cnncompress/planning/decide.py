@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import fnmatch
 from collections.abc import Mapping, Sequence
 
@@ -12,10 +13,12 @@ from cnncompress.chains.spec import Call, ConvSpec
 from cnncompress.latency.table import LatencyTable
 from cnncompress.metrics import get_metric
 from cnncompress.metrics.statistics import LayerStatistics
+from cnncompress.names.methods import SELECT
 from cnncompress.names.metrics import DEFAULT
 from cnncompress.network.costs import Profile
 from cnncompress.network.divergence import Answers
 from cnncompress.network.layers import layers_of, refuse_in_network
+from cnncompress.network.selection import check_metric
 from cnncompress.network.subject import Subject, look_at
 from cnncompress.planning.budget import Planner
 from cnncompress.planning.collection import Guide, LatencyModel, make_candidates
@@ -29,6 +32,7 @@ from cnncompress.planning.rules import (
     plan_layer,
     select,
 )
+from cnncompress.planning.selecting import select_by_rank
 
 
 def plan(
@@ -70,7 +74,7 @@ def plan(
     choices, reasons = choices_of(subject, Choice(method, rank), per_layer or {}, layers, skip)
     reasons |= reasons_of(subject.cost)
     if budget is None:
-        result = plan_by_rank(choices, subject.calls, metric, force, images is not None)
+        result = plan_by_rank(choices, subject, metric, force, images is not None)
     else:
         guide = Guide(metric, statistics or {}, None if images is None else Answers(model, images))
         times = None if table is None or original_ms is None else LatencyModel(table, original_ms)
@@ -93,6 +97,8 @@ def choices_of(
     for choice in (default, *per_layer.values()):
         check_rank(choice.rank)
         for method in choice.methods:
+            if method == SELECT:
+                continue
             choose_method(method, ConvSpec(1, 1))
     modules, calls = layers_of(subject.network), subject.calls
     for pattern in per_layer:
@@ -123,13 +129,17 @@ def with_reasons(plan: Plan, reasons: Mapping[str, str], calls: Mapping[str, Cal
     return plan
 
 
-def plan_by_rank(
-    choices: Mapping[str, Choice], calls: Mapping[str, Call], metric: str, force: bool, corrected: bool
-) -> Plan:
-    """Every layer at the rank asked for; chains whose outputs are to be `corrected` have a bias."""
-    result, centred = Plan(metric=metric), corrected or get_metric(metric).centred
+def plan_by_rank(choices: Mapping[str, Choice], subject: Subject, metric: str, force: bool, corrected: bool) -> Plan:
+    """Every layer at the rank asked for; what replaces layers whose outputs are to be `corrected` has a bias."""
+    centred = corrected or get_metric(metric).centred
+    selecting = {name: choice for name, choice in choices.items() if choice.method == SELECT}
+    if selecting:
+        check_metric(metric)
+    result = dataclasses.replace(select_by_rank(subject, selecting, centred), metric=metric)
     for name, choice in choices.items():
-        decision = plan_layer(calls[name], choice, force, centred)
+        if name in selecting:
+            continue
+        decision = plan_layer(subject.calls[name], choice, force, centred)
         if isinstance(decision, Kept):
             result.kept[name] = decision.reason
         else:

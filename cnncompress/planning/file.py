@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from cnncompress.chains.lowering import check_lowering, lower
-from cnncompress.chains.plan import LayerPlan, Plan
+from cnncompress.chains.plan import LayerPlan, Narrowed, Plan
 from cnncompress.chains.plan_json import stage_from_json
 from cnncompress.chains.plan_schema import PlanFile
-from cnncompress.chains.spec import Call
+from cnncompress.chains.spec import Call, ConvSpec
 from cnncompress.decompositions import get_method
 from cnncompress.errors import CompressError, UsageError, nearest
 from cnncompress.files.reading import MalformedError, read_json
@@ -39,19 +39,39 @@ def read_plan(
     metric = metric or values.get("metric", DEFAULT)
     centred = corrected or get_metric(metric).centred
     plan = Plan(metric=metric, memory_format=values.get("memory_format", ""))
-    for name, entry in layers.items():
+    for name in (*values.get("narrowed", {}), *layers):
         if name not in calls:
             raise UsageError(f"{path}: the network calls no layer '{name}'{nearest(name, calls)}")
         if name in reasons:
             raise UsageError(f"{path}: {name} cannot change: {reasons[name]}")
+    plan.channels = dict(values.get("channels", {}))
+    for name, entry in values.get("narrowed", {}).items():
         try:
-            plan.layers[name] = _layer(calls[name], entry, centred)
+            plan.narrowed[name] = _narrowed(calls[name], entry, centred)
+        except CompressError as error:
+            raise UsageError(f"{path}: {name}: {error}") from None
+    for name, entry in layers.items():
+        call = calls[name]
+        try:
+            if name in plan.narrowed:
+                call = dataclasses.replace(call, spec=plan.narrowed[name].now)
+            plan.layers[name] = _layer(call, entry, centred)
         except CompressError as error:
             raise UsageError(f"{path}: {name}: {error}") from None
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise UsageError(f"{path}: {name}: {first_line(error)}") from None
-    plan.kept = {name: kept.get(name, "not in the plan") for name in calls if name not in layers}
+    plan.kept = {name: kept.get(name, "not in the plan") for name in calls if name not in plan.changes}
     return plan
+
+
+def _narrowed(call: Call, entry: Mapping[str, Any], centred: bool) -> Narrowed:
+    """What one entry says of a layer that has fewer channels; UsageError where it cannot be."""
+    found, now = stage_from_json(entry["layer"]), stage_from_json(entry["now"])
+    if found != call.spec or not isinstance(now, ConvSpec):
+        raise UsageError(f"it is {call.spec} here, and {found} in the plan")
+    takes_fewer = now.in_channels < call.spec.in_channels and not call.spec.depthwise
+    now = now.replace(bias=call.spec.bias or (centred and takes_fewer))
+    return Narrowed(call.spec, now, (call.macs, call.macs_of((now,))))
 
 
 def _layer(call: Call, entry: Mapping[str, Any], centred: bool) -> LayerPlan:

@@ -12,6 +12,7 @@ from cnncompress.chains.spec import Call, ConvSpec, Rank, chain_params
 from cnncompress.decompositions import REGISTRY, Decomposition, get_method
 from cnncompress.decompositions.base import parse_options
 from cnncompress.errors import UsageError, nearest
+from cnncompress.names.methods import SELECT
 
 AUTO = ("svd", "spatial-svd", "channel-svd")  # without a budget: the first that applies to a layer
 RankRequest = int | float | Sequence[int]
@@ -33,6 +34,11 @@ class Choice:
         """The methods one by one."""
         return tuple(self.method.split("+"))
 
+    @property
+    def selects(self) -> bool:
+        """True where a budget may leave fewer channels."""
+        return SELECT in self.methods
+
 
 @dataclass(frozen=True)
 class Kept:
@@ -44,9 +50,9 @@ class Kept:
 def choose_method(text: str, spec: ConvSpec) -> tuple[Decomposition, RankRequest | None]:
     """The method of `NAME[:k=v,...]` for a layer, and the ranks that its options fix, if any."""
     name, _, options = text.partition(":")
+    if name in ("auto", SELECT) and options:
+        raise UsageError(f"method {name} takes no options, not '{options}'")
     if name == "auto":
-        if options:
-            raise UsageError(f"method auto takes no options, not '{options}'")
         name = next((n for n in AUTO if get_method(n).refuse(spec) is None), "spatial-svd")
     values, ranks = parse_options(type(get_method(name)), options)
     method = get_method(name, **values)

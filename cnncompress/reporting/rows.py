@@ -14,6 +14,7 @@ from cnncompress.files.reading import MalformedError, check
 from cnncompress.files.schemas import Metrics
 from cnncompress.latency.setting import TimingSetting
 from cnncompress.latency.timed import Latency
+from cnncompress.names.methods import SELECT
 from cnncompress.network.costs import Profile
 from cnncompress.text import plain_values
 
@@ -161,11 +162,19 @@ def _read(values: Mapping[str, Any], keys: Iterable[str], later: Mapping[str, An
 
 
 def layer_rows(plan: Plan, errors: Mapping[str, float]) -> list[LayerRow]:
-    """The rows of a plan's layers with their relative errors."""
-    return [
-        LayerRow(name, p.method, p.rank, p.params, p.macs, errors.get(name), str(p.spec), plan.rises.get(name))
-        for name, p in plan.layers.items()
-    ]
+    """The rows of the layers that a plan changes with their relative errors, each compared with what it was at first.
+
+    The rank of a layer that has fewer channels alone is what it takes and gives.
+    """
+    rows = []
+    for name, change in plan.changes.items():
+        first = plan.narrowed.get(name, change)
+        chain = [plan.layers[name].method] if name in plan.layers else []
+        method = "+".join([SELECT] * (name in plan.narrowed) + chain)
+        params, macs = (first.params[0], change.params[1]), (first.macs[0], change.macs[1])
+        told = errors.get(name), str(first.spec), plan.rises.get(name)
+        rows.append(LayerRow(name, method, change.rank, params, macs, *told))
+    return rows
 
 
 def milliseconds_beside(now: Latency, original: Row) -> float | None:

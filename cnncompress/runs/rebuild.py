@@ -16,6 +16,7 @@ from cnncompress.files.state import kind_of_entry, packed, plain_tensors, same_v
 from cnncompress.models import build_architecture
 from cnncompress.network.kinds import spec_of
 from cnncompress.network.layers import layers_of
+from cnncompress.network.narrow import narrow
 from cnncompress.network.provenance import Provenance
 from cnncompress.network.run import inference, run, same_outputs
 from cnncompress.network.swap import apply_plan
@@ -34,6 +35,7 @@ def skeleton(known: Provenance, failure: str) -> nn.Module:
     except (KeyError, RuntimeError, ValueError, TypeError) as error:
         raise RunError(f"{failure}: {known.source.name} cannot be built here ({_reason(error)})") from error
     try:
+        narrow(model, known.plan)
         _check_layers(model, known.plan)
         return apply_plan(model, known.plan)
     except (CompressError, AttributeError, RuntimeError, ValueError, TypeError) as error:

@@ -7,8 +7,8 @@ from torch import nn
 
 from cnncompress.chains.modules import FactoredLayer
 from cnncompress.correction import Correction, decompose_in_order
-from cnncompress.correction.graph import Runner, trace_graph
 from cnncompress.correction.walk import walk
+from cnncompress.network.graph import Runner, trace_graph
 from cnncompress.network.layers import layers_of
 from cnncompress.network.run import inference
 from cnncompress.planning import plan

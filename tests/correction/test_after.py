@@ -11,8 +11,8 @@ from torchvision.models import mobilenet_v2, resnet18, squeezenet1_0
 from cnncompress.chains.modules import FactoredLayer
 from cnncompress.correction.after import After, after_of
 from cnncompress.correction.following import following
-from cnncompress.correction.graph import trace_graph
 from cnncompress.network.copying import clone
+from cnncompress.network.graph import trace_graph
 from cnncompress.network.provenance import provenance
 from cnncompress.planning import Choice
 from tests.correction.fits import in_order, planned, side_by_side

@@ -11,9 +11,9 @@ from torch import nn
 
 import cnncompress as cc
 from cnncompress.correction.blocks import columns, gradient_moments, run_block, split_blocks, weighted
-from cnncompress.correction.graph import Runner
 from cnncompress.correction.reconstruct import clearly_worse, divergences, reconstruct
 from cnncompress.errors import UsageError
+from cnncompress.network.graph import Runner
 
 module = importlib.import_module("cnncompress.correction.reconstruct")
 

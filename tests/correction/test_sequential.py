@@ -13,9 +13,9 @@ from torch.nn import functional as F
 from cnncompress.chains.modules import FactoredLayer
 from cnncompress.correction import refit as refitting
 from cnncompress.correction import sequential
-from cnncompress.correction.graph import trace_graph
 from cnncompress.errors import CompressError, UnsupportedLayerError, UsageError
 from cnncompress.fitting import decompose
+from cnncompress.network.graph import trace_graph
 from cnncompress.network.layers import layers_of
 from cnncompress.network.provenance import provenance
 from cnncompress.planning import plan

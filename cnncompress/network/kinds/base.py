@@ -29,6 +29,7 @@ class LayerKind(ABC):
 
     channel_axis: ClassVar[int]  # of inputs and outputs, from the end
     adjustable: ClassVar[bool] = True  # a correction may give a layer that stays another kernel
+    narrows: ClassVar[bool] = False  # `narrow` is written
 
     # --- the module ---
 
@@ -56,6 +57,10 @@ class LayerKind(ABC):
     def laid_out(self, module: Any, dense: Tensor) -> Tensor:
         """The inverse of `dense`."""
         return dense.reshape(self.parameter(module).shape)
+
+    def narrow(self, module: Any, spec: ConvSpec, kernel: Tensor, bias: Tensor | None) -> None:
+        """Have a module compute what `spec`, of other channels alone, says, with this kernel [F, C/g, kh, kw]."""
+        raise NotImplementedError(f"{type(self).__name__} does not change channels")
 
     # --- its input and output ---
 
@@ -105,6 +110,13 @@ def register(module: type[nn.Module]) -> Callable[[type[Kind]], type[Kind]]:
         return kind
 
     return add
+
+
+def put(module: Any, weight: Tensor, bias: Tensor | None) -> None:
+    """Give a module another weight and bias, of any shape, in the dtype and on the device of its own."""
+    old = module.weight
+    module.weight = nn.Parameter(weight.to(old), old.requires_grad)
+    module.bias = None if bias is None else nn.Parameter(bias.to(old), old.requires_grad)
 
 
 def kind_of(module: nn.Module) -> LayerKind:

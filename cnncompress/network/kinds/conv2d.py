@@ -10,7 +10,8 @@ from torch.nn import functional as F
 
 from cnncompress.chains.modules import SplitConv2d
 from cnncompress.chains.spec import ConvSpec, Pair, as_pair
-from cnncompress.network.kinds.base import LayerKind, precise, register
+from cnncompress.network.kinds.base import LayerKind, precise, put, register
+from cnncompress.network.memory_format import is_channels_last
 
 
 @register(nn.Conv2d)
@@ -18,6 +19,7 @@ class Conv2dKind(LayerKind):
     """`torch.nn.Conv2d`, grouped ones included. Inputs are [b, C, H, W] or [C, H, W]."""
 
     channel_axis: ClassVar[int] = -3
+    narrows: ClassVar[bool] = True
 
     def spec(self, module: nn.Conv2d) -> ConvSpec:
         """Its geometry; padding "valid" is none."""
@@ -43,6 +45,12 @@ class Conv2dKind(LayerKind):
         own = type(module)
         plain = own.forward is nn.Conv2d.forward and own._conv_forward is nn.Conv2d._conv_forward
         return plain or own is SplitConv2d
+
+    def narrow(self, module: nn.Conv2d, spec: ConvSpec, kernel: Tensor, bias: Tensor | None) -> None:
+        """Change its widths and groups; the order in memory of its weight stays."""
+        order = torch.channels_last if is_channels_last(module.weight) else torch.contiguous_format
+        module.in_channels, module.out_channels, module.groups = spec.in_channels, spec.out_channels, spec.groups
+        put(module, kernel.contiguous(memory_format=order), bias)
 
     def image_channels(self, module: nn.Conv2d) -> int | None:
         """C."""

@@ -7,7 +7,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from cnncompress.chains.spec import ConvSpec, Pair
-from cnncompress.network.kinds.base import LayerKind, precise, register
+from cnncompress.network.kinds.base import LayerKind, precise, put, register
 
 
 @register(nn.Linear)
@@ -16,6 +16,7 @@ class LinearKind(LayerKind):
 
     channel_axis: ClassVar[int] = -1
     adjustable: ClassVar[bool] = False
+    narrows: ClassVar[bool] = True
 
     def spec(self, module: nn.Linear) -> ConvSpec:
         """Its widths."""
@@ -24,6 +25,11 @@ class LinearKind(LayerKind):
     def is_plain(self, module: nn.Linear) -> bool:
         """True for the forward pass of torch."""
         return type(module).forward is nn.Linear.forward
+
+    def narrow(self, module: nn.Linear, spec: ConvSpec, kernel: Tensor, bias: Tensor | None) -> None:
+        """Change its widths."""
+        module.in_features, module.out_features = spec.in_channels, spec.out_channels
+        put(module, kernel.flatten(1), bias)
 
     def image_channels(self, module: nn.Linear) -> int | None:
         """None: it takes vectors."""

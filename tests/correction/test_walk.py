@@ -13,10 +13,10 @@ from torchvision.models import resnet18, resnet50
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from cnncompress.correction.following import following
-from cnncompress.correction.graph import Runner, trace_graph
 from cnncompress.correction.walk import network_order, walk
 from cnncompress.fitting import decompose
 from cnncompress.network.copying import clone
+from cnncompress.network.graph import Runner, trace_graph
 from cnncompress.network.layers import layers_of
 from cnncompress.planning import plan
 from tests.correction.fits import side_by_side

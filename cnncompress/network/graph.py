@@ -14,10 +14,6 @@ from cnncompress.network.copying import clone
 from cnncompress.network.kinds import is_layer, kind_of
 from cnncompress.network.run import inference, same_outputs
 
-UNFOLLOWED = (
-    "torch.fx cannot trace the forward pass: each layer was corrected for its own output alone, and the kernels of "
-    "kept layers were not refitted"
-)
 Values = dict[fx.Node, Any]
 
 
@@ -97,10 +93,11 @@ class Runner:
     """Runs the nodes of a graph with the modules and parameters of one network.
 
     Modules in `replaced` are called in the place of the network's own, by the names that the graph has for those.
+    `outputs` has the channels that the outputs of narrowed layers are in the network that the graph is of.
     """
 
-    def __init__(self, traced: Traced, network: nn.Module) -> None:
-        self.traced, self.network = traced, network
+    def __init__(self, traced: Traced, network: nn.Module, outputs: Mapping[str, Tensor] | None = None) -> None:
+        self.traced, self.network, self.outputs = traced, network, outputs or {}
         self.replaced: dict[str, nn.Module] = {}
         self._operations = _Operations(traced, network, self.replaced)
 
