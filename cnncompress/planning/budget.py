@@ -16,8 +16,9 @@ from cnncompress.planning.candidates import Layer, spread
 from cnncompress.planning.clocked import CLOCKINGS, Scaled, Sums, best_of
 from cnncompress.planning.collection import Candidates
 from cnncompress.planning.cuts import Cut
-from cnncompress.planning.joint import Joint, Prices, Solution, components
+from cnncompress.planning.joint import Prices, components
 from cnncompress.planning.realize import costs_of, planned
+from cnncompress.planning.solution import Joint, Solution
 from cnncompress.planning.solver.highs import Floats
 from cnncompress.planning.solver.knapsack import solve
 

@@ -9,7 +9,7 @@ from cnncompress.network.operations import numbers_a_channel
 from cnncompress.network.subject import Subject
 from cnncompress.network.widths import narrowed_to
 from cnncompress.planning.candidates import layer_plan
-from cnncompress.planning.joint import Solution
+from cnncompress.planning.solution import Solution
 
 
 def planned(subject: Subject, solution: Solution, metric: str, biased: bool) -> Plan:

@@ -15,8 +15,9 @@ from cnncompress.chains.plan import Budget
 from cnncompress.errors import UnreachableError
 from cnncompress.network.subject import look_at
 from cnncompress.planning import Choice, Guide, Planner, make_candidates
-from cnncompress.planning.joint import Joint, Prices, Solution, components, front_of
+from cnncompress.planning.joint import Prices, components, front_of
 from cnncompress.planning.realize import costs_of, planned
+from cnncompress.planning.solution import Joint, Solution
 from cnncompress.planning.solver.fronts import Front, together, undominated
 from tests.correction.networks import made, natural
 
