@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 import pytest
 
-from cnncompress.chains.plan_schema import StoredEntry, StoredPlan
+from cnncompress.chains.plan_schema import NarrowedEntry, StoredEntry, StoredPlan
 from cnncompress.cli import cli as group
 from cnncompress.files import schemas
 from cnncompress.files.place import BEST, FILES, HISTORY, LAST, PREVIOUS
@@ -73,6 +73,7 @@ def test_python_runs_as_it_stands(document, tmp_path, monkeypatch):
         (schemas.Info, "### run.json"),
         (StoredPlan, "### plan.json"),
         (StoredEntry, "### plan.json"),
+        (NarrowedEntry, "### plan.json"),
         (schemas.Metrics, "## A report"),
         (schemas.Row, "## A report"),
         (schemas.LayerRow, "## A report"),
