@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,14 +43,16 @@ from cnncompress.pipeline.decompose import Decomposed, decompose_network
 from cnncompress.pipeline.export import export_of_run
 from cnncompress.pipeline.finetune import Tuned, train_run
 from cnncompress.pipeline.inspect import Inspected, inspect_network
+from cnncompress.pipeline.int8 import Int8Asked, int8_of_run
 from cnncompress.pipeline.latencies import LayerTime, layer_times
 from cnncompress.pipeline.measure import evaluate_network, profile_network, report_on
 from cnncompress.pipeline.memory import compress_network
 from cnncompress.pipeline.opened import Opened
 from cnncompress.pipeline.table import measured_table
 from cnncompress.planning import Choice
-from cnncompress.programs.export import EXPORTERS, ExportReport
+from cnncompress.programs.export import ENDINGS, EXPORTERS, ExportReport
 from cnncompress.reporting import Report
+from cnncompress.reporting.int8 import Int8Measured
 from cnncompress.runs import load
 from cnncompress.runs.lock import writing
 
@@ -150,11 +152,12 @@ def export(
 ) -> ExportReport:
     """Write a network, or the network of a run, as one file; it is run and compared before it is in its place.
 
-    `format` is `onnx` or `pt2`, by default what the file is called. `example` [n, c, h, w] is a batch of inputs, which
-    a network of `load_model` or of a run knows itself. `tolerance` is relative to the largest output. `trust_code`
-    is that of `load`. UsageError for an unknown format or a missing example, else as `export_onnx`.
+    `format` is `onnx`, `openvino` or `pt2`, by default what the file is called. `example` [n, c, h, w] is a batch of
+    inputs, which a network of `load_model` or of a run knows itself. `tolerance` is relative to the largest output.
+    `trust_code` is that of `load`. UsageError for an unknown format or a missing example, else as `export_onnx`.
     """
-    kind = format or Path(path).suffix.removeprefix(".")
+    ending = Path(path).suffix.removeprefix(".")
+    kind = format or next((name for name, known in ENDINGS.items() if known == ending), ending)
     if kind not in EXPORTERS:
         raise UsageError(f"cannot export to '{kind}'{nearest(kind, EXPORTERS)}; known: {', '.join(EXPORTERS)}")
     network = load(model, trust_code) if isinstance(model, str | Path) else network_of(model)
@@ -250,6 +253,16 @@ def run_export(
     return export_of_run(run, format_, output, force, trust_code, opset)
 
 
+def run_int8_export(
+    run: Path,
+    settings: ModelSettings,
+    asked: Int8Asked,
+    tell: Callable[[Int8Measured], None],
+) -> ExportReport:
+    """`cnncompress export --int8`: as `run_export` in 8-bit integers; `tell` hears first what that does."""
+    return int8_of_run(run, NetworkAsked(trust_code=settings.trust_code), _images(settings), asked, tell)
+
+
 def _network(settings: ModelSettings) -> NetworkAsked:
     return NetworkAsked(
         settings.model,
@@ -271,6 +284,8 @@ def _images(settings: ModelSettings) -> ImagesAsked:
 __all__ = [
     "Compressed",
     "Decomposed",
+    "Int8Asked",
+    "Int8Measured",
     "Latency",
     "LayerTime",
     "Profile",
@@ -288,6 +303,7 @@ __all__ = [
     "run_export",
     "run_finetune",
     "run_inspect",
+    "run_int8_export",
     "run_profile",
     "run_report",
 ]

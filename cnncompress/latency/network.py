@@ -8,10 +8,11 @@ from typing import TypeVar
 
 from torch import Tensor, nn
 
-from cnncompress.errors import CompressError
+from cnncompress.errors import CompressError, UsageError
 from cnncompress.latency.clock import Prepared, Rounds, in_turns, percentiles
 from cnncompress.latency.machine import complete, of_network
 from cnncompress.latency.runtimes import Runtime, get_runtime
+from cnncompress.latency.runtimes.onnx_program import OnnxProgramRuntime
 from cnncompress.latency.setting import TimingSetting
 from cnncompress.latency.timed import Latency
 from cnncompress.network.copying import clone, same_random_numbers
@@ -48,6 +49,24 @@ def latency(
     return {
         name: Latency(*percentiles(one.milliseconds), how)
         for (name, how), one in zip(found.items(), samples, strict=True)
+    }
+
+
+def program_latencies(programs: Mapping[str, bytes], example: Tensor, setting: TimingSetting) -> dict[str, Latency]:
+    """Milliseconds of ONNX programs in a runtime that reads them, by the precision that each computes in, in turns.
+
+    `example` [n, c, h, w] is the batch. Errors are those of `latency`.
+    """
+    runtime = get_runtime(setting.runtime)
+    if not isinstance(runtime, OnnxProgramRuntime):
+        raise UsageError(f"the runtime {setting.runtime} reads no ONNX programs")
+    ways = {precision: complete(setting.within(f"{setting.runtime}:{precision}")) for precision in programs}
+    stopwatch = partial(runtime.milliseconds, setting=complete(setting))
+    calls = [Prepared(runtime.load(programs[precision], example, way)) for precision, way in ways.items()]
+    samples = in_turns(calls, stopwatch, ROUNDS)
+    return {
+        precision: Latency(*percentiles(one.milliseconds), way)
+        for (precision, way), one in zip(ways.items(), samples, strict=True)
     }
 
 

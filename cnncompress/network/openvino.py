@@ -1,21 +1,20 @@
-"""ONNX programs in OpenVINO, on the CPU."""
+"""ONNX programs and OpenVINO's own files in OpenVINO, on the CPU."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
+from cnncompress.errors import CompressError
 from cnncompress.network.onnx import missing_package
 
 if TYPE_CHECKING:
-    from openvino import Core
+    from openvino import Core, InferRequest, Model
 
 HINTS = {"bfloat16": "bf16"}  # by dtype; f32 for the others, int8 included: it holds for what is not quantised
+PLACES = ("Exception from", "Check ", "While validating", "--")  # how lines begin that tell where alone
 
 
 def missing_openvino() -> str:
@@ -38,13 +37,33 @@ def has_bf16() -> bool:
     return "BF16" in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
-def compiled(program: bytes | Path, inputs: Tensor, dtype: str = "", threads: int = 0) -> Callable[[], Any]:
-    """A function that runs a program, or its file, on one batch; the first of what it gives are the logits.
+def read(program: bytes) -> Model:
+    """The model of an ONNX program; CompressError where OpenVINO does not know what is in it."""
+    try:
+        return core().read_model(program)
+    except RuntimeError as error:
+        raise CompressError(f"OpenVINO cannot read this network: {_reason(str(error))}") from error
 
-    `threads` 0 leaves their number to OpenVINO. They stay on no processor of their own, as those of other runtimes.
+
+def _reason(message: str) -> str:
+    """The first line of a message that tells more than where in OpenVINO's sources it comes from."""
+    lines = [line.strip() for line in message.splitlines()]
+    telling = [line for line in lines if line and not line.startswith(PLACES)]
+    return next((line for line in telling if "nsupported" in line), next(iter(telling), "no reason given"))
+
+
+def write(model: Model, xml: Path, weights: Path) -> None:
+    """Write a model as OpenVINO's two files: the graph, and its weights in their own precision."""
+    import openvino
+
+    openvino.serialize(model, str(xml), str(weights))
+
+
+def request(model: Model, dtype: str = "", threads: int = 0) -> InferRequest:
+    """The model ready to run, tuned for the least latency; computes in `dtype`, single precision for most.
+
+    `threads` 0 leaves their number to OpenVINO. They are bound to no processor, as those of other runtimes.
     """
-    model = core().read_model(program)
-    model.reshape(list(inputs.shape))
     options: dict[str, Any] = {
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_PRECISION_HINT": HINTS.get(dtype, "f32"),
@@ -52,6 +71,4 @@ def compiled(program: bytes | Path, inputs: Tensor, dtype: str = "", threads: in
     }
     if threads:
         options["INFERENCE_NUM_THREADS"] = threads
-    request = core().compile_model(model, "CPU", options).create_infer_request()
-    batch = inputs.numpy()
-    return lambda: request.infer([batch], share_inputs=True, share_outputs=True)
+    return core().compile_model(model, "CPU", options).create_infer_request()

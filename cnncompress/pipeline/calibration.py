@@ -83,12 +83,12 @@ def calibration_set(data: Data | None, asked: FitAsked, calls: Mapping[str, Call
     if data is None or data.train is None:
         what = f"metric {asked.metric}" if asked.guided else f"--correct {asked.correct}"
         raise UsageError(f"{what} needs calibration images; give --data FOLDER, cifar10:ROOT or digits")
-    indices = _evenly(len(data.train), asked.calibration_images)
-    held = _evenly(len(indices), most_images(calls)) if asked.looks_at_images else []
+    indices = evenly(len(data.train), asked.calibration_images)
+    held = evenly(len(indices), most_images(calls)) if asked.looks_at_images else []
     return CalibrationSet(data.train, tuple(indices), frozenset(held), data.fingerprint)
 
 
-def _evenly(count: int, most: int) -> list[int]:
+def evenly(count: int, most: int) -> list[int]:
     """At most `most` of the numbers below `count`, spread evenly, the first and the last included."""
     return np.unique(np.linspace(0, count - 1, min(most, count)).astype(int)).tolist()
 

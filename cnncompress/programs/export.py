@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -10,8 +11,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from cnncompress.errors import CompressError
+from cnncompress.errors import CompressError, UsageError
 from cnncompress.files.publish import check_file, replacing
+from cnncompress.network import openvino
 from cnncompress.network.copying import clone
 from cnncompress.network.onnx import (
     BATCH_IS_FREE,
@@ -22,9 +24,23 @@ from cnncompress.network.onnx import (
     to_onnx,
     two_or_more,
 )
+from cnncompress.network.openvino import missing_openvino
 from cnncompress.network.run import forward, inference, logits, same_outputs
 
 Runner = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Output:
+    """A file to write: the name of its format in messages, its path, and whether it may replace another.
+
+    `second` is the ending of another file of the same name that belongs to it.
+    """
+
+    kind: str
+    path: str | Path
+    force: bool = False
+    second: str = ""
 
 
 @dataclass(frozen=True)
@@ -58,20 +74,41 @@ def export_onnx(
     """
     if missing := missing_package():
         raise CompressError(missing)
-    if example.dtype not in (torch.float32, torch.float16):
-        kind = str(example.dtype).removeprefix("torch.")
-        raise CompressError(
-            f"ONNX Runtime computes in float32 and float16 on a CPU, not in {kind}; export to pt2 instead"
-        )
+    check_dtype(example)
     check_size(model)
 
-    def write(net: nn.Module, inputs: Tensor, file: Path) -> Runner:
+    def write(net: nn.Module, inputs: Tensor, file: Path, *_: Path) -> Runner:
         program = to_onnx(net, inputs, opset)
         program.save(file, external_data=False)
-        session = open_session(file)
-        return lambda x: torch.from_numpy(session.run(None, {session.get_inputs()[0].name: x.numpy()})[0])
+        return onnx_runner(file)
 
-    return export_checked("ONNX", model, example, path, tolerance, force, write)
+    return export_checked(Output("ONNX", path, force), model, example, tolerance, write)
+
+
+def export_openvino(
+    model: nn.Module,
+    example: Tensor,
+    path: str | Path,
+    tolerance: float | None = None,
+    force: bool = False,
+    opset: int | None = None,
+) -> ExportReport:
+    """Write a network as OpenVINO's pair of files, `path` and the weights beside it (.bin), checked in OpenVINO.
+
+    `path` ends in .xml. The arguments and errors are those of `export_onnx`, through whose program it goes.
+    """
+    if missing := missing_openvino():
+        raise CompressError(missing)
+    if Path(path).suffix != ".xml":
+        raise UsageError(f"OpenVINO reads no {Path(path).name}: give a name that ends in .xml")
+    check_dtype(example)
+    check_size(model)
+
+    def write(net: nn.Module, inputs: Tensor, file: Path, weights: Path) -> Runner:
+        openvino.write(openvino.read(to_onnx(net, inputs, opset).model_proto.SerializeToString()), file, weights)
+        return openvino_runner(file, weights)
+
+    return export_checked(Output("OpenVINO", path, force, ".bin"), model, example, tolerance, write)
 
 
 def export_pt2(
@@ -79,41 +116,72 @@ def export_pt2(
 ) -> ExportReport:
     """Write a network by `torch.export` with a free batch size, checked by loading it again; else as `export_onnx`."""
 
-    def write(net: nn.Module, inputs: Tensor, file: Path) -> Runner:
+    def write(net: nn.Module, inputs: Tensor, file: Path, *_: Path) -> Runner:
         buffer = BytesIO()  # torch's own writer to a file aborts the process when the disk is full
         torch.export.save(torch.export.export(net, (inputs,), dynamic_shapes=BATCH_IS_FREE), buffer)
         file.write_bytes(buffer.getbuffer())
         loaded = torch.export.load(file).module()
         return lambda x: logits(loaded(x))
 
-    return export_checked("torch.export", model, example, path, tolerance, force, write)
+    return export_checked(Output("torch.export", path, force), model, example, tolerance, write)
 
 
-EXPORTERS = {"onnx": export_onnx, "pt2": export_pt2}  # by format, which is how its files end, too
+EXPORTERS: dict[str, Callable[..., ExportReport]] = {
+    "onnx": export_onnx,
+    "pt2": export_pt2,
+    "openvino": export_openvino,
+}
+ENDINGS = {"onnx": "onnx", "pt2": "pt2", "openvino": "xml"}  # of the files
+
+
+def check_dtype(example: Tensor) -> None:
+    """CompressError for inputs that runtimes of ONNX programs have no arithmetic for."""
+    if example.dtype not in (torch.float32, torch.float16):
+        kind = str(example.dtype).removeprefix("torch.")
+        raise CompressError(
+            f"ONNX Runtime computes in float32 and float16 on a CPU, not in {kind}; export to pt2 instead"
+        )
+
+
+def onnx_runner(program: bytes | Path) -> Runner:
+    """The forward pass of an ONNX program, or of its file, in ONNX Runtime."""
+    session = open_session(program)
+    return lambda x: torch.from_numpy(session.run(None, {session.get_inputs()[0].name: x.numpy()})[0])
+
+
+def openvino_runner(xml: Path, weights: Path) -> Runner:
+    """The forward pass of a pair of files in OpenVINO."""
+    request = openvino.request(openvino.core().read_model(xml, weights))
+    return lambda x: torch.from_numpy(request.infer([x.numpy()])[0].copy())
+
+
+@contextmanager
+def publishing(output: Output) -> Iterator[list[Path]]:
+    """Temporary paths for the files of an output, which become its files together: the second one first."""
+    main = check_file(output.path, output.force)
+    targets = [main, *([check_file(main.with_suffix(output.second), output.force)] if output.second else [])]
+    with ExitStack() as stack:
+        yield [stack.enter_context(replacing(target, output.force)) for target in targets]
 
 
 def export_checked(
-    kind: str,
-    model: nn.Module,
-    example: Tensor,
-    path: str | Path,
-    tolerance: float | None,
-    force: bool,
-    write: Callable[[nn.Module, Tensor, Path], Runner],
+    output: Output, model: nn.Module, example: Tensor, tolerance: float | None, write: Callable[..., Runner]
 ) -> ExportReport:
-    """Let `write` make a file of a network and say how to run it; keep it where its outputs are the network's.
+    """Let `write` make the files of a network and say how to run them; keep them where outputs are the network's.
 
-    The other arguments and the errors are those of `export_onnx`; `kind` is the format's name in messages.
+    `write` gets the network, a batch of two or more images, and the path of each file. The other arguments and the
+    errors are those of `export_onnx`.
     """
-    target = check_file(path, force)
+    kind = output.kind
+    target = check_file(output.path, output.force)
     if tolerance is None:
         tolerance = 1e-4 if torch.finfo(example.dtype).bits >= 32 else 2e-2
     if any(t.device.type != "cpu" for t in (*model.parameters(), *model.buffers())):
         model = clone(model).cpu()
     example = example.detach().cpu()
-    with inference(model), replacing(target, force) as file:
+    with inference(model), publishing(output) as files:
         traced = two_or_more(example)
-        batches = [example, _random_batch(example, len(traced) + 1)]
+        batches = [example, random_batch(example, len(traced) + 1)]
         expected = [forward(model, x) for x in batches]
         if not same_outputs(forward(model, batches[0]), expected[0]):
             raise CompressError(
@@ -121,25 +189,26 @@ def export_checked(
                 "without training=self.training does that), and no export of it can be checked"
             )
         with foreign(kind, "export"):
-            run = write(model, traced, file)
+            run = write(model, traced, *files)
         with foreign(kind, "run the export of"):
             outputs = [run(x) for x in batches]
-        absolute, relative = _compare(expected, outputs)
+        absolute, relative = compare(expected, outputs)
         if not relative <= tolerance:
             raise CompressError(
-                f"the {kind} file was not written to {path}: its outputs differ from the network's by {relative:.1e} "
-                f"of their scale, more than {tolerance:.1e}"
+                f"the {kind} file was not written to {output.path}: its outputs differ from the network's by "
+                f"{relative:.1e} of their scale, more than {tolerance:.1e}"
             )
-        size = file.stat().st_size
+        size = sum(file.stat().st_size for file in files)
     return ExportReport(target, absolute, relative, tolerance, size)
 
 
-def _random_batch(example: Tensor, size: int) -> Tensor:
+def random_batch(example: Tensor, size: int) -> Tensor:
+    """Random numbers of the shape of an example, but for `size` images."""
     generator = torch.Generator().manual_seed(0)
     return torch.randn(size, *example.shape[1:], generator=generator).to(example.dtype)
 
 
-def _compare(expected: list[Tensor], outputs: list[Tensor]) -> tuple[float, float]:
+def compare(expected: list[Tensor], outputs: list[Tensor]) -> tuple[float, float]:
     """The largest absolute difference, and the largest relative to its batch's largest output; NaN stays NaN."""
     absolutes, relatives = [], []
     for one, other in zip(expected, outputs, strict=True):

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from cnncompress.programs.export import BATCH_IS_FREE, ExportReport, Runner, export_checked
+from cnncompress.programs.export import BATCH_IS_FREE, ExportReport, Output, Runner, export_checked
 from cnncompress.programs.network import read_program
 
 SOURCES = ("stack_trace", "nn_module_stack", "source_fn_stack", "torch_fn", "from_node")
@@ -22,7 +22,7 @@ def write_program(model: nn.Module, example: Tensor, path: Path) -> ExportReport
     when it is read back.
     """
 
-    def write(net: nn.Module, inputs: Tensor, file: Path) -> Runner:
+    def write(net: nn.Module, inputs: Tensor, file: Path, *_: Path) -> Runner:
         program = torch.export.export(net, (inputs,), dynamic_shapes=BATCH_IS_FREE)
         for module in program.graph_module.modules():
             if isinstance(module, torch.fx.GraphModule):
@@ -34,4 +34,4 @@ def write_program(model: nn.Module, example: Tensor, path: Path) -> ExportReport
         file.write_bytes(buffer.getbuffer())
         return read_program(file)
 
-    return export_checked("torch.export", model, example, path, None, False, write)
+    return export_checked(Output("torch.export", path), model, example, None, write)

@@ -59,8 +59,8 @@ def time_table(timings: Mapping[str, Sequence[Beside]], percentiles: bool = True
         for one in timed:
             gains = [f"{base.alone / ms:.2f}" for ms in (one.alone, one.now.median)]
             ratio = divide(one.now.median, one.before) if one.before else None
-            before = NONE if one.before is None else _text(one.before, one.original if percentiles else None)
-            now = _text(one.now.median, one.now if percentiles else None)
+            before = NONE if one.before is None else milliseconds(one.before, one.original if percentiles else None)
+            now = milliseconds(one.now.median, one.now if percentiles else None)
             cells.append([name, one.label, before, now, NONE if ratio is None else share(ratio), *gains])
     hidden = {0} if len(timings) == 1 else set()
     hidden |= set() if compared else {2, 4, 5}
@@ -81,7 +81,8 @@ def _compared(timings: Mapping[str, Sequence[Beside]]) -> bool:
     return any(one.before is not None for timed in timings.values() for one in timed)
 
 
-def _text(median: float, spread: Latency | None) -> str:
+def milliseconds(median: float, spread: Latency | None) -> str:
+    """A time in three digits, and its percentiles where they are known."""
     values = [median] if spread is None else [median, spread.p10, spread.p90]
     mid, *ends = (f"{v:.3g}" if v < 100 else f"{v:.0f}" for v in values)
     return f"{mid} [{'–'.join(ends)}]" if ends else mid
@@ -100,7 +101,7 @@ def headline(name: str, timed: Sequence[Beside]) -> str:
         told = f"no runtime of these is faster than {words(base)}"
     else:
         steps = _steps(base, best, timed)
-        told = f"{steps[0]}{' alone' * compressed} is {_times(base.alone / steps[1])} than {words(base)}"
+        told = f"{steps[0]}{' alone' * compressed} is {gain_words(base.alone / steps[1])} than {words(base)}"
         told += f"; {best.label.partition(':')[2]} adds {_gain(steps[1] / best.alone)}" * (steps[0] != best.label)
     return f"{told}; {_added(name, best.alone / best.now.median)}." if compressed else f"{told}."
 
@@ -120,10 +121,11 @@ def words(one: Beside) -> str:
 def _added(name: str, gain: float) -> str:
     if abs(gain - 1) <= SAME:
         return f"{name} adds nothing to that"
-    return f"{name} adds {_gain(gain)}" if gain > 1 else f"{name} is {_times(gain)} there"
+    return f"{name} adds {_gain(gain)}" if gain > 1 else f"{name} is {gain_words(gain)} there"
 
 
-def _times(gain: float) -> str:
+def gain_words(gain: float) -> str:
+    """How many times faster or slower something is that takes 1 / `gain` of the time."""
     return f"{_gain(gain)} times faster" if gain >= 1 else f"{_gain(1 / gain)} times slower"
 
 

@@ -6,9 +6,9 @@ from torch import nn
 
 from cnncompress.chains.modules import FactoredLayer, Permute
 from cnncompress.chains.spec import ConvSpec, Permutation
-from cnncompress.errors import CompressError, RunError
+from cnncompress.errors import CompressError, RunError, UsageError
 from cnncompress.programs import export as exporting
-from cnncompress.programs.export import export_onnx, export_pt2
+from cnncompress.programs.export import export_onnx, export_openvino, export_pt2
 
 EXPORTERS = [(export_onnx, "net.onnx"), (export_pt2, "net.pt2")]
 both = pytest.mark.parametrize(("exporter", "name"), EXPORTERS, ids=["onnx", "pt2"])
@@ -19,7 +19,7 @@ def _seed():
     torch.manual_seed(0)
 
 
-def network():
+def network(third_mode="circular"):
     """Chains with a permutation, groups, dilation, 'same' padding of an even kernel, and three padding modes."""
     first = (
         ConvSpec(3, 8, (3, 1), padding=(1, 0), padding_mode="reflect"),
@@ -27,7 +27,7 @@ def network():
         ConvSpec(8, 8, (1, 3), padding=(0, 1), groups=2, bias=True, padding_mode="reflect"),
     )
     second = (ConvSpec(8, 4, (2, 3), padding="same", dilation=(1, 2)), ConvSpec(4, 8, bias=True))
-    third = (ConvSpec(8, 2), ConvSpec(2, 8, (3, 3), (2, 2), (1, 1), bias=True, padding_mode="circular"))
+    third = (ConvSpec(8, 2), ConvSpec(2, 8, (3, 3), (2, 2), (1, 1), bias=True, padding_mode=third_mode))
     fourth = (Permutation(8, True), ConvSpec(8, 2, linear=True), ConvSpec(2, 5, linear=True))
     net = nn.Sequential(
         FactoredLayer(first),
@@ -167,6 +167,55 @@ def test_a_random_network_is_named_as_one(tmp_path, exporter, name):
 
     with pytest.raises(CompressError, match="two forward passes on the same input differ"):
         exporter(Random(), torch.randn(2, 3, 4, 4), tmp_path / name)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_openvino_files_run_elsewhere_at_any_batch_size(tmp_path, batch):
+    openvino = pytest.importorskip("openvino")
+    net, path = network("replicate"), tmp_path / "new" / "net.xml"
+    report = export_openvino(net, torch.randn(batch, 3, 12, 12), path)
+    assert sorted(p.name for p in path.parent.iterdir()) == ["net.bin", "net.xml"]
+    assert report.bytes == sum(p.stat().st_size for p in path.parent.iterdir())
+    net.eval()
+    compiled = openvino.Core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    for size in (1, 5):
+        x = torch.randn(size, 3, 12, 12)
+        assert torch.allclose(torch.from_numpy(compiled(x.numpy())[0]), net(x), atol=1e-5)
+
+
+def test_two_files_appear_together_or_not_at_all(tmp_path, monkeypatch):
+    pytest.importorskip("openvino")
+    path, x = tmp_path / "net.xml", torch.randn(2, 3, 8, 8)
+    (tmp_path / "net.bin").write_text("mine")
+    with pytest.raises(RunError, match=r"net\.bin already exists"):
+        export_openvino(small(), x, path)
+    assert [p.name for p in tmp_path.iterdir()] == ["net.bin"]
+    monkeypatch.setattr(exporting, "compare", lambda *_: (1.0, 1.0))
+    with pytest.raises(CompressError, match="OpenVINO file was not written"):
+        export_openvino(small(), x, path, force=True)
+    assert (tmp_path / "net.bin").read_text() == "mine"
+    assert [p.name for p in tmp_path.iterdir()] == ["net.bin"]
+    monkeypatch.undo()
+    export_openvino(small(), x, path, force=True)
+    assert (tmp_path / "net.bin").stat().st_size > 100
+
+
+def test_what_openvino_does_not_read_is_said_in_one_line(tmp_path):
+    pytest.importorskip("openvino")
+    with pytest.raises(CompressError, match=r"OpenVINO cannot read this network: .*Unsupported padding mode") as error:
+        export_openvino(network(), torch.randn(2, 3, 12, 12), tmp_path / "net.xml")
+    assert "\n" not in str(error.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_openvino_needs_its_ending_and_its_package(tmp_path, monkeypatch):
+    pytest.importorskip("openvino")
+    with pytest.raises(UsageError, match=r"give a name that ends in \.xml"):
+        export_openvino(small(), torch.randn(2, 3, 8, 8), tmp_path / "net.onnx")
+    monkeypatch.setattr("cnncompress.network.openvino.find_spec", lambda name: None)
+    with pytest.raises(CompressError, match=r"openvino is not installed: pip install 'cnncompress\[openvino\]'"):
+        export_openvino(small(), torch.randn(2, 3, 8, 8), tmp_path / "net.xml")
     assert not list(tmp_path.iterdir())
 
 

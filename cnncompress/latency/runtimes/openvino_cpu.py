@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from cnncompress.latency.runtimes.base import NO_BF16, register
@@ -41,6 +42,9 @@ class OpenVino(OnnxProgramRuntime):
 
     def load(self, program: bytes, inputs: Tensor, setting: TimingSetting) -> Callable[[], object]:
         """A request of its own, for batches of this size."""
-        from cnncompress.network.openvino import compiled
+        from cnncompress.network.openvino import read, request
 
-        return compiled(program, inputs, setting.dtype, setting.threads or 0)
+        model = read(program)
+        model.reshape(list(inputs.shape))
+        ready = request(model, setting.dtype, setting.threads or 0)
+        return partial(ready.infer, [inputs.numpy()], share_inputs=True, share_outputs=True)

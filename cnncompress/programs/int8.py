@@ -1,0 +1,131 @@
+"""Networks in 8-bit integers, as programs in memory and as files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from cnncompress.errors import CompressError, UsageError
+from cnncompress.network import openvino
+from cnncompress.network.copying import clone
+from cnncompress.network.onnx import check_size, foreign, missing_package, to_onnx, two_or_more
+from cnncompress.network.openvino import missing_openvino
+from cnncompress.network.quantize import layers_of, quantized
+from cnncompress.network.run import inference
+from cnncompress.programs.export import (
+    ExportReport,
+    Output,
+    Runner,
+    compare,
+    onnx_runner,
+    openvino_runner,
+    publishing,
+    random_batch,
+)
+
+TOLERANCE = 2e-2  # of a file's outputs: another order of additions moves a value by one of 255 steps
+LISTED = 8  # layers in a message
+
+
+@dataclass(frozen=True)
+class Target:
+    """A runtime that quantised programs are written for: its name among the runtimes, in messages, and its files.
+
+    `run` makes a program a forward pass, `write` makes it files and reads them again.
+    """
+
+    runtime: str
+    kind: str
+    second: str
+    missing: Callable[[], str]
+    run: Callable[[bytes], Runner]
+    write: Callable[..., Runner]
+
+
+def _write_onnx(program: bytes, file: Path) -> Runner:
+    file.write_bytes(program)
+    return onnx_runner(file)
+
+
+def _run_openvino(program: bytes) -> Runner:
+    request = openvino.request(openvino.read(program))
+    return lambda x: torch.from_numpy(request.infer([x.numpy()])[0].copy())
+
+
+def _write_openvino(program: bytes, file: Path, weights: Path) -> Runner:
+    openvino.write(openvino.read(program), file, weights)
+    return openvino_runner(file, weights)
+
+
+TARGETS = {
+    "onnx": Target("onnxruntime", "ONNX", "", missing_package, onnx_runner, _write_onnx),
+    "openvino": Target("openvino", "OpenVINO", ".bin", missing_openvino, _run_openvino, _write_openvino),
+}
+
+
+@dataclass(frozen=True)
+class Programs:
+    """A network as an ONNX program in single precision, and as one in 8-bit integers."""
+
+    single: bytes
+    int8: bytes
+
+
+def quantise(
+    model: nn.Module,
+    example: Tensor,
+    batches: Iterable[Tensor],
+    keep_float: Sequence[str] = (),
+    opset: int | None = None,
+) -> Programs:
+    """The programs of a network; `batches` [n, c, h, w] are what the scales of its activations come from.
+
+    `example` is a batch of inputs. UsageError for a pattern of `keep_float` that no layer has; CompressError where a
+    package is missing or the network cannot be exported or quantised.
+    """
+    if missing := missing_package():
+        raise CompressError(missing)
+    check_size(model)
+    network = clone(model).cpu().float()
+    with inference(network):
+        with foreign("ONNX", "export"):
+            single = to_onnx(network, two_or_more(example.float()), opset).model_proto.SerializeToString()
+        check_patterns(single, keep_float)
+        return Programs(single, quantized(single, (batch.float() for batch in batches), keep_float))
+
+
+def check_patterns(program: bytes, patterns: Sequence[str]) -> None:
+    """UsageError for a pattern that no layer's name in a program matches."""
+    import onnx
+
+    names = layers_of(onnx.load_from_string(program))
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            more = f", … {len(names) - LISTED} more" if len(names) > LISTED else ""
+            raise UsageError(f"--keep-float '{pattern}' matches no layer; they are {', '.join(names[:LISTED])}{more}")
+
+
+def write_int8(program: bytes, example: Tensor, format: str, path: Path, force: bool = False) -> ExportReport:
+    """Write a quantised program in a format of `TARGETS`, checked in its runtime against what was in memory.
+
+    Errors are those of `export_onnx`; nothing is left behind after one.
+    """
+    target = TARGETS[format]
+    example = example.float()
+    batches = [example, random_batch(example, len(example) + 1)]
+    with publishing(Output(target.kind, path, force, target.second)) as files:
+        with foreign(target.kind, "run the export of"):
+            before, after = target.run(program), target.write(program, *files)
+            absolute, relative = compare([before(x) for x in batches], [after(x) for x in batches])
+        if not relative <= TOLERANCE:
+            raise CompressError(
+                f"the {target.kind} file was not written to {path}: its outputs differ from the quantised network's "
+                f"by {relative:.1e} of their scale, more than {TOLERANCE:.1e}"
+            )
+        size = sum(file.stat().st_size for file in files)
+    return ExportReport(path, absolute, relative, TOLERANCE, size)

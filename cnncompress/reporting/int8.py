@@ -1,0 +1,65 @@
+"""A network in single precision and in 8-bit integers, side by side, and the sentence that they come to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cnncompress.latency.timed import Latency
+from cnncompress.network.evaluate import Evaluation
+from cnncompress.reporting.cells import NONE, divide, with_share
+from cnncompress.reporting.times import Columns, gain_words, milliseconds
+from cnncompress.terminal.words import human
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The bytes of a program, its time, and its accuracy, None where the images have no labels."""
+
+    bytes: int
+    latency: Latency
+    evaluation: Evaluation | None = None
+
+
+@dataclass(frozen=True)
+class Int8Measured:
+    """Both precisions of a network, on `evaluated` images; `calibrated` others gave the scales.
+
+    `top1_error` is the standard error of the change of top-1 in points. `same` is the percentage of images that both
+    give the same answer to, known where the images have no labels.
+    """
+
+    single: Measured
+    int8: Measured
+    same: float | None
+    top1_error: float | None
+    calibrated: int
+    evaluated: int
+
+
+def int8_table(measured: Int8Measured) -> Columns:
+    """A line for each precision; shares are of single precision."""
+    headers, cells = ["precision", "top-1 %", "ms [p10–p90]", "share", "bytes"], []
+    for name, one in (("float", measured.single), ("int8", measured.int8)):
+        top1 = NONE if one.evaluation is None else f"{one.evaluation.top1:.2f}"
+        share = divide(one.latency.median, measured.single.latency.median)
+        size = with_share(human(one.bytes, "B"), divide(one.bytes, measured.single.bytes))
+        cells.append([name, top1, milliseconds(one.latency.median, one.latency), with_share("", share).strip(), size])
+    return headers, cells, "lrrrr"
+
+
+def int8_sentence(measured: Int8Measured) -> str:
+    """What int8 gives in time here, and what it costs in accuracy."""
+    runtime = measured.int8.latency.setting.runtime
+    gain = measured.single.latency.median / measured.int8.latency.median
+    told = f"int8 is {gain_words(gain)} than float in {runtime} here" if gain >= 1 else "int8 is slower here"
+    told += f": {1 / gain:.2f} of the time of float in {runtime}" * (gain < 1)
+    return f"{told}; {_cost(measured)}; scales from {measured.calibrated:,} other images."
+
+
+def _cost(measured: Int8Measured) -> str:
+    images = f"{measured.evaluated:,} images"
+    one, other = measured.single.evaluation, measured.int8.evaluation
+    if one is None or other is None:
+        return f"the same answer to {measured.same:.1f} % of {images}"
+    error = "" if measured.top1_error is None else f" ± {measured.top1_error:.2f}"
+    return f"top-1 {other.top1 - one.top1:+.2f}{error} points on {images}"
