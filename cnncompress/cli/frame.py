@@ -28,7 +28,7 @@ GROUPS = {
         *("distill", "temperature", "teacher_share"),
     ),
     "Latency": ("latency", "runtime", "threads", "memory_format"),
-    "Output": ("format_", "opset", "output", "out", "force", "dry_run"),
+    "Output": ("format_", "int8", "keep_float", "opset", "output", "out", "force", "dry_run"),
     "General": ("config", "device", "seed", "verbose", "quiet"),
 }
 

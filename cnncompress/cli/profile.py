@@ -119,6 +119,7 @@ def echo_side_by_side(name: str, measured: Sequence[Mapping[str, Latency]]) -> N
     options.echo()
     headers, rows, align = time_table({name: timed}, percentiles=(terminal_width() or 100) >= 100)
     options.echo_table(rows, headers, [None] * len(headers), align)
+    options.echo()
     options.echo(fill(legend({name: timed}), terminal_width()))
     options.echo()
 

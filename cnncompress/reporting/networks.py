@@ -210,10 +210,13 @@ def _conditions(setting: TimingSetting, several: bool) -> TimingSetting:
 
 def _not_faster(row: Row, original: Row) -> list[str]:
     shares = [(latency.setting, share_of_time(latency, original)) for latency in row.latencies]
+    slower = [(setting, ratio) for setting, ratio in shares if ratio is not None and ratio >= 1]
+    if len(slower) > 1:
+        told = ", ".join(f"{setting.label} ({ratio:.2f} of its latency)" for setting, ratio in slower)
+        return [f"{row.name} is not faster than the original in {told}."]
     return [
         f"{row.name} is not faster than the original{_where(setting)}: {ratio:.2f} of its latency."
-        for setting, ratio in shares
-        if ratio is not None and ratio >= 1
+        for setting, ratio in slower
     ]
 
 

@@ -230,6 +230,9 @@ def test_several_runtimes_side_by_side():
     assert max(map(len, render(Report(rows), width=80).splitlines())) <= 80
     assert "runs/net is not faster than the original in other: 1.50 of its latency." in text
     assert "\nLatency: median and percentiles of a forward pass of a batch of 1 on cpu, 2 threads.\n" in text
+    slower = rows[1].timed([replace(one, median=9.0) for one in rows[1].latencies])
+    said = "runs/net is not faster than the original in torch (1.12 of its latency), other (4.50 of its latency)."
+    assert said in render(Report([rows[0], slower]))
     records = list(csv.DictReader(io.StringIO(render(Report(rows), "csv"))))
     assert [(one["runtime"], one["latency_ratio"]) for one in records[2:]] == [("torch", "0.75"), ("other", "1.5")]
     again = merge({"a": Report(rows), "b": Report(list(rows))})
