@@ -23,6 +23,7 @@ from cnncompress.network.kinds import dense_weight, kind_of, spec_of
 from cnncompress.network.positions import sample_positions
 
 POSITIONS_PER_IMAGE = 64
+DEPTHWISE_POSITIONS = 16  # an image: the filters of a depthwise layer have few weights, and together many inputs
 WIDEST_REFIT = 8192  # inputs a position; a wider layer is fitted to the statistics of the original
 WIDEST_REPEATED = 640  # inputs a position; wider layers are fitted once, and refined once
 SWEEPS, ROUNDS = 5, 2  # of layers that are not wider
@@ -143,7 +144,8 @@ class Refits:
         """Those that are looked at, the same in both networks."""
         kind, spec, key = kind_of(visit.module), spec_of(visit.module), (zlib.crc32(visit.layer.encode()), 0)
         count = kind.position_count(visit.input, spec)
-        return Positions(kind, spec, sample_positions(self.seeds, key, count, POSITIONS_PER_IMAGE)[0])
+        each = min(POSITIONS_PER_IMAGE, DEPTHWISE_POSITIONS if spec.depthwise else POSITIONS_PER_IMAGE)
+        return Positions(kind, spec, sample_positions(self.seeds, key, count, each)[0])
 
     def _aims(self, visit: Visit, positions: Positions, rounds: int) -> Aims:
         return Aims.of(visit, after_of(visit) if self.correction.refit else After(), positions, rounds)

@@ -55,11 +55,9 @@ class Samples:
 
     def outputs(self, kernel: Tensor) -> Tensor:
         """What a kernel [F, C/g, kh, kw] makes of the inputs, without a bias, [R, F]."""
-        parts = kernel.to(self.centred.dtype).flatten(1).chunk(len(self.mean))
-        varying = torch.cat([rows @ part.mT for rows, part in zip(self.centred, parts, strict=True)], 1)
-        if not self.free:
-            return varying
-        return varying + torch.cat([part @ mean.to(part) for mean, part in zip(self.mean, parts, strict=True)])
+        parts = kernel.to(self.centred.dtype).flatten(1).unflatten(0, (len(self.mean), -1))  # [g, F/g, n]
+        varying = (self.centred @ parts.mT).movedim(1, 0).flatten(1)
+        return varying + (parts @ self.mean.to(parts)[:, :, None]).flatten() if self.free else varying
 
     def target(self, weight: Tensor, spec: ConvSpec, outputs: Tensor) -> Tensor:
         """W' [F, C/g, kh, kw], whose outputs from these inputs are nearest to `outputs` [R, F] but for a bias.
@@ -72,10 +70,9 @@ class Samples:
         if self.free:
             wanted = wanted - wanted.mean(1, keepdim=True, dtype=torch.float64).to(outputs.dtype)
         cross = (wanted.mT @ self.centred).double() / count
-        solutions = []
-        parts = weight.double().flatten(1).chunk(spec.groups)
-        for part, m, c in zip(parts, self.moment, cross, strict=True):
-            share, level = oas_shrinkage(m, count), mean_eigenvalue(m)
-            ridge = share * level * torch.eye(len(m), dtype=torch.float64)
-            solutions.append(solve_psd((1 - share) * m + ridge, (1 - share) * c + share * level * part))
-        return torch.cat(solutions).reshape(spec.weight_shape)
+        parts = weight.double().flatten(1).unflatten(0, (spec.groups, -1))
+        told = [(oas_shrinkage(m, count), mean_eigenvalue(m)) for m in self.moment]
+        share, level = torch.tensor(told, dtype=torch.float64)[:, :, None, None].unbind(1)  # [g, 1, 1]
+        ridge = share * level * torch.eye(parts.shape[2], dtype=torch.float64)
+        moments, right = (1 - share) * self.moment + ridge, (1 - share) * cross + share * level * parts
+        return solve_psd(moments, right).reshape(spec.weight_shape)

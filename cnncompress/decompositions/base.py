@@ -18,6 +18,8 @@ from cnncompress.errors import UnsupportedLayerError, UsageError, nearest
 from cnncompress.maths.linalg import singular_values
 from cnncompress.metrics import FROBENIUS, Metric
 
+DEPTHWISE = "depthwise: a single input channel a group leaves nothing to share"
+
 REGISTRY: dict[str, type[Decomposition]] = {}
 SEEDS = 2**63  # as many as torch and numpy take
 
@@ -117,7 +119,7 @@ class Decomposition(ABC):
     def refuse(self, spec: ConvSpec) -> str | None:
         """Why a layer cannot take this method (a sentence), or None."""
         if spec.depthwise:
-            return "depthwise: a single input channel a group leaves nothing to share"
+            return DEPTHWISE
         return self.group_refuse(spec.group())
 
     def full_rank(self, spec: ConvSpec) -> Rank:

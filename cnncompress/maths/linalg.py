@@ -146,11 +146,16 @@ def oas_shrinkage(moment: Float[Tensor, "n n"], count: int, width: int | None = 
     return 1.0 if denominator <= 0 else min(1.0, max(1e-6, numerator / denominator))
 
 
-def solve_psd(matrix: Float[Tensor, "k k"], right: Float[Tensor, "m k"]) -> Float[Tensor, "m k"]:
-    """X [m, k] of X · matrix = right, for a symmetric positive semidefinite matrix [k, k] and right [m, k].
+def solve_psd(matrix: Float[Tensor, "*g k k"], right: Float[Tensor, "*g m k"]) -> Float[Tensor, "*g m k"]:
+    """X [m, k] of X · matrix = right, for a symmetric positive semidefinite matrix [k, k] and right [m, k], or many.
 
     A singular matrix is regularised by 1e-12 of its largest diagonal entry, raised until a Cholesky factor exists.
     """
+    if matrix.dim() > 2:
+        root, info = torch.linalg.cholesky_ex((matrix + matrix.mT) / 2)
+        if not info.any():
+            return torch.cholesky_solve(right.mT, root).mT
+        return torch.stack([solve_psd(m, r) for m, r in zip(matrix, right, strict=True)])
     if float(matrix.diagonal().max()) <= 0:
         return torch.zeros_like(right)
     return torch.cholesky_solve(right.mT, psd_root((matrix + matrix.mT) / 2, 1e-12)).mT

@@ -41,6 +41,7 @@ from cnncompress.pipeline.words import (
     spent,
 )
 from cnncompress.pipeline.work import Before, Work, measure, measure_original, prepare
+from cnncompress.planning import in_need_of_statistics
 from cnncompress.reporting import Report, Row, layer_rows
 from cnncompress.runs import save_run
 from cnncompress.terminal.console import Steps
@@ -92,7 +93,7 @@ def _made(work: Work, planned: Planned, steps: Steps) -> Made:
     """The network of a plan."""
     job, plan, subject = work.job, planned.plan, work.subject
     before = measure_original(work, steps)
-    calibration = planned.calibration or calibrated(work, list(plan.changes), steps)
+    calibration = planned.calibration or calibrated(work, in_need_of_statistics(plan.changes, subject), steps)
     fitted = fit(subject, plan, calibration, job.fit, list(work.choices), steps)
     result, said = measure(work, fitted.network, steps), planned.notes + fitted.notes
     if work.data is not None and not (work.data.labelled and work.outputs is not None):

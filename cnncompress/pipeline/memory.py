@@ -15,7 +15,15 @@ from cnncompress.pipeline.asked import FitAsked, LayersAsked
 from cnncompress.pipeline.calibration import Calibration, with_gradients
 from cnncompress.pipeline.fit import answers_of, fit
 from cnncompress.pipeline.guard import Guard
-from cnncompress.planning import Guide, Planner, choices_of, make_candidates, reasons_of, with_reasons
+from cnncompress.planning import (
+    Guide,
+    Planner,
+    choices_of,
+    in_need_of_statistics,
+    make_candidates,
+    reasons_of,
+    with_reasons,
+)
 from cnncompress.statistics import collect_statistics
 from cnncompress.terminal.console import Steps
 
@@ -31,7 +39,9 @@ def compress_network(
     choices, reasons = choices_of(subject, *asked.rules(seed), asked.layers, asked.skip)
     names = list(choices)
     how, _ = with_gradients(FitAsked(GUIDED, "refit", seed=seed, metric_assumed=True), network, images[:1])
-    statistics = collect_statistics(network, batches(images), how.metric, layers=names, seed=seed)
+    statistics = collect_statistics(
+        network, batches(images), how.metric, layers=in_need_of_statistics(names, subject), seed=seed
+    )
     calibration = Calibration(statistics, images)
     guide = Guide(how.metric, statistics, answers_of(subject, calibration))
     candidates, own = make_candidates(subject, choices, guide, multiple=asked.multiple), memory_format_of(network)

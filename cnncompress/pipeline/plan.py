@@ -20,7 +20,16 @@ from cnncompress.pipeline.guard import Guard, Limited
 from cnncompress.pipeline.notes import Note
 from cnncompress.pipeline.timing import TimedFormats, check_format, latency_model, originals_in
 from cnncompress.pipeline.work import Work
-from cnncompress.planning import Guide, LatencyModel, Planner, make_candidates, plan_by_rank, read_plan, with_reasons
+from cnncompress.planning import (
+    Guide,
+    LatencyModel,
+    Planner,
+    in_need_of_statistics,
+    make_candidates,
+    plan_by_rank,
+    read_plan,
+    with_reasons,
+)
 from cnncompress.terminal.console import Steps
 from cnncompress.terminal.words import counted
 
@@ -65,7 +74,7 @@ def calibrated(work: Work, layers: Collection[str], steps: Steps) -> Calibration
 def prepare_planning(work: Work, steps: Steps) -> Planning:
     """Calibrate, make candidates for every layer that may change, and time them where a budget is of latency."""
     job, subject, setting = work.job, work.subject, work.job.timings[0]
-    calibration = calibrated(work, list(work.choices), steps)
+    calibration = calibrated(work, in_need_of_statistics(work.choices, subject), steps)
     with steps("candidates", f"try methods and ranks on {counted(len(work.choices), 'layer')}"):
         if job.fit.corrected:
             calibration = replace(calibration, answers=answers_of(subject, calibration))

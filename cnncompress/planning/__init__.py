@@ -1,7 +1,7 @@
 """Planning: the chain of each layer, by a rank rule or within a budget."""
 
 from cnncompress.planning.budget import Planner
-from cnncompress.planning.collection import Candidates, Guide, LatencyModel, make_candidates
+from cnncompress.planning.collection import Candidates, Guide, LatencyModel, in_need_of_statistics, make_candidates
 from cnncompress.planning.decide import (
     choices_of,
     plan,
@@ -35,6 +35,7 @@ __all__ = [
     "choices_of",
     "choose_method",
     "describe_methods",
+    "in_need_of_statistics",
     "make_candidates",
     "network_clock",
     "plan",

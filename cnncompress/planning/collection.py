@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from cnncompress.chains.plan import Plan
+from cnncompress.decompositions.base import DEPTHWISE
 from cnncompress.latency.table import LatencyTable
 from cnncompress.latency.wanted import Wanted
 from cnncompress.maths.linalg import check_finite
@@ -107,6 +108,11 @@ class Candidates:
         return bar(items, progress=self.progress, desc=what, unit="layer", leave=False)
 
 
+def in_need_of_statistics(choices: Collection[str], subject: Subject) -> list[str]:
+    """The layers whose errors are measured in a metric: a depthwise convolution takes no method."""
+    return [name for name in choices if not subject.calls[name].spec.depthwise]
+
+
 def make_candidates(
     subject: Subject,
     choices: Mapping[str, Choice],
@@ -132,9 +138,11 @@ def make_candidates(
         module, call = subject.network.get_submodule(name), subject.calls[name]
         weight = dense_weight(module).cpu()
         check_finite(weight, name)
-        methods = methods_of(choices[name], call.spec)
-        metrics = layer_metrics(guide.metric, call.spec, guide.statistics.get(name))
-        layer = make_layer(name, call, weight, methods, metrics, centred=guide.centred, multiple=multiple)
+        layer: Layer | Kept = Kept(DEPTHWISE)
+        if not call.spec.depthwise:
+            methods = methods_of(choices[name], call.spec)
+            metrics = layer_metrics(guide.metric, call.spec, guide.statistics.get(name))
+            layer = make_layer(name, call, weight, methods, metrics, centred=guide.centred, multiple=multiple)
         if not isinstance(layer, Kept):
             layers.append(layer)
         elif name in narrowing:

@@ -185,6 +185,17 @@ def test_solve_psd_of_a_regular_matrix_is_exact():
     np.testing.assert_allclose(solve_psd(M, right).numpy(), np.linalg.solve(M.numpy(), right.numpy().T).T, rtol=1e-9)
 
 
+def test_solve_psd_of_many_matrices_is_that_of_each():
+    roots, right = randn(4, 6, 6), randn(4, 3, 6, seed=1)
+    for damaged in (False, True):
+        moments = roots @ roots.mT
+        if damaged:
+            moments[2] = 0
+        found = solve_psd(moments, right)
+        for m, r, x in zip(moments, right, found, strict=True):
+            torch.testing.assert_close(x, solve_psd(m, r))
+
+
 @pytest.mark.parametrize("rank", [0, 1, 3, 6])
 def test_psd_root(rank):
     A = randn(6, rank) @ randn(rank, 6, seed=1)
