@@ -9,9 +9,9 @@ import torch
 
 from cnncompress.api import run_decompose
 from cnncompress.config import DecomposeSettings
-from cnncompress.correction import blocks, graph, sequential
+from cnncompress.correction import blocks, sequential
 from cnncompress.data import Images
-from cnncompress.network import profile, standing_in
+from cnncompress.network import graph, profile, standing_in
 from cnncompress.network.trace import trace
 from cnncompress.pipeline import calibration
 from cnncompress.pipeline.asked import FitAsked, ImagesAsked
