@@ -122,7 +122,7 @@ class Limited:
 def refusal(budget: Budget, error: UnreachableError, where: str) -> UnreachableError:
     """That no plan meets a budget within the original's time, and what there is."""
     least = error.beside
-    parts = [f"within it the least time is {least['latency']:.2f} of the original's"] if "latency" in least else []
+    parts = [f"within it the least time is {least['latency']:.3f} of the original's"] if "latency" in least else []
     others = {name: share for name, share in least.items() if name in budget.shares}
     if others and min(others.values()) < ALL:
         reach = ", ".join(f"{name}={share:.3f}" for name, share in others.items())
