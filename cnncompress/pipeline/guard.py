@@ -22,6 +22,7 @@ from cnncompress.terminal.console import Steps
 
 SECONDS = 12.0  # for measuring chains
 LIMITS = (0.98, 1.0)  # shares of the original's time that are planned for: measurements differ by some percent
+CONFIRMATIONS = 3  # plans that are tried for a share to name
 ALL = 0.995  # share of a cost from which on hardly anything is saved
 
 
@@ -97,10 +98,22 @@ class Guard:
             for limit in LIMITS:
                 try:
                     return planner.plan(replace(budget, latency=limit))
-                except UnreachableError:
-                    if limit == LIMITS[-1]:
-                        raise
-        raise AssertionError
+                except UnreachableError as error:
+                    found = error
+            raise self._confirmed(planner, budget, found)
+
+    def _confirmed(self, planner: Planner, budget: Budget, error: UnreachableError) -> UnreachableError:
+        """The error with the share that a plan is known for within the original's time, as the whole network tells."""
+        for _ in range(CONFIRMATIONS):
+            others = _without_time(error.beside)
+            if len(others) != 1 or min(others.values()) >= ALL:
+                break
+            try:
+                planner.plan(replace(budget, latency=LIMITS[-1], **others))
+                break
+            except UnreachableError as again:
+                error = UnreachableError(str(error), error.shares, {**error.beside, **_without_time(again.beside)})
+        return error
 
 
 @dataclass(frozen=True)
@@ -119,11 +132,15 @@ class Limited:
             raise refusal(budget, error, self.where) from None
 
 
+def _without_time(shares: Mapping[str, float]) -> dict[str, float]:
+    return {name: share for name, share in shares.items() if name != "latency"}
+
+
 def refusal(budget: Budget, error: UnreachableError, where: str) -> UnreachableError:
     """That no plan meets a budget within the original's time, and what there is."""
     least = error.beside
     parts = [f"within it the least time is {least['latency']:.3f} of the original's"] if "latency" in least else []
-    others = {name: share for name, share in least.items() if name in budget.shares}
+    others = _without_time(least)
     if others and min(others.values()) < ALL:
         reach = ", ".join(f"{name}={share:.3f}" for name, share in others.items())
         parts.append(f"in the original's time these layers and methods go down to {reach}")

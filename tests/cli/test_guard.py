@@ -69,6 +69,15 @@ def test_the_share_that_is_named_can_be_had(machine, refused, done):
     assert macs[1] <= float(reach) * macs[0]
 
 
+def test_so_can_one_where_chains_take_longer_in_the_network_than_alone(machine, refused, done):
+    machine.a_call, machine.in_a_network = 0.8, 0.1
+    reach = re.search(r"go down to macs=([\d.]+)", refused(*TIGHT, code=2))[1]
+    done(*TIGHT[:3], f"macs={reach}", *TIGHT[4:], "--out", "run")
+    (before, after), macs, _ = results()
+    assert after <= before
+    assert macs[1] <= float(reach) * macs[0]
+
+
 def test_where_every_chain_is_slower_that_is_said(machine, refused):
     machine.a_call = 1e4
     line = refused(*BUDGET, code=2)
