@@ -70,7 +70,7 @@ def test_the_share_that_is_named_can_be_had(machine, refused, done):
 
 
 def test_so_can_one_where_chains_take_longer_in_the_network_than_alone(machine, refused, done):
-    machine.a_call, machine.in_a_network = 0.8, 0.1
+    machine.a_call, machine.in_a_network = 1.5, 0.1
     reach = re.search(r"go down to macs=([\d.]+)", refused(*TIGHT, code=2))[1]
     done(*TIGHT[:3], f"macs={reach}", *TIGHT[4:], "--out", "run")
     (before, after), macs, _ = results()
