@@ -21,14 +21,20 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from cnncompress.data import Augmented, Images, load_data, make_loader
-from cnncompress.data.photodigits import DRAWINGS, draw_photodigit
+from cnncompress.data.photodigits import MOST, draw_photodigit
 from cnncompress.models.builtin import BUILTIN
+from cnncompress.network.preprocessing import Preprocessing
 
 RATE = 2e-3
+REDRAWN = 4  # drawings of each photodigit in an epoch
 
 
 class Redrawn(Augmented):
-    """Augmented photodigits of which every epoch sees new drawings."""
+    """Augmented photodigits of which every epoch sees `REDRAWN` new drawings each."""
+
+    def __init__(self, dataset: Images, preprocessing: Preprocessing, *, flip: bool, seed: int) -> None:
+        each = [i for i, number in enumerate(dataset.positions) if number % MOST < REDRAWN]
+        super().__init__(dataset.subset(each), preprocessing, flip=flip, seed=seed)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the drawings and the other random numbers of an epoch."""
@@ -36,8 +42,8 @@ class Redrawn(Augmented):
         self.dataset.read = self._draw
 
     def _draw(self, index: int) -> Image.Image:
-        digit, drawing = divmod(index, DRAWINGS)
-        return draw_photodigit(digit, DRAWINGS * self.epoch + drawing)
+        digit, drawing = divmod(index, MOST)
+        return draw_photodigit(digit, REDRAWN * self.epoch + drawing)
 
 
 def accuracy(model: nn.Module, images: Images) -> float:

@@ -15,7 +15,8 @@ from cnncompress.data.digits import digit_splits
 from cnncompress.data.drawn import Drawn
 
 SIZE = 64
-DRAWINGS = 4  # images of each digit in the data set
+DRAWINGS = {"train": 12, "val": 4, "test": 12}  # images of each digit, by its part
+MOST = max(DRAWINGS.values())  # image number MOST·digit + drawing
 PIECES = 2  # of other digits, around the whole one
 COLUMNS = {"train": (0.0, 0.6), "val": (0.6, 0.8), "test": (0.8, 1.0)}  # of the photographs, as shares of their width
 CROPS = (64, 120)  # pixels of the photographs that a side of an image shows
@@ -28,7 +29,7 @@ NOISE = 12.0  # largest standard deviation
 def draw_photodigit(digit: int, drawing: int) -> Image.Image:
     """Drawing number `drawing` of digit number `digit`, 64×64 pixels in colour; it follows from the two numbers.
 
-    The data set has the first four drawings of every digit.
+    The data set has the first drawings of every digit, `DRAWINGS` of them.
     """
     rng = np.random.RandomState([digit, drawing])  # the one NumPy generator whose stream is frozen
     part, others = _parts()[digit]
@@ -107,16 +108,16 @@ def _painted(rng: np.random.RandomState, image: np.ndarray, mask: np.ndarray) ->
 
 @cache  # 12 KB each: drawing one takes about as long as a small network does
 def _draw(index: int) -> Image.Image:
-    return draw_photodigit(*divmod(index, DRAWINGS))
+    return draw_photodigit(*divmod(index, MOST))
 
 
 def _labels() -> list[int]:
-    return [label for label in _digits()[1] for _ in range(DRAWINGS)]
+    return [label for label in _digits()[1] for _ in range(MOST)]
 
 
 def _splits() -> dict[str, list[int]]:
     return {
-        part: [DRAWINGS * digit + drawing for digit in digits for drawing in range(DRAWINGS)]
+        part: [MOST * digit + drawing for digit in digits for drawing in range(DRAWINGS[part])]
         for part, digits in digit_splits().items()
     }
 

@@ -7,21 +7,24 @@ import pytest
 
 from cnncompress.data import load_data, photodigits
 from cnncompress.data.digits import digit_splits
-from cnncompress.data.photodigits import COLUMNS, DRAWINGS, draw_photodigit
+from cnncompress.data.photodigits import COLUMNS, DRAWINGS, MOST, draw_photodigit
 from cnncompress.errors import UsageError
 from cnncompress.network.preprocessing import Preprocessing
 
 PREPROCESSING = Preprocessing((64, 64), None, (0, 0, 0), (1, 1, 1))
 
 
-def test_parts_share_no_digit_and_hold_every_one_four_times():
+def test_parts_share_no_digit_and_hold_the_drawings_of_every_one():
     data = load_data("photodigits", PREPROCESSING, 10)
     assert data.train is not None
     assert data.test is not None
-    digits = [[i // DRAWINGS for i in part.positions] for part in (data.train, data.val, data.test)]
-    assert [len(part) for part in digits] == [4 * 1078, 4 * 359, 4 * 360]
-    assert np.array_equal(np.bincount(np.concatenate(digits)), np.full(1797, 4))
-    assert sum(len(set(part)) for part in digits) == 1797
+    parts = {"train": data.train, "val": data.val, "test": data.test}
+    digits = {name: np.unique(np.array(part.positions) // MOST) for name, part in parts.items()}
+    assert {name: len(part) for name, part in digits.items()} == {"train": 1078, "val": 359, "test": 360}
+    assert np.array_equal(np.sort(np.concatenate(list(digits.values()))), np.arange(1797))
+    for name, part in parts.items():
+        drawn = digits[name][:, None] * MOST + np.arange(DRAWINGS[name])
+        assert sorted(part.positions) == sorted(drawn.flatten())
     assert data.flip is False
 
 
@@ -30,7 +33,7 @@ def test_labels_are_scikit_learns():
 
     data = load_data("photodigits:test", PREPROCESSING, 10)
     target = load_digits().target
-    assert [data.val.label(i) for i in range(len(data.val))] == [target[i // DRAWINGS] for i in data.val.positions]
+    assert [data.val.label(i) for i in range(len(data.val))] == [target[i // MOST] for i in data.val.positions]
 
 
 def test_a_drawing_follows_from_its_numbers():
