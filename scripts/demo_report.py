@@ -16,6 +16,7 @@ from cnncompress.network.evaluate import paired_error
 from cnncompress.reporting import Report, Row
 
 NOISE = 2  # standard errors that chance alone exceeds once in twenty times
+SAME_TIME = 0.05  # a share by which medians of the same network differ from one run to the next
 
 
 def compare(original: str, decomposed: str, finetuned: str, data: str) -> tuple[Report, float]:
@@ -41,13 +42,15 @@ def words(original: Row, decomposed: Row, tuned: Row, error: float) -> list[str]
     now, then = tuned.latency, original.latency
     if now is None or then is None:
         raise SystemExit("the networks were not timed")
-    times = f"{now.median:.2f} instead of {then.median:.2f} ms an image, {now.median / then.median:.2f} of the time"
+    ratio = now.median / then.median
+    speed = "Faster" if ratio < 1 - SAME_TIME else "NOT faster on this machine"
+    times = f"{now.median:.2f} instead of {then.median:.2f} ms an image, {ratio:.2f} of the time"
     how = now.setting
     where = f"batch {how.batch}, {how.threads} thread{'s' * (how.threads != 1)}, {how.device}"
     return [
         f"Smaller: {tuned.params / original.params:.2f} of the parameters and {tuned.macs / original.macs:.2f} of the "
         f"MACs, {tuned.size_bytes / 1e6:.2f} instead of {original.size_bytes / 1e6:.2f} MB.",
-        f"{'Faster' if now.median < then.median else 'NOT faster on this machine'}: {times} ({where}).",
+        f"{speed}: {times} ({where}).",
         f"Accuracy on {original.images:,} test images, which chose nothing: {original.top1:.1f} % originally, "
         f"{decomposed.top1:.1f} % after decomposing, {tuned.top1:.1f} % after fine-tuning.",
         f"In points: decomposing {change(original, decomposed, decomposed.top1_error)}, fine-tuning "

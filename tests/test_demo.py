@@ -33,6 +33,7 @@ def rows(milliseconds: float) -> tuple[Row, Row, Row, float]:
     ("milliseconds", "said"),
     [
         (0.8, "Faster: 0.80 instead of 2.00 ms an image, 0.40 of the time"),
+        (1.94, "NOT faster on this machine: 1.94 instead of 2.00 ms an image, 0.97 of the time"),
         (2.5, "NOT faster on this machine: 2.50 instead of 2.00 ms an image, 1.25 of the time"),
     ],
 )
@@ -50,7 +51,11 @@ def test_words_of_the_demo(milliseconds, said):
 
 @pytest.mark.slow
 def test_the_whole_demo(tmp_path):
-    """It ends well: much smaller, better by fine-tuning on the validation images, as good as the original on others."""
+    """It ends well: much smaller, better by fine-tuning, and about as good as the original.
+
+    On the test images fine-tuning gains half a point, which has a standard error of 0.16 and is another by about as much
+    where rounding is; together it loses 0.1 to 0.2 ± 0.17.
+    """
     (tmp_path / "scripts").mkdir()
     for name in ("demo.sh", "demo_report.py"):
         shutil.copy(SCRIPTS / name, tmp_path / "scripts")
@@ -63,17 +68,12 @@ def test_the_whole_demo(tmp_path):
     assert done.returncode == 0, done.stderr
     assert re.search(r"^(Faster|NOT faster on this machine): ", done.stdout, re.MULTILINE)
     shares = re.search(r"^Smaller: ([\d.]+) of the parameters and ([\d.]+) of the MACs", done.stdout, re.MULTILINE)
-    test = re.search(r"([\d.]+) % originally, ([\d.]+) % after decomposing, ([\d.]+) % after", done.stdout)
-    validation = re.search(r"top-1 ([\d.]+) % → ([\d.]+) % on 1,?436 images", done.stdout)
+    changes = re.search(r"fine-tuning ([+-][\d.]+) ± [\d.]+.*together ([+-][\d.]+) ± ([\d.]+)", done.stdout)
     assert shares
-    assert test
-    assert validation
+    assert changes
     params, macs = map(float, shares.groups())
     assert params < 0.2
     assert macs <= 0.25
-    start, chosen = map(float, validation.groups())
-    assert chosen > start
-    original, decomposed, tuned = map(float, test.groups())
-    # the standard errors of these differences are about 0.4 points
-    assert tuned > decomposed - 0.5
-    assert tuned > original - 2
+    gained, together, error = map(float, changes.groups())
+    assert gained > 0
+    assert together > -3 * error
