@@ -36,15 +36,15 @@ class OnnxProgramRuntime(Runtime):
         network, inputs = network.float(), inputs.float()
         with foreign("ONNX", "export"):
             program = to_onnx(network, two_or_more(inputs)).model_proto.SerializeToString()
-        return self._loaded(program, inputs, setting)
+        return self._loaded(_rounded(program, inputs, setting), inputs, setting)
 
     def prepare_chain(self, chain: nn.Module, inputs: Tensor, setting: TimingSetting) -> Callable[[], object]:
         """By the tracer that takes milliseconds: the layers are plain, and their graph is the same."""
-        return self._loaded(_traced(chain, inputs), inputs, setting)
+        return self._loaded(_traced(chain, inputs, setting), inputs, setting)
 
     def prepare_twins(self, chain: nn.Module, inputs: Tensor, setting: TimingSetting) -> tuple[Call, Call]:
         """The same program, loaded twice."""
-        program = _traced(chain, inputs)
+        program = _traced(chain, inputs, setting)
         return self._loaded(program, inputs, setting), self._loaded(program, inputs, setting)
 
     @contextmanager
@@ -57,18 +57,23 @@ class OnnxProgramRuntime(Runtime):
 
     def _loaded(self, program: bytes, inputs: Tensor, setting: TimingSetting) -> Callable[[], object]:
         from cnncompress.network.onnx import foreign
-        from cnncompress.network.quantize import quantized
 
-        if setting.dtype == "int8":
-            program = quantized(program, [inputs])
         with foreign(self.name, "run"):
             call = self.load(program, inputs, setting)
             call()
         return call
 
 
-def _traced(chain: nn.Module, inputs: Tensor) -> bytes:
+def _traced(chain: nn.Module, inputs: Tensor, setting: TimingSetting) -> bytes:
     from cnncompress.network.onnx import foreign, plain_to_onnx
 
     with foreign("ONNX", "export"):
-        return plain_to_onnx(chain, inputs)
+        program = plain_to_onnx(chain, inputs)
+    return _rounded(program, inputs, setting)
+
+
+def _rounded(program: bytes, inputs: Tensor, setting: TimingSetting) -> bytes:
+    """The program in the integers of the setting, or as it is."""
+    from cnncompress.network.quantize import quantized
+
+    return quantized(program, [inputs]) if setting.dtype == "int8" else program
