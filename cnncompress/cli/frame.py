@@ -21,13 +21,13 @@ F = Callable[..., Any]
 GROUPS = {
     "Network": ("weights", "num_classes", "model_arg", "input_size", "mean", "std", "trust_code"),
     "Images": ("data", "calibration_images", "batch_size", "workers"),
-    "What to keep": ("budget", "rank", "max_drop", "plan", "multiple", "latency_batch"),
+    "What to keep": ("budget", "rank", "max_drop", "plan", "multiple", "latency_batch", "allow_slower"),
     "How": ("method", "layers", "skip", "metric", "refine", "correct", "reconstruct", "keep_statistics"),
     "Training": (
         *("schedule", "epochs", "lr", "optimizer", "weight_decay", "precision", "checkpoint_minutes", "resume"),
         *("distill", "temperature", "teacher_share"),
     ),
-    "Latency": ("latency", "runtime", "threads", "memory_format"),
+    "Latency": ("latency", "runtime", "threads", "memory_format", "latency_table"),
     "Output": ("format_", "int8", "keep_float", "opset", "output", "out", "force", "dry_run"),
     "General": ("config", "device", "seed", "verbose", "quiet"),
 }

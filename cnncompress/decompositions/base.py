@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from cnncompress.chains.spec import Chain, ConvSpec, Rank
-from cnncompress.decompositions.refine import error_of, nested_errors
+from cnncompress.decompositions.refine import Bounds, error_of, nested_errors
 from cnncompress.decompositions.refine import refine as improve
 from cnncompress.decompositions.whitening import whiten
 from cnncompress.errors import UnsupportedLayerError, UsageError, nearest
@@ -89,6 +89,10 @@ class Decomposition(ABC):
         A method may give another one, in which its fits do less to the outputs.
         """
         return metric
+
+    def bounds(self, weight: Tensor) -> Bounds | None:
+        """What keeps the kernels for `weight` [F, C, kh, kw] small while they are refined; None where they are."""
+        return None
 
     def matricization(self, weight: Tensor) -> Tensor | None:
         """The matrix whose singular values tell the error at each rank, or None where there is none."""
@@ -197,8 +201,9 @@ class Decomposition(ABC):
         metric = self.fitted_in(metric)
         chain, plain = self.group_stages(spec, rank), metric.plain
         weight = weight if self.whitens else weight.double()
+        bounds = self.bounds(weight)
         if start is not None and not self.sliced:
-            return improve(chain, start, weight, metric, sweeps)
+            return improve(chain, start, weight, metric, sweeps, bounds)
         if self.whitens or plain:
             kernels = self.group_factorize(weight, spec, rank, metric)
         else:
@@ -207,10 +212,10 @@ class Decomposition(ABC):
         if self.optimal(metric):
             return kernels
         if not sweeps or plain or (self.whitens and metric.separable):
-            return improve(chain, kernels, weight, metric, sweeps)
+            return improve(chain, kernels, weight, metric, sweeps, bounds)
         starts = [kernels, self.group_factorize(weight, spec, rank, FROBENIUS)]
         starts += self.group_search(starts, weight, spec, metric)
-        improved = [improve(chain, start, weight, metric, sweeps) for start in starts]
+        improved = [improve(chain, start, weight, metric, sweeps, bounds) for start in starts]
         return min(improved, key=lambda candidate: error_of(chain, candidate, weight, metric))
 
     def errors(

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from cnncompress.chains.spec import Chain, ConvSpec, Permutation, Rank, Stage
 from cnncompress.decompositions.base import Decomposition, register
-from cnncompress.decompositions.cp import balanced, exact_factors
+from cnncompress.decompositions.cp import exact_factors
+from cnncompress.decompositions.sensitivity import balanced
 from cnncompress.errors import UsageError
 from cnncompress.maths.clustering import balanced_kmeans, nearest_divisor
 from cnncompress.metrics import Metric

@@ -12,16 +12,15 @@ from torch import Tensor
 from cnncompress.chains.spec import Chain, ConvSpec, Rank
 from cnncompress.decompositions.base import SEEDS, Decomposition, refuse_matrix, register
 from cnncompress.decompositions.refine import error_of, refine
+from cnncompress.decompositions.sensitivity import Bounded, Factors, balanced, component_factors, price, sensitivity
 from cnncompress.decompositions.whitening import whiten
 from cnncompress.maths.linalg import gram, leading_eigenvectors
 from cnncompress.metrics import Metric
 
-Factors = tuple[Float[Tensor, "f k"], Float[Tensor, "c k"], Float[Tensor, "p k"]]
-
 # Each update is damped by this share of its normal matrix, which keeps it solvable where components are collinear.
 DAMPING = 1e-9
-# Stop when a sweep lowers the error by less than this share of it.
-TOLERANCE = 1e-5
+# Stop when a sweep lowers what it minimises, a squared error, by less than this share of it.
+TOLERANCE = 2e-5
 # Entries of a weight up to which a second start is made.
 ENTRIES_FOR_TWO_STARTS = 2**15
 # A weight of more entries is wide: sweeps are fewer by this factor, and their products in single precision.
@@ -66,6 +65,10 @@ class CP(Decomposition):
         depthwise = spec.replace(in_channels=K, out_channels=K, groups=K, bias=False)
         return ConvSpec(spec.in_channels, K), depthwise, ConvSpec(K, spec.out_channels, bias=spec.bias)
 
+    def bounds(self, weight: Tensor) -> Bounded:
+        """That on the sensitivity."""
+        return Bounded(weight)
+
     def quick(self) -> CP:
         """At most `QUICK_SWEEPS` sweeps from one start."""
         return CP(**self.settings | {"iterations": min(QUICK_SWEEPS, self.settings["iterations"]), "starts": 1})
@@ -86,8 +89,7 @@ class CP(Decomposition):
         fits = (fit_factors(scaled.flatten(2), K, iterations, seed) for seed in range(first, first + starts))
         candidates = [undo(_kernels(factors, spec)) for factors in fits]
         best = candidates[0] if starts == 1 else min(candidates, key=lambda one: _refitted(chain, one, weight, metric))
-        inputs, taps, output = (kernel.flatten(1) for kernel in best)
-        return _kernels((output, inputs.mT, taps.mT), spec)
+        return _kernels(component_factors(best), spec)
 
     def group_errors(self, weight: Tensor, spec: ConvSpec, ranks: Sequence[Rank], metric: Metric) -> Tensor:
         """As `Decomposition.group_errors`, read off a curve through those of a few ranks.
@@ -104,7 +106,7 @@ class CP(Decomposition):
 
 
 def _refitted(chain: Chain, kernels: list[Tensor], weight: Tensor, metric: Metric) -> float:
-    return error_of(chain, refine(chain, kernels, weight, metric, sweeps=1), weight, metric)
+    return error_of(chain, refine(chain, kernels, weight, metric, 1, Bounded(weight)), weight, metric)
 
 
 def _kernels(factors: Factors, spec: ConvSpec) -> list[Tensor]:
@@ -132,9 +134,10 @@ def exact_factors(tensor: Float[Tensor, "f c p"], rank: int) -> Factors:
 def fit_factors(tensor: Float64[Tensor, "f c p"], rank: int, iterations: int, seed: int = 0) -> Factors:
     """Alternating least squares for `tensor` [F, C, P] ≈ Σ_k A[:, k] ∘ B[:, k] ∘ D[:, k], float64.
 
-    Every sweep starts from the last one's factors moved on by Nesterov's momentum, or from the factors themselves where
-    that raised the error (Mitchell, Ye and De Sterck 2020), so that no sweep raises it. The output factor starts at
-    zero, so that no result is worse than zero. `seed` is that of the columns that start at random.
+    A sweep lowers the squared error and what sensitivity costs beside it (`sensitivity`). It starts from the last one's
+    factors moved on by Nesterov's momentum, or from the factors themselves where that raised the sum (Mitchell, Ye and
+    De Sterck 2020). The output factor starts at zero, so that no result is worse than zero. `seed` is that of the
+    columns that start at random.
     """
     scale = float(torch.linalg.vector_norm(tensor)) or 1.0
     tensor = (tensor / scale).to(torch.float32 if tensor.numel() > WIDE_ENTRIES else tensor.dtype)
@@ -142,39 +145,50 @@ def fit_factors(tensor: Float64[Tensor, "f c p"], rank: int, iterations: int, se
     inputs = _start(tensor.transpose(0, 1).flatten(1), rank, generator)
     taps = _start(tensor.permute(2, 0, 1).flatten(1), rank, generator)
     before = now = torch.zeros(len(tensor), rank, dtype=torch.float64, device=tensor.device), inputs, taps
-    error, momentum = 1.0, 0
+    error, each, momentum = 1.0, price(1.0, rank), 0
     for _ in range(iterations):
-        share = max(0, momentum - 1) / (momentum + 2)
+        share, cost = max(0, momentum - 1) / (momentum + 2), each * error
+        previous = error + cost * _sensitivity(now)
         A, B, D = (n + share * (n - b) for n, b in zip(now, before, strict=True))
-        swept, lower = _sweep(tensor, (A, B, D))
+        swept, lower = _sweep(tensor, (A, B, D), cost)
         momentum += 1
-        if lower > error:
-            momentum, (swept, lower) = 0, _sweep(tensor, now)
-        before, now, previous, error = now, swept, error, lower
-        if previous - error <= TOLERANCE * previous:
+        if lower + cost * _sensitivity(swept) > previous:
+            momentum, (swept, lower) = 0, _sweep(tensor, now, cost)
+        before, now, error = now, swept, lower
+        if previous - error - cost * _sensitivity(now) <= TOLERANCE * previous:
             break
-    return now[0] * scale, now[1], now[2]
+    return balanced((now[0] * scale, now[1], now[2]))
 
 
-def _sweep(tensor: Float[Tensor, "f c p"], factors: Factors) -> tuple[Factors, float]:
-    """Each factor in turn solved for, and the relative error after it.
+def _sensitivity(factors: Factors) -> float:
+    return sensitivity([f.square().sum(0) for f in factors])
+
+
+def _sweep(tensor: Float[Tensor, "f c p"], factors: Factors, cost: float) -> tuple[Factors, float]:
+    """Each factor in turn solved for, where sensitivity has a cost, and the squared error after it, of a unit tensor.
 
     Written as products with one factor at a time: the largest intermediate has max(F, C)·P·K entries, where a
     Khatri-Rao product of both channel modes would have F·C·K (gigabytes at K in the hundreds).
     """
     A, B, D = factors
     (F, C, P), rank, dtype = tensor.shape, A.shape[1], tensor.dtype
+
     inputs_done = (tensor.transpose(1, 2).reshape(F * P, C) @ B.to(dtype)).reshape(F, P, rank)
     BB, DD = B.mT @ B, D.mT @ D
-    A = _update(A, (inputs_done * D.to(dtype)).sum(1), BB * DD)
+    A = _update(A, (inputs_done * D.to(dtype)).sum(1), _normal(BB, DD, cost))
     AA = A.mT @ A
-    D = _update(D, (inputs_done * A.to(dtype)[:, None]).sum(0), AA * BB)
+    D = _update(D, (inputs_done * A.to(dtype)[:, None]).sum(0), _normal(AA, BB, cost))
     DD = D.mT @ D
     outputs_done = (tensor.reshape(F, C * P).mT @ A.to(dtype)).reshape(C, P, rank)
     product = (outputs_done * D.to(dtype)).sum(1).double()
-    B = _update(B, product, AA * DD)
+    B = _update(B, product, _normal(AA, DD, cost))
     fitted = (AA * (B.mT @ B) * DD).sum()
-    return balanced((A, B, D)), max(0.0, float(1 - 2 * (product * B).sum() + fitted)) ** 0.5
+    return balanced((A, B, D)), max(0.0, float(1 - 2 * (product * B).sum() + fitted))
+
+
+def _normal(one: Float64[Tensor, "k k"], other: Float64[Tensor, "k k"], cost: float) -> Float64[Tensor, "k k"]:
+    """The normal matrix of a factor, given the Gram matrices of the two others, with its ridge."""
+    return one * other + (cost * (one.diagonal() + other.diagonal())).diag()
 
 
 def _start(unfolded: Float[Tensor, "n m"], rank: int, generator: torch.Generator) -> Float64[Tensor, "n {rank}"]:
@@ -192,11 +206,3 @@ def _update(
     damping = (DAMPING * normal.diagonal().max()).clamp_min(1e-30)
     damped = normal + damping * torch.eye(len(normal), dtype=normal.dtype, device=normal.device)
     return torch.cholesky_solve((product + damping * factor).mT, torch.linalg.cholesky(damped)).mT
-
-
-def balanced(factors: Factors) -> Factors:
-    """The same sum of outer products with the three norms of every component equal."""
-    norms = [torch.linalg.vector_norm(f, dim=0) for f in factors]
-    target = (norms[0] * norms[1] * norms[2]) ** (1 / 3)
-    A, B, D = (f * (target / n.clamp_min(1e-300)) for f, n in zip(factors, norms, strict=True))
-    return A, B, D

@@ -1,11 +1,13 @@
 """Least squares in the kernels of a chain: each stage is linear in its own kernel, whatever the metric.
 
 `refit_last` solves for the last kernel exactly, `improve_stage` lowers the error in any other by conjugate gradients.
-Neither ever raises the error. Weights are those of one group, [F, C, kh, kw].
+Neither ever raises the error. Weights are those of one group, [F, C, kh, kw]. A `ridge` is what the squares of a
+kernel's entries cost beside the error.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
@@ -13,18 +15,39 @@ from torch import Tensor
 
 from cnncompress.chains.compose import compose, in_double, last_computing
 from cnncompress.chains.spec import Chain
-from cnncompress.maths.linalg import psd_root, solve_psd
+from cnncompress.maths.linalg import mean_eigenvalue, psd_root, solve_psd
 from cnncompress.metrics import Metric
 
 GRADIENT_STEPS = 12  # conjugate gradient steps for one stage in one sweep
 ROWWISE_CHANNELS = 128  # a last stage that takes in more channels is not solved filter by filter
 ROUNDING_SHARE = 1e-24  # share of the squared length of the weight below which an error is rounding
 
+Ridge = Tensor | float  # in a shape that broadcasts to that of the kernel
 
-def refine(chain: Chain, kernels: Sequence[Tensor], weight: Tensor, metric: Metric, sweeps: int) -> list[Tensor]:
+
+class Bounds(ABC):
+    """What keeps kernels small while they are refined."""
+
+    @abstractmethod
+    def ridge(self, kernels: Sequence[Tensor], i: int, error: float) -> Ridge:
+        """That of kernel `i` at a squared error."""
+
+    @abstractmethod
+    def evened(self, kernels: Sequence[Tensor]) -> list[Tensor]:
+        """The kernels with the scale of each component spread evenly over them; they compose to the same."""
+
+
+def refine(
+    chain: Chain,
+    kernels: Sequence[Tensor],
+    weight: Tensor,
+    metric: Metric,
+    sweeps: int,
+    bounds: Bounds | None = None,
+) -> list[Tensor]:
     """Kernels with a lower error: the last stage refitted, and from the second sweep on the other stages too.
 
-    With no sweeps, or nothing to improve, the kernels come back as they are.
+    `bounds` gives the ridge of each step. With no sweeps, or nothing to improve, the kernels come back as they are.
     """
     if sweeps == 0:
         return list(kernels)
@@ -32,12 +55,16 @@ def refine(chain: Chain, kernels: Sequence[Tensor], weight: Tensor, metric: Metr
     weight = weight.double()
     if float((weight - compose(chain, best)).square().sum()) <= ROUNDING_SHARE * float(weight.square().sum()):
         return best
-    best = refit_last(chain, best, weight, metric)
+
+    def ridge(i: int) -> Ridge:
+        return 0.0 if bounds is None else bounds.ridge(best, i, error_of(chain, best, weight, metric))
+
     stages = [i for i, stage in enumerate(chain) if not stage.reorders]
-    for _ in range(sweeps - 1):
-        for i in stages[:-1]:
-            best = improve_stage(chain, best, i, weight, metric)
-        best = refit_last(chain, best, weight, metric)
+    for sweep in range(sweeps):
+        for i in stages[:-1] if sweep else ():
+            best = improve_stage(chain, best, i, weight, metric, ridge(i))
+        best = refit_last(chain, best, weight, metric, ridge(stages[-1]))
+        best = best if bounds is None else bounds.evened(best)
     return best
 
 
@@ -46,7 +73,9 @@ def error_of(chain: Chain, kernels: Sequence[Tensor], weight: Tensor, metric: Me
     return metric.squared_error(weight - compose(chain, kernels))
 
 
-def refit_last(chain: Chain, kernels: Sequence[Tensor], weight: Tensor, metric: Metric) -> list[Tensor]:
+def refit_last(
+    chain: Chain, kernels: Sequence[Tensor], weight: Tensor, metric: Metric, ridge: Ridge = 0.0
+) -> list[Tensor]:
     """The last kernel in closed form, given the stages before it.
 
     Conjugate gradients take over where that is not to be had. With Γ and a grouped last stage, the groups depend on
@@ -60,19 +89,20 @@ def refit_last(chain: Chain, kernels: Sequence[Tensor], weight: Tensor, metric: 
         return list(kernels)
     rowwise = metric.alpha is not None and kernels[last].shape[1] <= ROWWISE_CHANNELS
     if not stage.free_kernel or not (metric.separable or rowwise):
-        return improve_stage(chain, kernels, last, weight, metric)
+        return improve_stage(chain, kernels, last, weight, metric, ridge)
     order = torch.arange(len(weight), device=weight.device)  # original row of each row before the permutations
     for index in reversed(kernels[last + 1 :]):
         order = torch.empty_like(order).index_copy_(0, index, order)
-    before, taps = compose(chain[:last], kernels[:last]), kernels[last].shape[2:]
+    before = compose(chain[:last], kernels[:last])
+    extra = torch.as_tensor(ridge, dtype=torch.float64).expand(kernels[last].shape)[0]  # the same for all filters
     if metric.alpha is not None:
         alpha = metric.alpha.double().reshape(weight.shape)
-        kernel = _solve_rows(before, weight[order], alpha[order].square(), taps, stage.groups)
+        kernel = _solve_rows(before, weight[order], alpha[order].square(), extra, stage.groups)
     else:
-        kernel = _solve_groups(before, weight.flatten(1)[order], taps, stage.groups, metric)
+        kernel = _solve_groups(before, weight.flatten(1)[order], extra, stage.groups, metric)
     candidate = [*kernels[:last], kernel.reshape(kernels[last].shape), *kernels[last + 1 :]]
     if metric.gamma is not None and stage.groups > 1:
-        candidate = improve_stage(chain, candidate, last, weight, metric)
+        candidate = improve_stage(chain, candidate, last, weight, metric, ridge)
     better = error_of(chain, candidate, weight, metric) <= error_of(chain, kernels, weight, metric)
     return candidate if better else list(kernels)
 
@@ -118,22 +148,26 @@ def _times_part(rows: Tensor, part: Tensor, width: int, metric: Metric) -> Tenso
     return spread if metric.sigma is None else metric.sigma.times(spread)
 
 
-def _solve_groups(before: Tensor, target: Tensor, taps: torch.Size, groups: int, metric: Metric) -> Tensor:
-    """Least squares of each group of the last stage, after `before` [M, C, ah, aw]: [F, taps of a group]."""
+def _solve_groups(before: Tensor, target: Tensor, ridge: Tensor, groups: int, metric: Metric) -> Tensor:
+    """Least squares of each group of the last stage, after `before` [M, C, ah, aw]: [F, taps of a group].
+
+    `ridge` [M/g, bh, bw] is that of a filter. With Γ, it counts in what the filters' errors count on average.
+    """
+    level = 1.0 if metric.gamma is None else mean_eigenvalue(metric.gamma)
     solved = []
     for basis, wanted in zip(before.chunk(groups), target.chunk(groups), strict=True):
-        seen, inner = products(basis, taps, metric)
-        solved.append(solve_psd(inner, wanted @ seen.mT))
+        seen, inner = products(basis, ridge.shape[1:], metric)
+        solved.append(solve_psd(inner + (ridge / level).flatten().diag(), wanted @ seen.mT))
     return torch.cat(solved)
 
 
-def _solve_rows(before: Tensor, target: Tensor, weights: Tensor, taps: torch.Size, groups: int) -> Tensor:
+def _solve_rows(before: Tensor, target: Tensor, weights: Tensor, ridge: Tensor, groups: int) -> Tensor:
     """Weighted least squares of each filter of the last stage, [F, M/g, bh, bw], after a kernel [M, C, ah, aw].
 
-    `target` and `weights` are [F, C, kh, kw]. The taps of a filter meet different entries of them.
+    `target` and `weights` are [F, C, kh, kw], `ridge` [M/g, bh, bw]. The taps of a filter meet different entries.
     """
     F, C = target.shape[:2]
-    (ah, aw), (bh, bw) = before.shape[2:], taps
+    (ah, aw), (bh, bw) = before.shape[2:], ridge.shape[1:]
     bases = before.flatten(1).chunk(groups)
     solved = before.new_empty(F, len(bases[0]), bh, bw)
     target, weights = (t.reshape(F, C, bh, ah, bw, aw) for t in (target, weights))
@@ -143,11 +177,13 @@ def _solve_rows(before: Tensor, target: Tensor, weights: Tensor, taps: torch.Siz
             for x in range(bw):
                 scaled = basis * weights[f, :, y, :, x].flatten()
                 right = (scaled @ target[f, :, y, :, x].flatten())[None]
-                solved[f, :, y, x] = solve_psd(scaled @ basis.mT, right)[0]
+                solved[f, :, y, x] = solve_psd(scaled @ basis.mT + ridge[:, y, x].diag(), right)[0]
     return solved
 
 
-def improve_stage(chain: Chain, kernels: Sequence[Tensor], i: int, weight: Tensor, metric: Metric) -> list[Tensor]:
+def improve_stage(
+    chain: Chain, kernels: Sequence[Tensor], i: int, weight: Tensor, metric: Metric, ridge: Ridge = 0.0
+) -> list[Tensor]:
     """A kernel of stage `i` with a lower error, by conjugate gradients from the present one."""
     kernels = list(kernels)
 
@@ -161,19 +197,19 @@ def improve_stage(chain: Chain, kernels: Sequence[Tensor], i: int, weight: Tenso
         return gradient
 
     x = kernels[i]
-    residual = adjoint(metric.apply(weight.flatten(1) - dense(x)))
+    residual = adjoint(metric.apply(weight.flatten(1) - dense(x))) - ridge * x
     direction, size = residual, float(residual.square().sum())
     start = size
     for _ in range(GRADIENT_STEPS):
         if size <= 1e-20 * start or size == 0:
             break
         image = dense(direction)
-        curvature = float((image * metric.apply(image)).sum())
+        curvature = float((image * metric.apply(image)).sum() + (ridge * direction.square()).sum())
         if curvature <= 0:
             break
         step = size / curvature
         x = x + step * direction
-        residual = residual - step * adjoint(metric.apply(image))
+        residual = residual - step * (adjoint(metric.apply(image)) + ridge * direction)
         previous, size = size, float(residual.square().sum())
         direction = residual + size / previous * direction
     candidate = [*kernels[:i], x, *kernels[i + 1 :]]

@@ -55,13 +55,18 @@ def form_root(metric: Metric, F: int, n: int) -> np.ndarray:
     return np.kron(root(gamma), root(sigma))
 
 
-def least_error(chain, kernels, i: int, weight, metric) -> float:
-    """The smallest squared error over kernel `i`, by numpy on the explicit matrix of this linear problem."""
+def linear_problem(chain, kernels, i: int, weight, metric) -> tuple[np.ndarray, np.ndarray]:
+    """M, b with ‖M · vec(kernel i) - b‖² the metric's squared error."""
     columns = []
     for entry in torch.eye(kernels[i].numel(), dtype=torch.float64):
         columns.append(compose(chain, [*kernels[:i], entry.reshape(kernels[i].shape), *kernels[i + 1 :]]).flatten())
     Q = form_root(metric, len(weight), weight[0].numel())
-    design, target = Q @ torch.stack(columns, dim=1).numpy(), Q @ weight.flatten().numpy()
+    return Q @ torch.stack(columns, dim=1).numpy(), Q @ weight.flatten().numpy()
+
+
+def least_error(chain, kernels, i: int, weight, metric) -> float:
+    """The smallest squared error over kernel `i`."""
+    design, target = linear_problem(chain, kernels, i, weight, metric)
     solution = np.linalg.lstsq(design, target, rcond=None)[0]
     return float(np.sum((design @ solution - target) ** 2))
 
@@ -101,6 +106,29 @@ def test_sweeps_never_raise_the_error_and_no_sweep_changes_nothing(name, metric)
     errors = [error_of(chain, refine(chain, kernels, weight, form, n), weight, form) for n in range(5)]
     assert never_rises(errors)
     assert errors[4] < errors[1] < errors[0]
+
+
+@pytest.mark.parametrize("metric", REGISTRY)
+@pytest.mark.parametrize("name", CHAINS)
+def test_a_ridge_is_paid_beside_the_error(monkeypatch, name, metric):
+    """The sum of both is that of numpy on the stacked problem; the closed form weighs filters as Γ does."""
+    monkeypatch.setattr(refine_module, "GRADIENT_STEPS", 300)
+    chain, kernels, weight, form = setting(name, metric)
+    stages = [i for i, s in enumerate(chain) if isinstance(s, ConvSpec)]
+    for i in stages:
+        ridge = 0.1 * randn(*kernels[i].shape[1:], seed=5).square().expand(kernels[i].shape)
+        paid = np.diag(ridge.sqrt().flatten().numpy())
+        found = improve_stage(chain, kernels, i, weight, form, ridge)
+        if i == stages[-1] and not (form.gamma is not None and chain[i].groups > 1):
+            found = refit_last(chain, kernels, weight, form, ridge)
+            if form.gamma is not None:
+                gamma = form.gamma.numpy()
+                paid = np.kron(root(gamma / gamma.diagonal().mean()), np.diag(ridge[0].sqrt().flatten().numpy()))
+        design, target = linear_problem(chain, kernels, i, weight, form)
+        design, target = np.vstack([design, paid]), np.append(target, np.zeros(len(paid)))
+        solution = np.linalg.lstsq(design, target, rcond=None)[0]
+        cost = error_of(chain, found, weight, form) + float(np.sum((paid @ found[i].flatten().numpy()) ** 2))
+        assert cost == pytest.approx(float(np.sum((design @ solution - target) ** 2)), rel=1e-7)
 
 
 @pytest.mark.parametrize("metric", ["frobenius", "data-covariance", "kronecker"])
