@@ -51,11 +51,6 @@ def refit(problem: Problem, inputs: Int64[Tensor, " m"]) -> Float64[Tensor, "f m
     return solve_psd(problem.moment[inputs][:, inputs], right)
 
 
-def inputs_of(kept: Int64[Tensor, " k"], each: int) -> Int64[Tensor, " m"]:
-    """The inputs of some channels of `each` inputs, m = k · each."""
-    return (kept[:, None] * each + torch.arange(each)).flatten()
-
-
 class _State:
     """A problem without the channels that were taken out: the inverse of what is left of Σ, and the weights refitted.
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from cnncompress.chains.plan import Narrowed, Plan
 from cnncompress.errors import UnsupportedLayerError
-from cnncompress.maths.elimination import inputs_of
+from cnncompress.maths.channels import inputs_of
 from cnncompress.network.channels import Group
 from cnncompress.network.copying import clone
 from cnncompress.network.costs import Profile

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from cnncompress.chains.plan import Plan
 from cnncompress.chains.spec import ConvSpec
 from cnncompress.errors import UnsupportedLayerError, UsageError
-from cnncompress.maths.elimination import Problem, eliminate, inputs_of, refit
+from cnncompress.maths.channels import inputs_of
+from cnncompress.maths.elimination import Problem, eliminate, refit
 from cnncompress.metrics import Metric, get_metric, layer_metrics, relative_error
 from cnncompress.metrics.statistics import LayerStatistics
 from cnncompress.network.channels import Group, channel_groups

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from cnncompress.chains.plan import Narrowed, Plan
 from cnncompress.chains.spec import Call
 from cnncompress.errors import CompressError
-from cnncompress.maths.elimination import inputs_of
+from cnncompress.maths.channels import inputs_of
 from cnncompress.network.channels import Channels, Group, channel_groups
 from cnncompress.network.copying import clone
 from cnncompress.network.graph import trace_graph

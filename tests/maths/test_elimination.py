@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from cnncompress.maths.elimination import Problem, eliminate, inputs_of, refit
+from cnncompress.maths.channels import inputs_of
+from cnncompress.maths.elimination import Problem, eliminate, refit
 
 
 def problem(filters: int, channels: int, each: int, seed: int, samples: int = 400) -> tuple[Problem, torch.Tensor]:
