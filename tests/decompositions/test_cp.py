@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import tensorly as tl
@@ -90,7 +91,7 @@ def test_refuses_what_has_no_spatial_extent():
 
 
 CHILD = """
-import resource, torch
+import torch
 from cnncompress.decompositions import get_method
 from cnncompress.chains.spec import ConvSpec
 torch.set_num_threads(2)
@@ -100,11 +101,13 @@ for rank in (8, 1152):
     kernels = method.factorize(weight, spec, (rank,))
 full = method.factorize(weight, spec, method.full_rank(spec))
 assert all(torch.isfinite(k).all() for k in kernels)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+# not getrusage, in which the peak of the process that started this one counts too
+print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
 """
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the system does not tell the peak of a process")
 def test_memory_of_a_wide_layer():
     """512×512×3×3 at rank 8, at a quarter of its full rank and at full rank: the whole process stays under 2 GB."""
     done = subprocess.run([sys.executable, "-c", CHILD], capture_output=True, text=True, check=True, timeout=300)
