@@ -2,7 +2,9 @@
 
 import logging
 import re
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -114,6 +116,15 @@ def test_bars_are_hidden_when_quiet_and_without_a_terminal(monkeypatch, capsys):
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (59.9, "0:59"), (60, "1:00"), (3723, "1:02:03")])
 def test_clock(seconds, text):
     assert clock(seconds) == text
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the system does not tell the peak of a process")
+def test_peak_memory_is_that_of_the_process_alone():
+    """Not that of a large process which starts it: 400 MB here, beside which the child is small."""
+    child = "from cnncompress.terminal.console import peak_memory; print(peak_memory())"
+    parent = f"import subprocess, sys; held = b'1' * (400 * 2**20); subprocess.run([sys.executable, '-c', {child!r}])"
+    done = subprocess.run([sys.executable, "-c", parent], capture_output=True, text=True, check=True)
+    assert 0 < float(re.search(r"peak memory ([\d.]+) GiB", done.stdout)[1]) < 0.3
 
 
 def test_peak_memory_is_left_out_where_the_system_does_not_tell(monkeypatch):
