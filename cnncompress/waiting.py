@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import MutableMapping
-from pathlib import Path
+
+from cnncompress.processor import maker
 
 KEYS = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
-CPUINFO = Path("/proc/cpuinfo")  # on Linux, where PyTorch comes with GNU's OpenMP
 # About 50 microseconds: a turn of the loop is one pause, of about 140 cycles on Intel's processors since Skylake and
 # about half as many on AMD's.
 TURNS_ON_INTEL = 1000
@@ -21,18 +21,9 @@ def set_waiting(environment: MutableMapping[str, str]) -> None:
     takes up to three times as long.
     """
     if not any(key in environment for key in KEYS):
-        environment["GOMP_SPINCOUNT"] = str(turns(_cpuinfo()))
+        environment["GOMP_SPINCOUNT"] = str(turns(maker()))
 
 
-def turns(cpuinfo: str) -> int:
-    """Turns of the busy loop that take about 50 microseconds on the processor that `/proc/cpuinfo` tells about."""
-    return TURNS_ON_INTEL if "GenuineIntel" in cpuinfo else TURNS
-
-
-def _cpuinfo() -> str:
-    """The first processor's lines, "" where the system has none."""
-    try:
-        with CPUINFO.open(errors="replace") as file:
-            return file.read(1000)
-    except OSError:
-        return ""
+def turns(maker: str) -> int:
+    """Turns of the busy loop that take about 50 microseconds on the processors of a maker, named as they name it."""
+    return TURNS_ON_INTEL if maker == "GenuineIntel" else TURNS

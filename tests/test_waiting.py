@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from cnncompress import waiting
-from cnncompress.waiting import KEYS, turns
+from cnncompress import processor, waiting
+from cnncompress.waiting import KEYS
 
 CHILD = f"import os, cnncompress; print(*(os.environ.get(key, '-') for key in {KEYS}))"
 
@@ -34,20 +34,32 @@ def test_threads_wait_for_a_moment_where_nobody_has_said_how_long():
     assert int(spins) in (waiting.TURNS, waiting.TURNS_ON_INTEL)
 
 
+@pytest.fixture
+def cpuinfo(monkeypatch, tmp_path):
+    """A file in the place of the system's."""
+    monkeypatch.setattr(processor, "CPUINFO", tmp_path / "cpuinfo")
+    processor._first.cache_clear()
+    yield tmp_path / "cpuinfo"
+    processor._first.cache_clear()
+
+
 @pytest.mark.parametrize(
-    ("cpuinfo", "expected"),
+    ("told", "expected"),
     [
-        ("processor\t: 0\nvendor_id\t: GenuineIntel\n", 1000),
-        ("processor\t: 0\nvendor_id\t: AuthenticAMD\n", 2000),
-        ("", 2000),
+        ("processor\t: 0\nvendor_id\t: GenuineIntel\n", "1000"),
+        ("processor\t: 0\nvendor_id\t: AuthenticAMD\n\nprocessor\t: 1\nvendor_id\t: GenuineIntel\n", "2000"),
+        ("", "2000"),
     ],
 )
-def test_the_moment_is_as_long_on_either_processor(cpuinfo, expected):
-    assert turns(cpuinfo) == expected
+def test_the_moment_is_as_long_on_either_processor(cpuinfo, told, expected):
+    cpuinfo.write_text(told)
+    environment: dict[str, str] = {}
+    waiting.set_waiting(environment)
+    assert environment == {"GOMP_SPINCOUNT": expected}
 
 
-def test_a_system_without_cpuinfo_is_no_fault(monkeypatch, tmp_path):
-    monkeypatch.setattr(waiting, "CPUINFO", tmp_path / "missing")
+def test_a_system_without_cpuinfo_is_no_fault(cpuinfo):
     environment: dict[str, str] = {}
     waiting.set_waiting(environment)
     assert environment == {"GOMP_SPINCOUNT": "2000"}
+    assert processor.features() == frozenset()

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from cnncompress import processor
 from cnncompress.errors import CompressError, UsageError
-from cnncompress.latency import processor
 from cnncompress.latency.runtimes import Runtime, check_available, get_runtime
 from cnncompress.latency.setting import PRECISIONS, TimingSetting
 from cnncompress.network.device import resolve_device

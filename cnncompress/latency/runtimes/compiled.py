@@ -9,9 +9,9 @@ from functools import partial
 from types import FunctionType
 from typing import TYPE_CHECKING
 
-from cnncompress.latency.processor import features
 from cnncompress.latency.runtimes.base import NO_BF16, LayerClock, register
 from cnncompress.latency.runtimes.eager import Torch, placed
+from cnncompress.processor import features
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -1,0 +1,41 @@
+"""What Linux tells of the processor. Imports no torch."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+CPUINFO = Path("/proc/cpuinfo")
+
+
+def name() -> str:
+    """The model, as its maker calls it where the system tells."""
+    import platform
+
+    return _first().get("model name", "") or platform.processor() or platform.machine()
+
+
+def maker() -> str:
+    """The word that its maker has for itself, "" where the system does not tell."""
+    return _first().get("vendor_id", "")
+
+
+def features() -> frozenset[str]:
+    """Its extensions by Linux's names; none where the system does not tell."""
+    return frozenset(word for key in ("flags", "Features") for word in _first().get(key, "").split())
+
+
+@cache
+def _first() -> dict[str, str]:
+    """What is said of the first processor; the lines of many would take long to make."""
+    found: dict[str, str] = {}
+    try:
+        with CPUINFO.open(encoding="utf-8", errors="replace") as file:
+            for line in file:
+                key, colon, value = line.partition(":")
+                if not colon:
+                    break
+                found[key.strip()] = value.strip()
+    except OSError:
+        pass
+    return found
