@@ -45,6 +45,11 @@ def read(program: bytes) -> Model:
         raise CompressError(f"OpenVINO cannot read this network: {_reason(str(error))}") from error
 
 
+def read_files(xml: Path, weights: Path) -> Model:
+    """The model of a pair of files that `write` made."""
+    return core().read_model(xml, weights)
+
+
 def _reason(message: str) -> str:
     """The first line of a message that tells more than where in OpenVINO's sources it comes from."""
     lines = [line.strip() for line in message.splitlines()]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +27,9 @@ from cnncompress.network.onnx import (
 )
 from cnncompress.network.openvino import missing_openvino
 from cnncompress.network.run import forward, inference, logits, same_outputs
+
+if TYPE_CHECKING:
+    from openvino import Model
 
 Runner = Callable[[Tensor], Tensor]
 
@@ -72,10 +76,7 @@ def export_onnx(
     `force` only. `opset` is the version of the operator set, by default the exporter's. CompressError where a package
     is missing, the exporter fails, or the outputs differ; then nothing is left behind.
     """
-    if missing := missing_package():
-        raise CompressError(missing)
-    check_dtype(example)
-    check_size(model)
+    _check_onnx(missing_package(), model, example)
 
     def write(net: nn.Module, inputs: Tensor, file: Path, *_: Path) -> Runner:
         program = to_onnx(net, inputs, opset)
@@ -97,16 +98,13 @@ def export_openvino(
 
     `path` ends in .xml. The arguments and errors are those of `export_onnx`, through whose program it goes.
     """
-    if missing := missing_openvino():
-        raise CompressError(missing)
     if Path(path).suffix != ".xml":
         raise UsageError(f"OpenVINO reads no {Path(path).name}: give a name that ends in .xml")
-    check_dtype(example)
-    check_size(model)
+    _check_onnx(missing_openvino(), model, example)
 
     def write(net: nn.Module, inputs: Tensor, file: Path, weights: Path) -> Runner:
         openvino.write(openvino.read(to_onnx(net, inputs, opset).model_proto.SerializeToString()), file, weights)
-        return openvino_runner(file, weights)
+        return openvino_runner(openvino.read_files(file, weights))
 
     return export_checked(Output("OpenVINO", path, force, ".bin"), model, example, tolerance, write)
 
@@ -134,13 +132,16 @@ EXPORTERS: dict[str, Callable[..., ExportReport]] = {
 ENDINGS = {"onnx": "onnx", "pt2": "pt2", "openvino": "xml"}  # of the files
 
 
-def check_dtype(example: Tensor) -> None:
-    """CompressError for inputs that runtimes of ONNX programs have no arithmetic for."""
+def _check_onnx(missing: str, model: nn.Module, example: Tensor) -> None:
+    """CompressError where a package is `missing`, and for what cannot become an ONNX program or be run as one."""
+    if missing:
+        raise CompressError(missing)
     if example.dtype not in (torch.float32, torch.float16):
         kind = str(example.dtype).removeprefix("torch.")
         raise CompressError(
             f"ONNX Runtime computes in float32 and float16 on a CPU, not in {kind}; export to pt2 instead"
         )
+    check_size(model)
 
 
 def onnx_runner(program: bytes | Path) -> Runner:
@@ -149,9 +150,9 @@ def onnx_runner(program: bytes | Path) -> Runner:
     return lambda x: torch.from_numpy(session.run(None, {session.get_inputs()[0].name: x.numpy()})[0])
 
 
-def openvino_runner(xml: Path, weights: Path) -> Runner:
-    """The forward pass of a pair of files in OpenVINO."""
-    request = openvino.request(openvino.core().read_model(xml, weights))
+def openvino_runner(model: Model) -> Runner:
+    """The forward pass of a model in OpenVINO."""
+    request = openvino.request(model)
     return lambda x: torch.from_numpy(request.infer([x.numpy()])[0].copy())
 
 
@@ -193,13 +194,23 @@ def export_checked(
         with foreign(kind, "run the export of"):
             outputs = [run(x) for x in batches]
         absolute, relative = compare(expected, outputs)
-        if not relative <= tolerance:
-            raise CompressError(
-                f"the {kind} file was not written to {output.path}: its outputs differ from the network's by "
-                f"{relative:.1e} of their scale, more than {tolerance:.1e}"
-            )
-        size = sum(file.stat().st_size for file in files)
-    return ExportReport(target, absolute, relative, tolerance, size)
+        return checked(output, target, files, "network", (absolute, relative, tolerance))
+
+
+def checked(
+    output: Output, target: Path, files: Sequence[Path], whose: str, differences: tuple[float, float, float]
+) -> ExportReport:
+    """The report on `files` that are to be the output at `target`; CompressError where outputs differ too much.
+
+    `differences` from the outputs of `whose` these are: the absolute one, the relative one, and what that may be.
+    """
+    absolute, relative, tolerance = differences
+    if not relative <= tolerance:
+        raise CompressError(
+            f"the {output.kind} file was not written to {output.path}: its outputs differ from the {whose}'s by "
+            f"{relative:.1e} of their scale, more than {tolerance:.1e}"
+        )
+    return ExportReport(target, absolute, relative, tolerance, sum(file.stat().st_size for file in files))
 
 
 def random_batch(example: Tensor, size: int) -> Tensor:

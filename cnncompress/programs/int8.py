@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from cnncompress.errors import CompressError, UsageError
@@ -21,6 +20,7 @@ from cnncompress.programs.export import (
     ExportReport,
     Output,
     Runner,
+    checked,
     compare,
     onnx_runner,
     openvino_runner,
@@ -53,13 +53,12 @@ def _write_onnx(program: bytes, file: Path) -> Runner:
 
 
 def _run_openvino(program: bytes) -> Runner:
-    request = openvino.request(openvino.read(program))
-    return lambda x: torch.from_numpy(request.infer([x.numpy()])[0].copy())
+    return openvino_runner(openvino.read(program))
 
 
 def _write_openvino(program: bytes, file: Path, weights: Path) -> Runner:
     openvino.write(openvino.read(program), file, weights)
-    return openvino_runner(file, weights)
+    return openvino_runner(openvino.read_files(file, weights))
 
 
 TARGETS = {
@@ -118,14 +117,9 @@ def write_int8(program: bytes, example: Tensor, format: str, path: Path, force: 
     target = TARGETS[format]
     example = example.float()
     batches = [example, random_batch(example, len(example) + 1)]
-    with publishing(Output(target.kind, path, force, target.second)) as files:
+    output = Output(target.kind, path, force, target.second)
+    with publishing(output) as files:
         with foreign(target.kind, "run the export of"):
             before, after = target.run(program), target.write(program, *files)
             absolute, relative = compare([before(x) for x in batches], [after(x) for x in batches])
-        if not relative <= TOLERANCE:
-            raise CompressError(
-                f"the {target.kind} file was not written to {path}: its outputs differ from the quantised network's "
-                f"by {relative:.1e} of their scale, more than {TOLERANCE:.1e}"
-            )
-        size = sum(file.stat().st_size for file in files)
-    return ExportReport(path, absolute, relative, TOLERANCE, size)
+        return checked(output, path, files, "quantised network", (absolute, relative, TOLERANCE))
