@@ -17,6 +17,7 @@ from typing import Any, NoReturn, cast
 import yaml
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
+from cnncompress.errors import UsageError
 from cnncompress.files.regular import kind_of, open_regular
 from cnncompress.text import first_line, plain, quote
 
@@ -48,6 +49,16 @@ def read_json(path: str | Path, schema: Any = None) -> dict[str, Any]:
     if schema is not None:
         check(schema, values)
     return values
+
+
+def read_given(path: Path, schema: Any, what: str, like: str) -> dict[str, Any]:
+    """As `read_json`, for a file that the user names: UsageError where it is not a `what`, as `like` tells."""
+    try:
+        return read_json(path, schema)
+    except OSError as error:
+        raise UsageError(f"cannot read the {what} {path}: {error.strerror}") from None
+    except MalformedError as error:
+        raise UsageError(f"{path} is not a {what}, as {like}: it {error}") from None
 
 
 def read_text(path: str | Path, limit: int) -> str:

@@ -31,14 +31,17 @@ EXPECTED = (10, 0.4)  # so many chains take so many seconds, as far as is known 
 class LatencyTable:
     """Times of layers and chains in one setting. Each chain is measured in turns with the layer it would replace.
 
-    `cache` is the folder where times are kept, None for none. What is damaged there is measured again. The layers were
-    `seen` within the network where their share of its time is known.
+    `cache` is the folder where times are kept, None for none. What is damaged there is measured again. `where` says
+    what the times depend on, None for this machine. The layers were `seen` within the network where their share of its
+    time is known.
     """
 
-    def __init__(self, setting: TimingSetting, cache: Path | str | None = "") -> None:
+    def __init__(
+        self, setting: TimingSetting, cache: Path | str | None = "", where: Mapping[str, Any] | None = None
+    ) -> None:
         self.setting = setting
         self._cache = cache_folder() if cache == "" else Path(cache) if cache is not None else None
-        self.identity = identity(setting)
+        self.identity = identity(setting) if where is None else dict(where)
         self.stores: dict[Shape, Store] = {}
         self._curves: dict[Any, Curves] = {}
         self.factor = 1.0

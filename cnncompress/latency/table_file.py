@@ -16,7 +16,7 @@ from cnncompress.chains.plan_json import stage_from_json, stage_to_json
 from cnncompress.chains.spec import Chain, ConvSpec, Pair, Rank
 from cnncompress.chains.stages.convolution import Convolution
 from cnncompress.errors import UsageError
-from cnncompress.files.reading import MalformedError, Schema, read_json
+from cnncompress.files.reading import Schema, read_given
 from cnncompress.files.schemas import Count, Extents, Name, Text
 from cnncompress.latency.chains import Job
 from cnncompress.latency.curves import Curves, padded_jobs
@@ -75,11 +75,9 @@ class StoredTable(LatencyTable):
     """Times from a file; what is missing is not measured, but refused."""
 
     def __init__(self, path: Path, values: dict[str, Any]) -> None:
-        self.path, self.setting = path, TimingSetting(**{key: values[key] for key in SETTING})
-        self.identity = {key: values[key] for key in (*SETTING, "version", "machine")}
-        self._cache = None
-        self.stores, self._curves = {}, {}
-        self.factor, self.seen = values["factor"], True
+        where = {key: values[key] for key in (*SETTING, "version", "machine")}
+        super().__init__(TimingSetting(**{key: values[key] for key in SETTING}), None, where)
+        self.path, self.factor = path, values["factor"]
         for one in values["layers"]:
             spec = stage_from_json(one["layer"])
             assert isinstance(spec, ConvSpec)
@@ -132,10 +130,5 @@ def table_text(measured: Measured) -> str:
 
 def read_table(path: Path) -> Measured:
     """The table in a file; UsageError in one line for anything else."""
-    try:
-        values = read_json(path, TableFile)
-    except OSError as error:
-        raise UsageError(f"cannot read the table of times {path}: {error.strerror}") from None
-    except MalformedError as error:
-        raise UsageError(f"{path} is not a table of times, as `profile --latency-table` writes: it {error}") from None
+    values = read_given(path, TableFile, "table of times", "`profile --latency-table` writes")
     return Measured(StoredTable(path, values), values["network"], values["original_ms"], values["reference_ms"])

@@ -15,7 +15,7 @@ from cnncompress.latency.setting import TimingSetting
 from cnncompress.network.memory_format import to_memory_format
 from cnncompress.pipeline.formats import fastest, in_formats
 from cnncompress.pipeline.notes import Note, notes
-from cnncompress.pipeline.timing import TimedFormats, latency_model
+from cnncompress.pipeline.timing import TimedFormats, latencies_of, latency_model
 from cnncompress.planning import Candidates, Planner, with_random_chains
 from cnncompress.planning.whole import ROUNDS
 from cnncompress.terminal.console import Steps
@@ -82,9 +82,9 @@ class Guard:
         small = with_random_chains(subject.network, plan)
         smalls = {asked: to_memory_format(small, asked)} if asked else in_formats(small, subject.example, self.setting)
         named = {"original": self.originals, "planned": smalls}
-        together = {f"{what}, {layout}": m for what, by in named.items() for layout, m in by.items()}
-        times = latency(together, subject.example, self.setting, ROUNDS, quickly=True)
-        before, after = ({layout: times[f"{what}, {layout}"] for layout in by} for what, by in named.items())
+        before, after = latencies_of(
+            named, lambda together: latency(together, subject.example, self.setting, ROUNDS, quickly=True)
+        )
         best = min(after, key=lambda layout: after[layout].p10)
         return TimedFormats(self.originals, before), after[best].p10 / before[fastest(before)].p10, best
 

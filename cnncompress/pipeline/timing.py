@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -137,7 +137,13 @@ def _beside(
 ) -> tuple[dict[str, Latency], dict[str, Latency]]:
     """Latency of an original in all memory formats that it runs in, and of a compressed network, all in turns."""
     named = {"original": in_formats(original, example, setting), "compressed": models}
-    together = {f"{what}, {name}": m for what, by in named.items() for name, m in by.items()}
-    times = latency(together, example, setting)
-    originals, compressed = ({name: times[f"{what}, {name}"] for name in by} for what, by in named.items())
+    originals, compressed = latencies_of(named, lambda together: latency(together, example, setting))
     return originals, compressed
+
+
+def latencies_of(
+    named: Mapping[str, Mapping[str, nn.Module]], measure: Callable[[Mapping[str, nn.Module]], Mapping[str, Latency]]
+) -> list[dict[str, Latency]]:
+    """The latencies of several networks by their memory formats; `measure` times all of them in turns."""
+    times = measure({f"{what}, {layout}": m for what, by in named.items() for layout, m in by.items()})
+    return [{layout: times[f"{what}, {layout}"] for layout in by} for what, by in named.items()]

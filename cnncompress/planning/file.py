@@ -14,7 +14,7 @@ from cnncompress.chains.plan_schema import PlanFile
 from cnncompress.chains.spec import Call, ConvSpec
 from cnncompress.decompositions import get_method
 from cnncompress.errors import CompressError, UsageError, nearest
-from cnncompress.files.reading import MalformedError, read_json
+from cnncompress.files.reading import read_given
 from cnncompress.metrics import get_metric
 from cnncompress.names.metrics import DEFAULT
 from cnncompress.planning.rules import Choice, Kept, plan_layer
@@ -29,12 +29,7 @@ def read_plan(
     Method, options and rank of each layer count; stages and costs follow from them and are not read. `reasons` tells
     which layers may not change, `corrected` gives every chain a bias, `metric` takes the place of the file's.
     """
-    try:
-        values = read_json(path, PlanFile)
-    except OSError as error:
-        raise UsageError(f"cannot read the plan {path}: {error.strerror}") from None
-    except MalformedError as error:
-        raise UsageError(f"{path} is not a plan, as a run's plan.json is: it {error}") from None
+    values = read_given(path, PlanFile, "plan", "a run's plan.json is")
     layers, kept = values["layers"], values.get("kept", {})
     metric = metric or values.get("metric", DEFAULT)
     centred = corrected or get_metric(metric).centred
