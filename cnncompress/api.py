@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from cnncompress.chains.plan import Budget
-from cnncompress.config import DEFAULT_BUDGET, DecomposeSettings, ModelSettings, TuneSettings
+from cnncompress.config import DEFAULT_BUDGET, DecomposeSettings, ExploreSettings, ModelSettings, TuneSettings
 from cnncompress.errors import UsageError, nearest
 from cnncompress.files.place import resolve
 from cnncompress.finetuning import FinetuneResult, FinetuneSettings
@@ -32,6 +32,7 @@ from cnncompress.network.provenance import provenance
 from cnncompress.pipeline.asked import (
     Aim,
     FitAsked,
+    GridAsked,
     ImagesAsked,
     Job,
     LayersAsked,
@@ -40,6 +41,7 @@ from cnncompress.pipeline.asked import (
     TrainingAsked,
 )
 from cnncompress.pipeline.decompose import Decomposed, decompose_network
+from cnncompress.pipeline.explore import Explored, explore_network
 from cnncompress.pipeline.export import export_of_run
 from cnncompress.pipeline.finetune import Tuned, train_run
 from cnncompress.pipeline.inspect import Inspected, inspect_network
@@ -199,7 +201,7 @@ def job_of(settings: DecomposeSettings) -> Job:
         settings.seed,
         settings.assumes_metric,
     )
-    place = Place(settings.out, settings.force, settings.dry_run, settings.keep_statistics)
+    place = Place(settings.out, settings.force, settings.dry_run, settings.keep_statistics, settings.statistics)
     return Job(
         _network(settings),
         _images(settings),
@@ -212,6 +214,14 @@ def job_of(settings: DecomposeSettings) -> Job:
         memory_format=settings.memory_format or "",
         place=place,
     )
+
+
+def run_explore(settings: ExploreSettings, command: Sequence[str]) -> Explored:
+    """`cnncompress explore`: plan within many budgets, measure a few; `command` with a budget makes each network."""
+    job = job_of(settings.resolved())
+    asked = GridAsked(settings.budgets, settings.measure, settings.out, settings.force)
+    place = Place(dry_run=True, statistics=settings.statistics or settings.out)
+    return explore_network(dataclasses.replace(job, place=place), asked, command)
 
 
 def run_finetune(settings: TuneSettings, command: Sequence[str]) -> Tuned | None:
@@ -284,6 +294,7 @@ def _images(settings: ModelSettings) -> ImagesAsked:
 __all__ = [
     "Compressed",
     "Decomposed",
+    "Explored",
     "Int8Asked",
     "Int8Measured",
     "Latency",
@@ -300,6 +311,7 @@ __all__ = [
     "report",
     "run_decompose",
     "run_evaluate",
+    "run_explore",
     "run_export",
     "run_finetune",
     "run_inspect",

@@ -7,6 +7,7 @@ import pytest
 from cnncompress.api import run_decompose
 from cnncompress.chains.plan import Budget
 from cnncompress.config import DecomposeSettings, TuneSettings, merge, parse_arguments, validate
+from cnncompress.config.parsing import parse_budgets
 from cnncompress.errors import UsageError
 
 LEVEL = ", ".join(["*a{}"] * 9)
@@ -231,3 +232,23 @@ def test_arguments_of_a_network_in_a_config(tmp_path):
     path.write_text("model: timm:resnet18\nmodel_arg: {width: 8, names: [a, b], rate: 1e-3}\n")
     assert merge(DecomposeSettings, path, {}).model_arg == {"width": 8, "names": ["a", "b"], "rate": 0.001}
     assert merge(DecomposeSettings, path, {"model_arg": ("width=9",)}).model_arg == {"width": 9}
+
+
+@pytest.mark.parametrize(
+    ("text", "shares"),
+    [("macs=0.3,0.5", [0.3, 0.5]), ("params=0.2:0.8:3", [0.2, 0.5, 0.8]), ("macs=0.5,0.5", [0.5])],
+)
+def test_grids_of_budgets(text, shares):
+    found = parse_budgets(text)
+    assert [next(iter(budget.shares.values())) for budget in found] == pytest.approx(shares)
+
+
+@pytest.mark.parametrize("text", ["time=0.5", "macs=", "macs=0:1", "macs=0.1:0.5:1", "macs=2", "macs=0.1:0.5:1000"])
+def test_grids_that_make_no_sense(text):
+    with pytest.raises(ValueError, match="macs"):
+        parse_budgets(text)
+
+
+def test_a_cost_alone_is_a_grid_and_several_come_after_each_other():
+    assert len(parse_budgets("macs")) == 12
+    assert [str(budget) for budget in parse_budgets(["macs=0.5", "latency=0.9"])] == ["macs=0.5", "latency=0.9"]

@@ -78,6 +78,8 @@ def test_python_runs_as_it_stands(document, tmp_path, monkeypatch):
         (schemas.Row, "## A report"),
         (schemas.LayerRow, "## A report"),
         (schemas.Latency, "## A report"),
+        (schemas.Explored, "## An exploration"),
+        (schemas.ExploredPoint, "## An exploration"),
         (TableFile, "## Other files"),
         (LayerTimes, "## Other files"),
     ],

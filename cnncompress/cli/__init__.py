@@ -21,11 +21,13 @@ from cnncompress.errors import CompressError, UsageError, is_out_of_memory, near
 from cnncompress.terminal.stops import stop_signals
 from cnncompress.text import first_line, plain
 
-COMMANDS = ("decompose", "finetune", "report", "evaluate", "profile", "inspect", "export", "methods")
+COMMANDS = ("explore", "decompose", "finetune", "report", "evaluate", "profile", "inspect", "export", "methods")
 OTHER_NAMES = {
     "compress": "decompose",
     "factorize": "decompose",
     "prune": "decompose",
+    "sweep": "explore",
+    "search": "explore",
     "train": "finetune",
     "fine-tune": "finetune",
     "eval": "evaluate",

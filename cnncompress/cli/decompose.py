@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from cnncompress.cli import frame, options
+from cnncompress.cli import frame, options, planning
 from cnncompress.names import metrics
 from cnncompress.terminal import console
 
@@ -23,11 +23,6 @@ from cnncompress.terminal import console
 @options.model_options
 @options.data_option
 @click.option(
-    "--method",
-    metavar="NAME[:k=v,...]",
-    help="A decomposition or select, see `methods`; A+B for a budget [default: auto].",
-)
-@click.option(
     "--rank",
     metavar="N|FRACTION",
     help="Rank of every layer, or share of its full rank. --data is then used to measure only, unless --correct "
@@ -41,49 +36,14 @@ from cnncompress.terminal import console
     "[default with --data: macs=0.5, or the nearest share that can be reached].",
 )
 @click.option("--max-drop", type=float, metavar="POINTS", help="Fewest MACs at which top-1 drops by at most POINTS.")
-@click.option(
-    "--multiple",
-    type=int,
-    metavar="N",
-    help="Ranks in multiples of N [default: 16 in wide layers, else 1; on a GPU 8].",
-)
 @click.option("--plan", type=options.PATH, metavar="FILE", help="Use this plan: the plan.json of a run, edited or not.")
-@click.option(
-    "--metric",
-    metavar="NAME",
-    help=f"How errors are measured: {', '.join(metrics.catalogue())} "
-    f"[default: {metrics.GUIDED} with a budget or select and images, else {metrics.DEFAULT}].",
-)
-@click.option(
-    "--refine",
-    type=int,
-    metavar="N",
-    help="0: the method's own algorithm; 1: refit the last stage; more: sweeps over all stages "
-    "[default: 1; up to 4 when correcting].",
-)
-@click.option(
-    "--correct",
-    type=click.Choice(["auto", "none", "bias", "refit"]),
-    help="Fit each chain to the outputs of the compressed layers before it: its bias, or all its kernels "
-    "[default: refit with a budget or select and images, else none].",
-)
-@click.option("--reconstruct", type=int, metavar="N", help="Label-free gradient steps for each block [default: 0].")
-@click.option(
-    "--calibration-images",
-    type=int,
-    metavar="N",
-    help="Images for statistics, spread evenly over the data. Corrections use those that fit in memory (1 GiB for a "
-    "layer's output), comparisons of answers 4 to 256 of them [default: 1000].",
-)
+@planning.planning_options
 @click.option("--keep-statistics", is_flag=True, default=None, help="Save the statistics in the run, for reuse.")
-@click.option("--layers", multiple=True, metavar="PATTERN", help="Only layers whose name matches (shell glob).")
-@click.option("--skip", multiple=True, metavar="PATTERN", help="No layer whose name matches.")
 @options.config_option
 @click.option("--out", type=options.PATH, metavar="DIR", help="Run directory to write [default: runs/MODEL].")
 @click.option("--force", is_flag=True, default=None, help="Replace an existing run; other files in its folder stay.")
 @click.option("--dry-run", is_flag=True, default=None, help="Print the plan, write nothing.")
 @options.loader_options
-@options.runtime_option
 @click.option(
     "--allow-slower",
     is_flag=True,
@@ -91,19 +51,7 @@ from cnncompress.terminal import console
     help="Let a budget of macs or params, or --max-drop, make the network slower [default: its time is measured and "
     "limits the plan].",
 )
-@click.option(
-    "--latency-table",
-    type=options.PATH,
-    metavar="FILE",
-    help="Plan with the times that `profile --latency-table` wrote on the machine that counts; none are measured here.",
-)
-@click.option("--latency-batch", type=int, metavar="N", help="Batch that is timed [default: 1].")
-@click.option("--threads", type=int, metavar="N", help="CPU threads while timing [default: torch's].")
-@click.option(
-    "--memory-format",
-    type=click.Choice(["contiguous", "channels_last"]),
-    help="Memory format of the result [default: the network's own; with a budget the fastest].",
-)
+@planning.timing_options
 @options.device_option
 def command(config: Path | None, **flags: Any) -> None:
     """Replace the layers of MODEL by cheaper chains; write a run.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +21,11 @@ F = Callable[..., Any]
 GROUPS = {
     "Network": ("weights", "num_classes", "model_arg", "input_size", "mean", "std", "trust_code"),
     "Images": ("data", "calibration_images", "batch_size", "workers"),
-    "What to keep": ("budget", "rank", "max_drop", "plan", "multiple", "latency_batch", "allow_slower"),
-    "How": ("method", "layers", "skip", "metric", "refine", "correct", "reconstruct", "keep_statistics"),
+    "What to keep": (
+        *("budget", "budgets", "measure", "rank", "max_drop", "plan", "multiple"),
+        *("latency_batch", "allow_slower"),
+    ),
+    "How": ("method", "layers", "skip", "metric", "refine", "correct", "reconstruct", "keep_statistics", "statistics"),
     "Training": (
         *("schedule", "epochs", "lr", "optimizer", "weight_decay", "precision", "checkpoint_minutes", "resume"),
         *("distill", "temperature", "teacher_share"),
@@ -140,3 +143,16 @@ def command(name: str, *examples: str) -> Callable[[F], Command]:
         return made
 
     return decorate
+
+
+def given(context: click.Context, without: Collection[str]) -> list[str]:
+    """The arguments and options that a command was given, as words of a command line; those of `without` left out."""
+    words: list[str] = []
+    for parameter in context.command.params:
+        value = context.params.get(str(parameter.name))
+        if parameter.name in without or value is None or value is False or value == ():
+            continue
+        name = [] if isinstance(parameter, click.Argument) else [parameter.opts[-1]]
+        for one in value if isinstance(value, tuple) else (value,):
+            words += name if one is True else [*name, str(one)]
+    return words

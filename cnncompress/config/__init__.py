@@ -5,6 +5,7 @@ from cnncompress.config.parsing import parse_arguments, parse_budget, parse_floa
 from cnncompress.config.settings import (
     DEFAULT_BUDGET,
     DecomposeSettings,
+    ExploreSettings,
     LayerRule,
     ModelSettings,
     Settings,
@@ -14,6 +15,7 @@ from cnncompress.config.settings import (
 __all__ = [
     "DEFAULT_BUDGET",
     "DecomposeSettings",
+    "ExploreSettings",
     "LayerRule",
     "ModelSettings",
     "Settings",

@@ -13,6 +13,13 @@ from cnncompress.files.reading import word
 from cnncompress.latency.setting import parse_runtime
 from cnncompress.text import quote
 
+GRID = {
+    "macs": (0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.7, 0.8, 0.9),
+    "params": (0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.7, 0.8, 0.9),
+    "latency": (0.5, 0.6, 0.7, 0.8, 0.9),
+}  # shares that are planned for where none are given
+GRID_HINT = "is none of macs, macs=0.3,0.5 and macs=0.2:0.8:7 (from, to, number)"
+MOST_BUDGETS = 100
 BUDGET_HINT = "is not a budget such as macs=0.5, params=0.3 or latency=0.6"
 
 
@@ -105,6 +112,37 @@ def parse_budget(value: Any) -> Budget:
         raise ValueError(BUDGET_HINT) from None
     except UsageError as error:
         raise ValueError(str(error)) from None
+
+
+def parse_budgets(value: Any) -> tuple[Budget, ...]:
+    """`macs`, `macs=0.3,0.5`, `macs=0.2:0.8:7` (from, to, number), or a list of these; ValueError otherwise.
+
+    A cost alone is planned for at `GRID` of its shares. Every budget comes once.
+    """
+    texts = [value] if isinstance(value, str) else [str(text) for text in value]
+    found: list[Budget] = []
+    for text in texts:
+        name, equals, shares = text.partition("=")
+        if name not in GRID:
+            raise ValueError(f"{quote(text)} {GRID_HINT}; known: {', '.join(GRID)}")
+        try:
+            found += [Budget(**{name: share}) for share in (_shares(shares) if equals else GRID[name])]
+        except ValueError:
+            raise ValueError(f"{quote(text)} {GRID_HINT}") from None
+        except UsageError as error:
+            raise ValueError(str(error)) from None
+    return tuple(dict.fromkeys(found))
+
+
+def _shares(text: str) -> list[float]:
+    first, *rest = text.split(":")
+    if not rest:
+        return [float(part) for part in text.split(",")]
+    last, number = rest
+    if not 2 <= int(number) <= MOST_BUDGETS:
+        raise ValueError
+    step = (float(last) - float(first)) / (int(number) - 1)
+    return [round(float(first) + i * step, 6) for i in range(int(number))]
 
 
 def parse_runtimes(value: Any) -> list[str]:

@@ -11,6 +11,7 @@ from cnncompress.chains.plan import Budget
 from cnncompress.config.parsing import (
     parse_arguments,
     parse_budget,
+    parse_budgets,
     parse_deviations,
     parse_floats,
     parse_rank,
@@ -27,6 +28,7 @@ DEFAULT_BUDGET = Budget(macs=0.5)
 RankField = Annotated[Any, BeforeValidator(parse_rank)]
 SizeField = Annotated[tuple[int, int], BeforeValidator(parse_size)]
 BudgetField = Annotated[Budget, BeforeValidator(parse_budget)]
+BudgetsField = Annotated[tuple[Budget, ...], BeforeValidator(parse_budgets)]
 FloatsField = Annotated[tuple[float, ...], BeforeValidator(parse_floats)]
 DeviationsField = Annotated[tuple[float, ...], BeforeValidator(parse_deviations)]
 RuntimesField = Annotated[list[str], BeforeValidator(parse_runtimes)]
@@ -112,6 +114,7 @@ class DecomposeSettings(ModelSettings):
     memory_format: Literal["contiguous", "channels_last"] | None = None
     calibration_images: Count = 1000
     keep_statistics: bool = False
+    statistics: Path | None = None
     layers: list[str] = []
     skip: list[str] = []
     per_layer: dict[str, LayerRule] = {}
@@ -189,3 +192,16 @@ class DecomposeSettings(ModelSettings):
         settings = self.model_copy(update={"metric": metric, "correct": correct})
         settings._assumes_metric = self._assumes_metric or self.metric is None
         return settings
+
+
+class ExploreSettings(DecomposeSettings):
+    """Everything `cnncompress explore` can be told; `out` is the folder of what is found."""
+
+    budgets: BudgetsField = parse_budgets("macs")
+    measure: Annotated[int, Field(ge=0)] = 4
+
+    def resolved(self) -> DecomposeSettings:
+        """With a budget, one of latency where there is any, so that its times are at hand for all of them."""
+        by_latency = [budget for budget in self.budgets if budget.latency is not None]
+        one = next(iter(by_latency or self.budgets))
+        return DecomposeSettings.resolved(self.model_copy(update={"budget": one, "allow_slower": True}))

@@ -38,6 +38,11 @@ def default_place(name: str) -> Path:
     return Path("runs") / (re.sub(r"[^\w.+=-]+", "_", name).lstrip(".")[:100] or "network")
 
 
+def default_exploration(name: str) -> Path:
+    """The default folder of what was explored of a network; see `default_place`."""
+    return Path("explorations") / default_place(name).name
+
+
 def check_run(path: str | Path) -> None:
     """RunError where there is no run at `path`."""
     if is_run(path):

@@ -179,6 +179,32 @@ class Info(Schema):
     code: dict[Name, Digest] = {}  # of the Python file that the network's factory is in
 
 
+# --- exploration.json ---
+
+
+class ExploredPoint(Schema):
+    """A `reporting.curve.Point`; what was measured of it is in `row` and `divergence`."""
+
+    cost: Literal["macs", "params", "latency"]
+    share: Annotated[float, Field(gt=0, le=1)]
+    left: Numbers = {}
+    rise: float | None = None
+    layers: Whole = 0
+    refused: Text = ""
+    row: Row | None = None
+    divergence: Annotated[float, Field(ge=0)] | None = None
+
+
+class Explored(Schema):
+    """What an exploration has found so far, and a key of all that it depends on."""
+
+    schema_: Literal[1] = Field(alias="schema")
+    key: Digest
+    name: Text
+    original: Row | None = None
+    points: list[ExploredPoint] = []
+
+
 # --- small ones ---
 
 

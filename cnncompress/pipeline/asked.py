@@ -134,12 +134,26 @@ class FitAsked:
 
 @dataclass(frozen=True)
 class Place:
-    """The folder of a run (None: `runs/NAME`), and what may be replaced there; a dry run writes nothing."""
+    """The folder of a run (None: `runs/NAME`), and what may be replaced there; a dry run writes nothing.
+
+    Statistics in the folder `statistics` (None: `explorations/NAME`) are taken where they fit.
+    """
 
     out: Path | None = None
     force: bool = False
     dry_run: bool = False
     keep_statistics: bool = False
+    statistics: Path | None = None
+
+
+@dataclass(frozen=True)
+class GridAsked:
+    """Budgets to plan within, how many networks of each cost are measured, and where what was found is kept."""
+
+    budgets: tuple[Budget, ...]
+    measure: int = 4
+    out: Path | None = None
+    force: bool = False
 
 
 @dataclass(frozen=True)

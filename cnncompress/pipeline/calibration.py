@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,8 @@ class CalibrationSet:
 class Calibration:
     """Statistics by layer with their cache key, the images [n, c, H, W] that corrections look at, and what to say.
 
-    `answers` are the original's to some of the images, once they were asked for.
+    `answers` are the original's to some of the images, once they were asked for. `source` is the file that the
+    statistics were read from, None where they were collected.
     """
 
     statistics: Mapping[str, LayerStatistics] = dataclasses.field(default_factory=dict)
@@ -56,6 +57,7 @@ class Calibration:
     key: str = ""
     notes: tuple[Note, ...] = ()
     answers: Answers | None = None
+    source: Path | None = None
 
 
 def with_gradients(asked: FitAsked, network: nn.Module, example: Tensor) -> tuple[FitAsked, tuple[Note, ...]]:
@@ -109,18 +111,23 @@ def _values(call: Call) -> tuple[int, int]:
 
 
 def calibrate(
-    subject: Subject, chosen: CalibrationSet, asked: FitAsked, layers: Collection[str], read: ImagesAsked, cache: Path
+    subject: Subject,
+    chosen: CalibrationSet,
+    asked: FitAsked,
+    layers: Collection[str],
+    read: ImagesAsked,
+    caches: Sequence[Path],
 ) -> Calibration:
     """One pass over the calibration images: the statistics of some layers, and the images that corrections look at.
 
-    No image is decoded twice. Statistics come from the file `cache` where it fits; then only those images are read that
-    are held. A metric that needs nothing has no statistics.
+    No image is decoded twice. Statistics come from the first of the files `caches` that fits; then only those images
+    are read that are held. A metric that needs nothing has no statistics.
     """
-    guided, key, statistics = asked.guided, "", None
+    guided, key, statistics, source = asked.guided, "", None, None
     if guided:
         wanted = {"metric": asked.metric, "images": list(chosen.indices), "seed": asked.seed, "layers": list(layers)}
         key = statistics_key(subject.network, chosen.fingerprint, wanted)
-        statistics = load_statistics(cache, key)
+        statistics, source = _stored(caches, key)
     if statistics is None and guided:
         held = _Held(chosen, read, input_dtype(subject.network))
         statistics = collect_statistics(
@@ -131,7 +138,17 @@ def calibrate(
     else:
         images = _read_held(chosen, read, input_dtype(subject.network))
     statistics = statistics or {}
-    return Calibration(statistics, images, key, notes("calibration", *remarks(statistics)))
+    told = [] if source is None else [f"the statistics are those in {source}"]
+    return Calibration(statistics, images, key, notes("calibration", *told, *remarks(statistics)), source=source)
+
+
+def _stored(caches: Sequence[Path], key: str) -> tuple[dict[str, LayerStatistics] | None, Path | None]:
+    """The statistics of the first file that fits, and that file; None where none does."""
+    for path in caches:
+        if (statistics := load_statistics(path, key)) is not None:
+            LOG.info("the statistics are those in %s", path)
+            return statistics, path
+    return None, None
 
 
 class _Held:

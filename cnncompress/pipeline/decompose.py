@@ -16,9 +16,8 @@ from cnncompress.files.tensorfile import digest_of
 from cnncompress.models import DEFAULT, NONE
 from cnncompress.names.models import is_path
 from cnncompress.network.checking import check_finished
-from cnncompress.network.evaluate import Evaluation, paired_error
+from cnncompress.network.evaluate import Evaluation
 from cnncompress.network.narrow import narrowed_cost
-from cnncompress.network.profile import profile
 from cnncompress.network.provenance import Provenance, provenance
 from cnncompress.pipeline.asked import Job, NetworkAsked
 from cnncompress.pipeline.calibration import Calibration, cache_file
@@ -27,8 +26,15 @@ from cnncompress.pipeline.images import held_out
 from cnncompress.pipeline.notes import Note, collect, notes
 from cnncompress.pipeline.opened import Opened
 from cnncompress.pipeline.original import original_of, original_row
-from cnncompress.pipeline.plan import Planned, calibrated, make_plan, plan_within, prepare_planning
-from cnncompress.pipeline.rows import make_row, planned_row
+from cnncompress.pipeline.plan import (
+    Planned,
+    calibrated,
+    calibrated_for_all,
+    make_plan,
+    plan_within,
+    prepare_planning,
+)
+from cnncompress.pipeline.rows import planned_row
 from cnncompress.pipeline.search import search
 from cnncompress.pipeline.timing import time_result
 from cnncompress.pipeline.words import (
@@ -40,7 +46,7 @@ from cnncompress.pipeline.words import (
     predicted_rise,
     spent,
 )
-from cnncompress.pipeline.work import Before, Work, measure, measure_original, prepare
+from cnncompress.pipeline.work import Before, Work, measure, measure_original, prepare, row_of
 from cnncompress.planning import in_need_of_statistics
 from cnncompress.reporting import Report, Row, layer_rows
 from cnncompress.runs import save_run
@@ -108,7 +114,7 @@ def _searched(work: Work, max_drop: float, steps: Steps) -> Made:
     with steps("search", f"look for the fewest MACs that lose at most {max_drop:g} points"):
         if before.row.top1 is None or work.data is None or before.row.data != work.data.fingerprint:
             raise CompressError("no accuracy to compare with: that of the original on these images is not known")
-        planning = prepare_planning(work, steps)
+        planning = prepare_planning(work, calibrated_for_all(work, steps), steps)
         adjust = list(work.choices)
         best = search(
             lambda budget: plan_within(work, planning, budget, steps),
@@ -125,9 +131,8 @@ def _finish(work: Work, made: Made, command: Sequence[str], steps: Steps) -> Dec
     """Time and check a network, and save it with its report."""
     job, opened, example, small = work.job, work.opened, work.subject.example, made.network
     with steps("profile"):
-        row = make_row(described(opened, job), "decomposed", profile(small, example), made.result, work.data)
+        row = row_of(work, small, made.result, made.before.result)
     before, said = made.before.row, made.notes
-    row = replace(row, top1_error=paired_error(made.before.result, made.result))
     if work.table is not None:
         said += notes("latency", f"planned with the times of {work.table.network} in {work.table.words}")
     if job.timed or (job.aim.searching and work.table is None):

@@ -14,7 +14,7 @@ from cnncompress.latency.network import latency
 from cnncompress.metrics import get_metric
 from cnncompress.network.device import resolve_device
 from cnncompress.pipeline.asked import Aim
-from cnncompress.pipeline.calibration import STATISTICS, Calibration, calibrate, calibration_set
+from cnncompress.pipeline.calibration import Calibration, calibrate, calibration_set
 from cnncompress.pipeline.fit import answers_of
 from cnncompress.pipeline.guard import Guard, Limited
 from cnncompress.pipeline.notes import Note
@@ -65,16 +65,20 @@ def calibrated(work: Work, layers: Collection[str], steps: Steps) -> Calibration
     asked, subject = work.job.fit, work.subject
     if not asked.calibrated:
         return Calibration()
-    chosen, cache = calibration_set(work.data, asked, subject.calls), work.out / STATISTICS
+    chosen = calibration_set(work.data, asked, subject.calls)
     told = steps("calibrate", f"collect the statistics of {counted(len(layers), 'layer')}")
     with told if asked.guided else nullcontext():
-        return calibrate(subject, chosen, asked, layers, work.job.images, cache)
+        return calibrate(subject, chosen, asked, layers, work.job.images, work.caches)
 
 
-def prepare_planning(work: Work, steps: Steps) -> Planning:
-    """Calibrate, make candidates for every layer that may change, and time them where a budget is of latency."""
+def calibrated_for_all(work: Work, steps: Steps) -> Calibration:
+    """As `calibrated`, for every layer that may change: what a budget chooses from."""
+    return calibrated(work, in_need_of_statistics(work.choices, work.subject), steps)
+
+
+def prepare_planning(work: Work, calibration: Calibration, steps: Steps) -> Planning:
+    """Make candidates for every layer that may change, and time them where a budget is of latency."""
     job, subject, setting = work.job, work.subject, work.job.timings[0]
-    calibration = calibrated(work, in_need_of_statistics(work.choices, subject), steps)
     with steps("candidates", f"try methods and ranks on {counted(len(work.choices), 'layer')}"):
         if job.fit.corrected:
             calibration = replace(calibration, answers=answers_of(subject, calibration))
@@ -111,7 +115,7 @@ def make_plan(work: Work, steps: Steps) -> Planned:
     """The plan that the job asks for."""
     job, subject = work.job, work.subject
     if job.aim.budget is not None:
-        planning = prepare_planning(work, steps)
+        planning = prepare_planning(work, calibrated_for_all(work, steps), steps)
         aim, plan = within_reach(lambda budget: plan_within(work, planning, budget, steps), job.aim, job.aim.budget)
         return Planned(plan, aim, planning.calibration, planning.notes(plan))
     with steps("plan"):

@@ -10,21 +10,23 @@ from pathlib import Path
 from torch import nn
 
 from cnncompress.data import Data
-from cnncompress.files.place import default_place
+from cnncompress.files.place import default_exploration, default_place
 from cnncompress.latency.table_file import Measured, read_table
 from cnncompress.metrics import get_metric
 from cnncompress.network.checking import check_weights, remarks_on
 from cnncompress.network.device import resolve_device
-from cnncompress.network.evaluate import Evaluation
+from cnncompress.network.evaluate import Evaluation, paired_error
+from cnncompress.network.profile import profile
 from cnncompress.network.subject import Subject, look_at
 from cnncompress.pipeline.asked import Job
-from cnncompress.pipeline.calibration import apart, with_gradients
+from cnncompress.pipeline.calibration import STATISTICS, apart, with_gradients
 from cnncompress.pipeline.images import evaluate_on, open_data
 from cnncompress.pipeline.notes import Note, notes
 from cnncompress.pipeline.opened import Opened, count_outputs, need_layers, open_network
 from cnncompress.pipeline.original import original_row
+from cnncompress.pipeline.rows import make_row
 from cnncompress.pipeline.timing import check_format, check_timings
-from cnncompress.pipeline.words import labels_for
+from cnncompress.pipeline.words import described, labels_for
 from cnncompress.planning import Choice, choices_of, reasons_of
 from cnncompress.reporting import Row
 from cnncompress.runs.lock import reserved
@@ -50,6 +52,12 @@ class Work:
     out: Path
     notes: tuple[Note, ...]
     table: Measured | None = None
+
+    @property
+    def caches(self) -> tuple[Path, ...]:
+        """The files whose statistics are taken where they fit."""
+        explored = self.job.place.statistics or default_exploration(self.opened.name)
+        return self.out / STATISTICS, explored / STATISTICS
 
 
 def prepare(job: Job, held: ExitStack, steps: Steps) -> Work:
@@ -118,3 +126,10 @@ def measure(work: Work, network: nn.Module, steps: Steps) -> Evaluation | None:
         return None
     with steps("evaluate", f"evaluate the {'original' if network is work.opened.model else 'compressed'} network"):
         return evaluate_on(network, work.data, work.job.images)
+
+
+def row_of(work: Work, network: nn.Module, result: Evaluation | None, before: Evaluation | None) -> Row:
+    """The row of a compressed network with its accuracy, and the standard error of what it changed."""
+    cost = profile(network, work.subject.example)
+    row = make_row(described(work.opened, work.job), "decomposed", cost, result, work.data)
+    return replace(row, top1_error=paired_error(before, result))

@@ -103,7 +103,7 @@ class Report:
         """All of it as JSON-ready values after the schema: what a run stores, and what `from_json` reads back."""
         return {
             "schema": SCHEMA,
-            "rows": [_row_to_json(row) for row in self.rows],
+            "rows": [row_to_json(row) for row in self.rows],
             "layers": [_pick(layer, (*LAYER_KEYS, *LATER_LAYER)) for layer in self.layers],
             "kept": dict(self.kept),
             "notes": list(self.notes),
@@ -121,7 +121,7 @@ class Report:
             check(Metrics, values := plain_values(values))
         except MalformedError as error:
             raise CompressError(f"this is not a report of schema {SCHEMA}: it {error}; write it again") from error
-        rows, layers = map(_row_from_json, values["rows"]), map(_layer_from_json, values["layers"])
+        rows, layers = map(row_from_json, values["rows"]), map(_layer_from_json, values["layers"])
         return cls(list(rows), list(layers), dict(values.get("kept", {})), list(values.get("notes", [])))
 
 
@@ -130,13 +130,15 @@ def _pick(value: Any, keys: Iterable[str]) -> dict[str, Any]:
     return {key: list(v) if isinstance(v, tuple) else v for key, v in picked.items()}
 
 
-def _row_to_json(row: Row) -> dict[str, Any]:
+def row_to_json(row: Row) -> dict[str, Any]:
+    """A row as JSON-ready values."""
     values = _pick(row, (*ROW_KEYS, *LATER_ROW))
     values["latency_ms"] = None if row.latency is None else _latency_to_json(row.latency)
     return values | ({"further_latency_ms": list(map(_latency_to_json, row.further))} if row.further else {})
 
 
-def _row_from_json(values: Mapping[str, Any]) -> Row:
+def row_from_json(values: Mapping[str, Any]) -> Row:
+    """The row of checked values."""
     latencies = [*filter(None, [values["latency_ms"]]), *values.get("further_latency_ms", [])]
     return Row(**_read(values, ROW_KEYS, LATER_ROW)).timed([_latency_from_json(latency) for latency in latencies])
 

@@ -1,0 +1,128 @@
+"""`explore`: plans of many budgets, a few networks, and what is kept of both."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shlex
+from pathlib import Path
+
+import pytest
+
+from cnncompress.api import run_decompose, run_explore
+from cnncompress.config import DecomposeSettings, ExploreSettings
+from cnncompress.errors import RunError
+from cnncompress.pipeline import explore
+from cnncompress.reporting.exploration import render_exploration
+from tests.pipeline.networks import write_factory, write_images
+
+ASKED = {"input_size": 8, "batch_size": 16, "method": "spatial-svd", "calibration_images": 16}
+BUDGETS = ["macs=0.1,0.6,0.75,0.9"]
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A folder with a network whose weights stay, and images."""
+    monkeypatch.chdir(tmp_path)
+    write_factory(tmp_path)
+    code = Path("net.py").read_text()
+    Path("net.py").write_text(code.replace("    return Net(", "    torch.manual_seed(0)\n    return Net("))
+    return {**ASKED, "model": "net.py:build", "data": write_images(tmp_path / "images")}
+
+
+def explored(place, **settings):
+    asked = {"budgets": BUDGETS, "measure": 2, **place, **settings}
+    return run_explore(ExploreSettings.model_validate(asked), ["cnncompress", "decompose", "net.py:build"])
+
+
+@pytest.fixture
+def made(monkeypatch):
+    """The budgets whose networks are made."""
+    budgets, measure = [], explore._measure
+    monkeypatch.setattr(explore, "_measure", lambda bench, point: budgets.append(point.share) or measure(bench, point))
+    return budgets
+
+
+def test_plans_for_all_and_measurements_of_some(place, made):
+    found = explored(place).exploration
+    (curve,) = found.curves
+    assert [point.share for point in curve.points] == [0.1, 0.6, 0.75, 0.9]
+    assert "no plan meets the budget macs=0.1" in curve.points[0].refused
+    assert all(point.rise > 0 and point.layers for point in curve.reached)
+    assert all(point.left["macs"] <= point.share for point in curve.reached)
+    measured = [point.share for point in curve.points if point.measured]
+    assert measured == sorted(made)
+    assert len(measured) == 2
+    row = next(point.measured.row for point in curve.points if point.measured)
+    assert row.macs < found.original.macs
+    assert row.top1_error is not None
+
+
+def test_an_interrupted_exploration_goes_on(place, made, monkeypatch):
+    whole = explored(place, out="whole").exploration
+    made.clear()
+    measure, planned = explore._measure, explore._point
+
+    def stopped(bench, point):
+        if made:
+            raise KeyboardInterrupt
+        return measure(bench, point)
+
+    monkeypatch.setattr(explore, "_measure", stopped)
+    with pytest.raises(KeyboardInterrupt, match="the same command goes on"):
+        explored(place)
+    assert len(made) == 1
+    monkeypatch.setattr(explore, "_measure", measure)
+    monkeypatch.setattr(explore, "_point", lambda *_: pytest.fail("the plans are known"))
+    again = explored(place).exploration
+    assert len(made) == 2
+    assert [p.measured and p.measured.row for p in again.points] == [
+        p.measured and p.measured.row for p in whole.points
+    ]
+    explored(place)
+    assert len(made) == 2
+    monkeypatch.setattr(explore, "_point", planned)
+    assert len(explored(place, budgets=["macs=0.6,0.75,0.8"], measure=0).exploration.points) == 3
+
+
+def test_another_exploration_is_not_mixed_in(place):
+    explored(place, measure=0)
+    with pytest.raises(RunError, match="another network, or with other images"):
+        explored(place, measure=0, method="channel-svd")
+    explored(place, measure=0, method="channel-svd", force=True)
+    Path("files").mkdir()
+    Path("files/notes.txt").write_text("mine")
+    with pytest.raises(RunError, match="a folder of other files"):
+        explored(place, out="files")
+    Path("explorations/build/exploration.json").write_text("{}")
+    with pytest.raises(RunError, match="damaged"):
+        explored(place)
+
+
+def test_its_command_makes_the_same_network_with_its_statistics(place, monkeypatch):
+    found = explored(place, measure=1).exploration
+    point = next(point for point in found.points if point.measured)
+    words = shlex.split(found.command_of(point))
+    assert words[:3] == ["cnncompress", "decompose", "net.py:build"]
+    assert "--allow-slower" in words
+    out = words[words.index("--out") + 1]
+    monkeypatch.setattr("cnncompress.pipeline.calibration.collect_statistics", lambda *_, **__: pytest.fail("again"))
+    settings = {**place, "budget": words[words.index("--budget") + 1], "allow_slower": True, "out": out}
+    monkeypatch.setattr(DecomposeSettings, "assumes_metric", False)  # which tries whether gradients come
+    done = run_decompose(DecomposeSettings.model_validate(settings), words)
+    assert "the statistics are those in explorations/build/statistics.safetensors" in done.report.notes
+    made, then = done.report.rows[1], point.measured.row
+    assert (made.macs, made.params, made.top1) == (then.macs, then.params, then.top1)
+
+
+def test_as_table_csv_and_json(place):
+    found = explored(place).exploration
+    table = render_exploration(found, "table", 80)
+    lines = [line for line in table.splitlines() if not line.startswith("cnncompress ")]
+    assert max(map(len, lines)) <= 80
+    assert "no plan" in table
+    rows = list(csv.DictReader(io.StringIO(render_exploration(found, "csv"))))
+    assert [row["budget"] for row in rows] == ["macs=0.1", "macs=0.6", "macs=0.75", "macs=0.9"]
+    values = json.loads(render_exploration(found, "json"))
+    assert [point["predicted_rise"] for point in values["points"]] == [point.rise for point in found.points]
