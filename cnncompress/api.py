@@ -24,11 +24,10 @@ from cnncompress.finetuning import finetune as train_in_place
 from cnncompress.latency.setting import TimingSetting
 from cnncompress.latency.timed import Latency
 from cnncompress.names.metrics import DEFAULT
-from cnncompress.network.compressed import Compressed, network_of
+from cnncompress.network.compressed import Compressed, network_of, with_provenance
 from cnncompress.network.costs import Profile
 from cnncompress.network.evaluate import Evaluation
 from cnncompress.network.inputs import input_dtype, read_batch
-from cnncompress.network.provenance import provenance
 from cnncompress.pipeline.asked import (
     Aim,
     FitAsked,
@@ -89,7 +88,8 @@ def compress(
     images, _ = read_batch(images, input_dtype(model), labels=False)
     if not len(images):
         raise UsageError("there are no images to calibrate on: give some fifty or more")
-    return compress_network(model, images, budget, LayersAsked(method, layers=layers, skip=skip), seed, allow_slower)
+    asked, original = LayersAsked(method, layers=layers, skip=skip), with_provenance(model)
+    return compress_network(original, images, budget, asked, seed, allow_slower)
 
 
 def finetune(
@@ -162,15 +162,15 @@ def export(
     kind = format or next((name for name, known in ENDINGS.items() if known == ending), ending)
     if kind not in EXPORTERS:
         raise UsageError(f"cannot export to '{kind}'{nearest(kind, EXPORTERS)}; known: {', '.join(EXPORTERS)}")
-    network = load(model, trust_code) if isinstance(model, str | Path) else network_of(model)
-    return EXPORTERS[kind](network, _example(network) if example is None else example, path, tolerance, force)
+    known = with_provenance(load(model, trust_code) if isinstance(model, str | Path) else model)
+    return EXPORTERS[kind](known.network, _example(known) if example is None else example, path, tolerance, force)
 
 
-def _example(model: nn.Module) -> Tensor:
-    known = provenance(model)
-    if known is None or known.preprocessing is None:
+def _example(model: Compressed) -> Tensor:
+    known = model.provenance
+    if known.preprocessing is None:
         raise UsageError("the size of this network's input is not known; give export(..., example=IMAGES)")
-    return Opened("network", model, known.preprocessing, known).example(2)
+    return Opened("network", model.network, known.preprocessing, known).example(2)
 
 
 # --- what the commands do, of their settings ---

@@ -18,11 +18,12 @@ from cnncompress.errors import in_layer
 from cnncompress.maths.linalg import check_finite
 from cnncompress.metrics import Metric, get_metric, layer_metrics, relative_error, squared_error
 from cnncompress.metrics.statistics import LayerStatistics
+from cnncompress.network.compressed import Compressed, compressed, with_provenance
 from cnncompress.network.copying import clone
 from cnncompress.network.kinds import dense_weight, spec_of
 from cnncompress.network.memory_format import to_memory_format
 from cnncompress.network.preprocessing import Preprocessing
-from cnncompress.network.provenance import Provenance, attach, provenance
+from cnncompress.network.provenance import Provenance
 from cnncompress.network.selection import Selected, select
 from cnncompress.network.swap import build_chain, swap
 from cnncompress.terminal.console import bar
@@ -42,6 +43,20 @@ def decompose(
     procedure, 1 refits each chain's last stage, each further one improves all its stages. Layers on the meta device are
     replaced in shape only. Raises CompressError for NaN or infinite weights, UsageError for missing statistics.
     """
+    known = with_provenance(model).provenance
+    return fit_alone(model, known, plan, statistics=statistics, refine=refine, progress=progress).network
+
+
+def fit_alone(
+    model: nn.Module,
+    before: Provenance,
+    plan: Plan,
+    *,
+    statistics: Mapping[str, LayerStatistics] | None = None,
+    refine: int = 1,
+    progress: bool = True,
+) -> Compressed:
+    """As `decompose`, of a network that comes from `before`."""
     selected = select(model, plan, statistics or {})
     small, statistics = copy_for(selected, model, plan), selected.statistics(statistics or {})
     errors, rises = selected.errors, selected.rises
@@ -53,7 +68,7 @@ def decompose(
         if fitted.rise is not None:
             rises[name] = fitted.rise
         swap(small, name, fitted.chain)
-    return finished(model, small, plan, errors, rises)
+    return finished(before, small, plan, errors, rises)
 
 
 def copy_for(selected: Selected, model: nn.Module, plan: Plan) -> nn.Module:
@@ -65,10 +80,9 @@ def copy_for(selected: Selected, model: nn.Module, plan: Plan) -> nn.Module:
 
 
 def finished(
-    model: nn.Module, small: nn.Module, plan: Plan, errors: dict[str, float], rises: dict[str, float]
-) -> nn.Module:
-    """`small` in the plan's memory format, with the provenance of `model` and what the fit of its layers gave."""
-    before = provenance(model) or Provenance()
+    before: Provenance, small: nn.Module, plan: Plan, errors: dict[str, float], rises: dict[str, float]
+) -> Compressed:
+    """`small` in the plan's memory format, with what was known `before` and what the fit of its layers gave."""
     merged = Plan({**before.plan.layers, **plan.layers}, _kept(before.plan, plan), plan.metric)
     merged.memory_format = plan.memory_format or before.plan.memory_format
     merged.narrowed = _narrowed(before.plan.narrowed, plan.narrowed)
@@ -76,7 +90,7 @@ def finished(
     merged.rises, merged.achieved = dict(plan.rises), dict(plan.achieved)
     small = to_memory_format(small, plan.memory_format)
     prepared = before.preprocessing or _as_given(plan.input_shape)
-    return attach(small, Provenance(before.source, prepared, merged, {**before.errors, **errors}, rises))
+    return compressed(small, Provenance(before.source, prepared, merged, {**before.errors, **errors}, rises))
 
 
 def _narrowed(before: Mapping[str, Narrowed], now: Mapping[str, Narrowed]) -> dict[str, Narrowed]:

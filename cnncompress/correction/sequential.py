@@ -20,6 +20,7 @@ from cnncompress.correction.refit import Correction, Refits
 from cnncompress.correction.walk import one_by_one, walk
 from cnncompress.fitting import copy_for, finished
 from cnncompress.metrics import LayerStatistics
+from cnncompress.network.compressed import Compressed, with_provenance
 from cnncompress.network.graph import Runner, trace_graph
 from cnncompress.network.inputs import float_types, in_single, input_dtype, read_batch, with_types
 from cnncompress.network.kinds import kind_of
@@ -55,15 +56,15 @@ def decompose_in_order(
     Raises as that does, and UnsupportedLayerError for a plan whose chains have no bias.
     """
     images, _ = read_batch(images, input_dtype(model), labels=False)
-    subject = look_at(model, images[:1])
-    return fit_in_order(subject, plan, images, statistics or {}, correction or Correction(), progress).network
+    subject = look_at(model, images[:1], with_provenance(model).provenance)
+    return fit_in_order(subject, plan, images, statistics or {}, correction or Correction(), progress).made.network
 
 
 @dataclasses.dataclass(frozen=True)
 class InOrder:
     """A network fitted in its own order; `followed` is False where torch.fx could not follow its forward pass."""
 
-    network: nn.Module
+    made: Compressed
     followed: bool
 
 
@@ -81,7 +82,8 @@ def fit_in_order(
         return _fitted(subject, plan, images, statistics, correction, progress)
     single = dataclasses.replace(subject, network=precise)
     fitted = _fitted(single, plan, images.float(), statistics, correction, progress)
-    return InOrder(with_types(fitted.network, float_types(model), input_dtype(model)), fitted.followed)
+    with_types(fitted.made.network, float_types(model), input_dtype(model))
+    return fitted
 
 
 def _fitted(
@@ -113,8 +115,8 @@ def _fitted(
     kept = {n: reason + ADJUSTED * (n in refits.adjusted) for n, reason in plan.kept.items()}
     rises = selected.rises | {n: f.rise for n, f in refits.done.items() if f.rise is not None}
     errors = selected.errors | {n: f.error for n, f in refits.done.items()}
-    network = finished(model, small, dataclasses.replace(plan, kept=kept), errors, rises)
-    return InOrder(network, graph is not None)
+    made = finished(subject.provenance, small, dataclasses.replace(plan, kept=kept), errors, rises)
+    return InOrder(made, graph is not None)
 
 
 def adjustable(model: nn.Module, plan: Plan, calls: Mapping[str, Call], correction: Correction) -> set[str]:

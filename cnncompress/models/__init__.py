@@ -53,6 +53,11 @@ class LoadedModel:
     preprocessing: Preprocessing
     weights: str
 
+    @property
+    def provenance(self) -> Provenance:
+        """What it is, as the network's attribute `cnncompress` tells too."""
+        return Provenance(self.source, self.preprocessing)
+
 
 def load_model(
     name: str,
@@ -104,8 +109,9 @@ def load_model(
         base = _timm_preprocessing(model)
     sized = base.changed(size)
     prepared = sized.for_channels(input_channels(model.eval(), sized.size)).changed(None, mean, std)
-    attach(model.eval(), Provenance(source, prepared))
-    return LoadedModel(model, source, prepared, described)
+    loaded = LoadedModel(model.eval(), source, prepared, described)
+    attach(model, loaded.provenance)
+    return loaded
 
 
 def _with(source: ModelSource, **kwargs: Any) -> ModelSource:

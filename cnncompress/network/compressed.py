@@ -9,7 +9,7 @@ from torch import nn
 
 from cnncompress.chains.plan import Plan
 from cnncompress.errors import UsageError
-from cnncompress.network.provenance import Provenance, provenance
+from cnncompress.network.provenance import Provenance, attach, provenance
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,18 @@ class Compressed:
         return f"<Compressed {type(self.network).__name__}: {self.plan!r}>"
 
 
-def compressed(network: nn.Module) -> Compressed:
-    """A network with the provenance that is attached to it, which stays attached."""
-    known = provenance(network) or Provenance()
+def compressed(network: nn.Module, known: Provenance) -> Compressed:
+    """A network with its provenance, which whoever holds the network alone finds there too."""
+    return Compressed(attach(network, known), known.plan, known)
+
+
+def with_provenance(model: nn.Module | Compressed) -> Compressed:
+    """A user's network with the provenance that was stored with it, an empty one where none was.
+
+    UsageError for what is no network.
+    """
+    network, own = network_of(model), model.provenance if isinstance(model, Compressed) else Provenance()
+    known = provenance(network) or own
     return Compressed(network, known.plan, known)
 
 

@@ -21,7 +21,7 @@ def is_channels_last(tensor: Tensor) -> bool:
 def memory_format_of(model: nn.Module) -> str:
     """The order in memory of a network's kernels, `contiguous` or `channels_last`.
 
-    Kernels of one row and column, or of one channel, are in both at once: where all are, its provenance tells.
+    Kernels of one row and column, or of one channel, are in both at once: where all are, what was stored with it tells.
     """
     kernels = [p for p in model.parameters() if p.dim() == 4]
     if any(is_channels_last(kernel) for kernel in kernels):

@@ -1,7 +1,8 @@
 """The provenance of a compressed network.
 
-One pair of functions keeps it: `attach` puts a provenance on a network, `provenance` reads it. It lies in the
-network, so a deep copy, a pickle and `copying.clone` keep it; a state dict does not.
+Functions hand it on as a value, mostly within a `Compressed`. A user holds the network alone: for them it is its
+attribute `cnncompress`, which `attach` alone writes and `provenance` alone reads. A deep copy, a pickle and
+`copying.clone` keep it; a state dict does not.
 """
 
 from __future__ import annotations
@@ -33,10 +34,11 @@ class Provenance:
 
 def provenance(model: nn.Module) -> Provenance | None:
     """The provenance that `attach` stored with a network, or None."""
-    return getattr(model, "_cnncompress", None)
+    value = getattr(model, "cnncompress", None)
+    return value if isinstance(value, Provenance) else None
 
 
 def attach(model: nn.Module, value: Provenance) -> nn.Module:
-    """Store a provenance with a network (a plain attribute: deep copies carry it, state dicts do not)."""
-    model._cnncompress = value  # type: ignore[assignment]
+    """Store a provenance with a network, as its attribute `cnncompress`."""
+    model.cnncompress = value  # type: ignore[assignment]
     return model

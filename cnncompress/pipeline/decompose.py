@@ -8,17 +8,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from cnncompress.chains.plan import Plan
 from cnncompress.errors import CompressError
 from cnncompress.files.tensorfile import digest_of
 from cnncompress.models import DEFAULT, NONE
 from cnncompress.names.models import is_path
 from cnncompress.network.checking import check_finished
+from cnncompress.network.compressed import Compressed, compressed
 from cnncompress.network.evaluate import Evaluation
 from cnncompress.network.narrow import narrowed_cost
-from cnncompress.network.provenance import Provenance, provenance
+from cnncompress.network.provenance import Provenance
 from cnncompress.pipeline.asked import Job, NetworkAsked
 from cnncompress.pipeline.calibration import Calibration, cache_file
 from cnncompress.pipeline.fit import compared, fit
@@ -36,7 +35,7 @@ from cnncompress.pipeline.plan import (
 )
 from cnncompress.pipeline.rows import planned_row
 from cnncompress.pipeline.search import search
-from cnncompress.pipeline.timing import time_result
+from cnncompress.pipeline.timing import TimedResult, time_result
 from cnncompress.pipeline.words import (
     described,
     expected_steps,
@@ -69,10 +68,10 @@ class Decomposed:
 
 @dataclass(frozen=True)
 class Made:
-    """A compressed network with its plan, the accuracy of both networks, and what is to be said of it."""
+    """A compressed network, its last plan, the accuracy of it and its original, and what is to be said of it."""
 
     plan: Plan
-    network: nn.Module
+    compressed: Compressed
     before: Before
     result: Evaluation | None
     calibration: Calibration
@@ -105,7 +104,7 @@ def _made(work: Work, planned: Planned, steps: Steps) -> Made:
     if work.data is not None and not (work.data.labelled and work.outputs is not None):
         with steps("evaluate", "compare the answers with the original's"):
             said += compared(subject, fitted.network, work.data, job.images)
-    return Made(plan, fitted.network, before, result, calibration, said)
+    return Made(plan, fitted.made, before, result, calibration, said)
 
 
 def _searched(work: Work, max_drop: float, steps: Steps) -> Made:
@@ -124,14 +123,14 @@ def _searched(work: Work, max_drop: float, steps: Steps) -> Made:
             before.row.top1,
         )
     said = planning.notes(best.plan) + best.notes
-    return Made(best.plan, best.network, before, best.result, planning.calibration, said)
+    return Made(best.plan, best.made, before, best.result, planning.calibration, said)
 
 
 def _finish(work: Work, made: Made, command: Sequence[str], steps: Steps) -> Decomposed:
     """Time and check a network, and save it with its report."""
-    job, opened, example, small = work.job, work.opened, work.subject.example, made.network
+    job, opened, example, small = work.job, work.opened, work.subject.example, made.compressed
     with steps("profile"):
-        row = row_of(work, small, made.result, made.before.result)
+        row = row_of(work, small.network, made.result, made.before.result)
     before, said = made.before.row, made.notes
     if work.table is not None:
         said += notes("latency", f"planned with the times of {work.table.network} in {work.table.words}")
@@ -139,13 +138,13 @@ def _finish(work: Work, made: Made, command: Sequence[str], steps: Steps) -> Dec
         original = original_of(opened.run)
         with steps("latency", "time the networks"):
             timed = time_result(
-                opened.model if original is None else original, small, made.plan, example, job.aim, job.timings
+                opened.model if original is None else original, small.network, made.plan, example, job.aim, job.timings
             )
-        small, said = timed.network, said + timed.notes
+        small, said = in_format(small, timed), said + timed.notes
         made.plan.memory_format = timed.memory_format
         before, row = before.timed([then for then, _ in timed.times]), row.timed([now for _, now in timed.times])
-    check_finished(opened.model, small, example)
-    origin = provenance(small) or Provenance()
+    check_finished(opened.model, small.network, example)
+    origin = small.provenance
     told = collect(
         _told_of_plan(work, made.plan), work.notes, made.calibration.notes, said, _told_of(work, made, origin)
     )
@@ -156,6 +155,13 @@ def _finish(work: Work, made: Made, command: Sequence[str], steps: Steps) -> Dec
         metrics = report.to_json()
         report.notes += save_run(work.out, small, metrics=metrics, info=info, force=job.place.force, sides=sides)
     return Decomposed(made.plan, report, work.out, steps, hint(job))
+
+
+def in_format(small: Compressed, timed: TimedResult) -> Compressed:
+    """The network in the memory format that it was found to be fastest in."""
+    known = small.provenance
+    plan = replace(known.plan, memory_format=timed.memory_format or known.plan.memory_format)
+    return compressed(timed.network, replace(known, plan=plan))
 
 
 def _dry_run(work: Work, planned: Planned, steps: Steps) -> Decomposed:

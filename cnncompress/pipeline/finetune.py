@@ -77,7 +77,7 @@ def train_run(
             "held_out": held_out(opened, data),
         }
         place.ready()
-        report.notes += update_run(place.target, opened.model, report.to_json(), info)
+        report.notes += update_run(place.target, opened.compressed, report.to_json(), info)
         return Tuned(report, place.target, summary(result))
 
 

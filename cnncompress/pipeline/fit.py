@@ -12,7 +12,8 @@ from cnncompress.correction import Correction, reconstruct, reestimate
 from cnncompress.correction.sequential import UNFOLLOWED, fit_in_order
 from cnncompress.data import Data, make_loader
 from cnncompress.errors import DataError
-from cnncompress.fitting import decompose
+from cnncompress.fitting import fit_alone
+from cnncompress.network.compressed import Compressed, compressed
 from cnncompress.network.divergence import Answers, agreement, to_check
 from cnncompress.network.subject import Subject
 from cnncompress.pipeline.asked import FitAsked, ImagesAsked
@@ -26,8 +27,17 @@ from cnncompress.terminal.words import counted
 class Fitted:
     """A compressed network, and what is to be said of how it was made."""
 
-    network: nn.Module
+    made: Compressed
     notes: tuple[Note, ...] = ()
+
+    @property
+    def network(self) -> nn.Module:
+        """The network itself."""
+        return self.made.network
+
+    def instead(self, network: nn.Module, *said: str) -> Fitted:
+        """Another network of the same provenance, with more to be said of it."""
+        return Fitted(compressed(network, self.made.provenance), (*self.notes, *notes("fit", *said)))
 
 
 def answers_of(subject: Subject, calibration: Calibration) -> Answers:
@@ -55,13 +65,15 @@ def fit(
     with steps("reconstruct", f"reconstruct blocks, {asked.reconstruct} gradient steps each"):
         images = _images(calibration)
         small, said = reconstruct(subject.network, fitted.network, images, asked.reconstruct, seed=asked.seed)
-    return Fitted(small, (*fitted.notes, *notes("fit", *said)))
+    return fitted.instead(small, *said)
 
 
 def _plain(subject: Subject, plan: Plan, calibration: Calibration, asked: FitAsked, adjust: Collection[str]) -> Fitted:
     """Every layer fitted alone."""
     refine = 1 if asked.refine is None else asked.refine
-    return Fitted(decompose(subject.network, plan, statistics=calibration.statistics, refine=refine))
+    return Fitted(
+        fit_alone(subject.network, subject.provenance, plan, statistics=calibration.statistics, refine=refine)
+    )
 
 
 def _corrected(
@@ -70,8 +82,8 @@ def _corrected(
     """Every layer fitted to what the compressed layers before it really give."""
     images = _images(calibration)
     how = Correction(refine=asked.refine, refit=asked.correct == "refit", adjust=adjust, seed=asked.seed)
-    made = fit_in_order(subject, plan, images, calibration.statistics, how)
-    fitted = Fitted(made.network, () if made.followed else notes("fit", UNFOLLOWED))
+    found = fit_in_order(subject, plan, images, calibration.statistics, how)
+    fitted = Fitted(found.made, () if found.followed else notes("fit", UNFOLLOWED))
     return fitted if asked.correct == "refit" else _normalised(fitted, images, answers_of(subject, calibration))
 
 
@@ -86,8 +98,8 @@ def _normalised(made: Fitted, images: Tensor, answers: Answers) -> Fitted:
     before, after = answers.divergence(made.network), answers.divergence(other)
     what = f"divergence on calibration images {before:.3g} nats without, {after:.3g} with"
     better = after < before
-    said = notes("fit", f"batch normalisation {'estimated again' if better else 'left as it was'}: {what}")
-    return Fitted(other if better else made.network, (*made.notes, *said))
+    said = f"batch normalisation {'estimated again' if better else 'left as it was'}: {what}"
+    return made.instead(other if better else made.network, said)
 
 
 def compared(subject: Subject, small: nn.Module, data: Data, read: ImagesAsked) -> tuple[Note, ...]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from cnncompress.chains.plan import Budget
 from cnncompress.latency.setting import TimingSetting
 from cnncompress.names.metrics import GUIDED
-from cnncompress.network.compressed import Compressed, compressed
+from cnncompress.network.compressed import Compressed
 from cnncompress.network.divergence import batches
 from cnncompress.network.memory_format import memory_format_of
 from cnncompress.network.subject import look_at
@@ -29,13 +29,14 @@ from cnncompress.terminal.console import Steps
 
 
 def compress_network(
-    network: nn.Module, images: Tensor, budget: Budget, asked: LayersAsked, seed: int, allow_slower: bool = False
+    original: Compressed, images: Tensor, budget: Budget, asked: LayersAsked, seed: int, allow_slower: bool = False
 ) -> Compressed:
     """The network planned within a budget and corrected in network order on `images` [n, c, H, W].
 
     It stays in its memory format, in which it takes no longer than before unless it is to be `allow_slower`.
     """
-    subject = look_at(network, images[:1])
+    network = original.network
+    subject = look_at(network, images[:1], original.provenance)
     choices, reasons = choices_of(subject, *asked.rules(seed), asked.layers, asked.skip)
     names = list(choices)
     how, _ = with_gradients(FitAsked(GUIDED, "refit", seed=seed, metric_assumed=True), network, images[:1])
@@ -49,4 +50,4 @@ def compress_network(
     plan = Planner(candidates).plan(budget) if allow_slower else guard.plan(budget)
     plan.input_shape = tuple(images.shape[1:])
     plan = with_reasons(plan, reasons | reasons_of(subject.cost), subject.calls)
-    return compressed(fit(subject, plan, calibration, how, names, Steps()).network)
+    return fit(subject, plan, calibration, how, names, Steps()).made

@@ -12,9 +12,10 @@ from cnncompress.errors import CompressError, RunError, UsageError
 from cnncompress.models import LoadedModel, list_models, load_model
 from cnncompress.models.sources import PROGRAM_ONLY
 from cnncompress.names.models import SUFFIXES
+from cnncompress.network.compressed import Compressed
 from cnncompress.network.inputs import input_dtype
 from cnncompress.network.preprocessing import Preprocessing
-from cnncompress.network.provenance import Provenance, attach, provenance
+from cnncompress.network.provenance import Provenance
 from cnncompress.network.run import inference, logits, run
 from cnncompress.pipeline.asked import NetworkAsked
 from cnncompress.runs import LoadedRun, is_run, load_run
@@ -33,6 +34,11 @@ class Opened:
     weights: str = ""
     run: LoadedRun | None = None
     assumed: tuple[str, ...] = ()  # of the preprocessing: what nothing and nobody has told
+
+    @property
+    def compressed(self) -> Compressed:
+        """The network with its provenance."""
+        return Compressed(self.model, self.provenance.plan, self.provenance)
 
     @property
     def taken_for(self) -> str:
@@ -69,10 +75,10 @@ def open_network(asked: NetworkAsked) -> Opened:
         arguments=dict(asked.arguments),
         seed=asked.seed,
     )
-    origin = Provenance(loaded.source, loaded.preprocessing)
     short = name.rsplit(":", 1)[-1] if loaded.source.kind != "torchvision" else name
-    opened = Opened(short, loaded.model, loaded.preprocessing, origin, loaded.weights, None, _assumed(loaded, asked))
-    attach(opened.model, origin)
+    opened = Opened(
+        short, loaded.model, loaded.preprocessing, loaded.provenance, loaded.weights, None, _assumed(loaded, asked)
+    )
     LOG.info(opened.taken_for)
     return opened
 
@@ -104,8 +110,7 @@ def open_run(path: Path, asked: NetworkAsked | None = None) -> Opened:
         if getattr(asked, field) != getattr(own, field):
             raise UsageError(f"{path} is a run, with weights and classes of its own; leave out --{flag}")
     prepared = (run.preprocessing or Preprocessing()).changed(asked.input_size, asked.mean, asked.std)
-    origin = dataclasses.replace(provenance(run.model) or Provenance(), preprocessing=prepared)
-    attach(run.model, origin)  # so that whatever is made of it remembers how its input is prepared
+    origin = dataclasses.replace(run.provenance, preprocessing=prepared)
     opened = Opened(str(run.info.get("name", path.name)), run.model, prepared, origin, f"run {path}", run)
     LOG.info(opened.taken_for)
     return opened

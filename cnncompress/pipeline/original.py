@@ -16,7 +16,6 @@ from cnncompress.models.sources import construct, model_name
 from cnncompress.network.costs import Profile
 from cnncompress.network.evaluate import Evaluation
 from cnncompress.network.profile import profile
-from cnncompress.network.provenance import Provenance, provenance
 from cnncompress.pipeline.opened import Opened
 from cnncompress.pipeline.rows import make_row, recorded
 from cnncompress.reporting import Row
@@ -30,7 +29,7 @@ def original_of(run: LoadedRun | None) -> nn.Module | None:
 
     None without a run, and for one that was opened as a program, which tells nothing of its original.
     """
-    source = (provenance(run.model) or Provenance()).source if run else None
+    source = run.provenance.source if run else None
     if run is None or source is None or source.kind == "program":
         return None
     dtype = next((p.dtype for p in run.model.parameters() if p.is_floating_point()), torch.float32)

@@ -9,6 +9,7 @@ from torch import nn
 
 from cnncompress.chains.plan import Budget, Plan
 from cnncompress.errors import CompressError, UsageError
+from cnncompress.network.compressed import Compressed
 from cnncompress.network.evaluate import Evaluation
 from cnncompress.pipeline.fit import Fitted
 from cnncompress.pipeline.notes import Note, notes
@@ -24,7 +25,7 @@ class Found:
     """A network with its plan and accuracy, and what is to be said of how it was made."""
 
     plan: Plan
-    network: nn.Module
+    made: Compressed
     result: Evaluation
     notes: tuple[Note, ...] = ()
 
@@ -60,7 +61,7 @@ def search(
         drop = top1 - result.top1
         tried.append(f"{planned.achieved['macs']:.3f} of the MACs: {drop:+.2f}")
         if drop <= max_drop:
-            best, high = Found(planned, made.network, result, made.notes), share
+            best, high = Found(planned, made.made, result, made.notes), share
         else:
             low = share
         if high - low < NEAR:
@@ -75,4 +76,4 @@ def search(
         f"points of top-1 lost at {'; '.join(tried)}",
         "the evaluation images chose this budget, so their accuracy is a little optimistic",
     )
-    return Found(best.plan, best.network, best.result, (*best.notes, *said))
+    return Found(best.plan, best.made, best.result, (*best.notes, *said))

@@ -78,7 +78,7 @@ def prepare(job: Job, held: ExitStack, steps: Steps) -> Work:
         check_weights(opened.model)
         check_packed(opened.model, opened.provenance)
         check_format(opened.model, opened.example(), job.memory_format)
-        subject = look_at(opened.model, opened.example())
+        subject = look_at(opened.model, opened.example(), opened.provenance)
         default, special = job.layers.rules(job.seed)
         choices, reasons = choices_of(subject, default, special, job.layers.layers, job.layers.skip)
         fit, told = with_gradients(job.fit, opened.model, opened.example())

@@ -29,17 +29,26 @@ from cnncompress.text import first_line
 
 @dataclass
 class LoadedRun:
-    """A run in memory: the network (eval mode, CPU, with its Provenance), its plan, and what the files say.
+    """A run in memory: the network (eval mode, CPU), where it comes from, and what the files say.
 
     `metrics` is metrics.json, `info` run.json, as plain values. `note` is a line on how it was loaded, mostly empty.
     """
 
     model: nn.Module
-    plan: Plan
+    provenance: Provenance
     metrics: dict[str, Any]
     info: dict[str, Any]
-    preprocessing: Preprocessing | None
     note: str = ""
+
+    @property
+    def plan(self) -> Plan:
+        """What became of every layer."""
+        return self.provenance.plan
+
+    @property
+    def preprocessing(self) -> Preprocessing | None:
+        """How images are prepared, where that is known."""
+        return self.provenance.preprocessing
 
 
 def load_run(path: str | Path, trust_code: bool = False) -> LoadedRun:
@@ -81,7 +90,7 @@ def _load(files: Snapshot, trust_code: bool) -> LoadedRun:
     else:
         model, note = _build(files, info, known), _changed(path, info, source)
     attach(model.eval(), known)
-    return LoadedRun(model, plan, metrics, info, preprocessing, note)
+    return LoadedRun(model, known, metrics, info, note)
 
 
 def _build(files: Snapshot, info: Mapping[str, Any], known: Provenance) -> nn.Module:

@@ -30,10 +30,10 @@ from cnncompress.files.tensorfile import load_tensors, save_tensors
 from cnncompress.models import ModelSource
 from cnncompress.models.classes import class_source
 from cnncompress.models.sources import code_of, find_source, foreign_code
-from cnncompress.network.compressed import Compressed, network_of
+from cnncompress.network.compressed import Compressed, compressed, with_provenance
 from cnncompress.network.inputs import input_dtype
 from cnncompress.network.preprocessing import Preprocessing
-from cnncompress.network.provenance import Provenance, attach, provenance
+from cnncompress.network.provenance import Provenance
 from cnncompress.programs import write_program
 from cnncompress.runs.rebuild import check_rebuild, comes_back
 from cnncompress.runs.record import check_sum, damage, read_info
@@ -56,7 +56,7 @@ Side = Callable[[Path], None]  # writes a file at a path
 
 def save_run(
     path: str | Path,
-    model: nn.Module,
+    small: Compressed,
     *,
     metrics: Mapping[str, Any],
     info: Mapping[str, Any] | None = None,
@@ -67,16 +67,14 @@ def save_run(
 
     The network of a user's own code is stored as a program too, which runs without that code, where it exports.
 
-    The network needs a `Provenance` with a source (`cnncompress.load_model` and `decompose` leave one), else
-    UsageError. `info` adds to run.json: command, seed, data; keys of its own go under `extra`. `sides` are side
-    products by file name: one that cannot be written is left out, and a line on stderr says so. With `force`, the files
-    of a run that is there are replaced; whatever else is in its folder stays. RunError where `check_output` refuses,
-    where the network is no longer what its source and plan build, where somebody else is writing there, or where the
-    system refuses; nothing is left behind then.
+    `info` adds to run.json: command, seed, data; keys of its own go under `extra`. `sides` are side products by file
+    name: one that cannot be written is left out, and a line on stderr says so. With `force`, the files of a run that is
+    there are replaced; whatever else is in its folder stays. UsageError where the network's provenance has no source.
+    RunError where `check_output` refuses, where the network is no longer what its source and plan build, where somebody
+    else is writing there, or where the system refuses; nothing is left behind then.
     """
     check_output(path, force)
-    model = folded(model)
-    known = _known(model)
+    model, known = folded(small.network), _known(small)
     if known.source.kind != "program":
         check_rebuild(model, known)
     with renewing(path, force) as folder:
@@ -93,18 +91,17 @@ def save_run(
 
 def update_run(
     path: str | Path,
-    model: nn.Module | None = None,
+    small: Compressed | None = None,
     metrics: Mapping[str, Any] | None = None,
     info: Mapping[str, Any] | None = None,
 ) -> list[str]:
     """Replace parts of a run in one step: the network, metrics.json, keys of run.json.
 
-    Everything else stays (hard-linked); a program of the old network goes. Where `model` is the run's own program, its
-    tensors become those of the network too. Returns and raises as `save_run` does.
+    Everything else stays (hard-linked); a program of the old network goes. Where `small` is the run's own program,
+    its tensors become those of the network too. Returns and raises as `save_run` does.
     """
     notes: list[str] = []
-    model = None if model is None else folded(model)
-    known = None if model is None else _known(model)
+    model, known = (None, None) if small is None else (folded(small.network), _known(small))
     if model is not None and known is not None and known.source.kind != "program":
         check_rebuild(model, known)
     with renewing(path, force=True) as folder, snapshot(path) as files:
@@ -149,37 +146,39 @@ def save(
     name; else the network is kept as an exported program, which runs and trains but is not decomposed again.
     Raises as `save_run` does, and CompressError where neither can be had.
     """
-    model, unbuilt = network_of(model), False
+    small, unbuilt = with_provenance(model), False
     if source is not None:
-        source = find_source(source) if isinstance(source, str) else source
-        attach(model, dataclasses.replace(provenance(model) or Provenance(), source=source))
-    else:
-        unbuilt = _find_out_source(model)
-    save_run(path, model, metrics={"schema": 1, "rows": [], "layers": []}, force=force)
+        found = find_source(source) if isinstance(source, str) else source
+        small = _from_source(small, found)
+    elif small.provenance.source is None:
+        built = _own_class(small)
+        unbuilt = built is None
+        small = _from_source(small, built or ModelSource("program", type(small.network).__qualname__))
+    save_run(path, small, metrics={"schema": 1, "rows": [], "layers": []}, force=force)
     if unbuilt:
-        warnings.warn(AS_PROGRAM.format(name=type(model).__name__), stacklevel=2)
+        warnings.warn(AS_PROGRAM.format(name=type(small.network).__name__), stacklevel=2)
 
 
-def _find_out_source(model: nn.Module) -> bool:
-    """Note with a network how it can be built again, where nothing says so yet; True where nothing builds it."""
-    known = provenance(model) or Provenance()
-    if known.source is not None:
-        return False
-    source = class_source(model)
-    if source is not None:
-        known = dataclasses.replace(known, source=source)
-        try:
-            check_rebuild(model, known)
-        except CompressError:
-            source = None
-    program = ModelSource("program", type(model).__qualname__)
-    attach(model, dataclasses.replace(known, source=source or program))
-    return source is None
+def _from_source(small: Compressed, source: ModelSource) -> Compressed:
+    """The network, which says from now on how its architecture is built."""
+    return compressed(small.network, dataclasses.replace(small.provenance, source=source))
 
 
-def _known(model: nn.Module) -> Provenance:
-    known = provenance(model)
-    if known is None or known.source is None:
+def _own_class(small: Compressed) -> ModelSource | None:
+    """The class of a network as its source, where that builds it again."""
+    source = class_source(small.network)
+    if source is None:
+        return None
+    try:
+        check_rebuild(small.network, dataclasses.replace(small.provenance, source=source))
+    except CompressError:
+        return None
+    return source
+
+
+def _known(small: Compressed) -> Provenance:
+    known = small.provenance
+    if known.source is None:
         raise UsageError(
             "the network does not say where it comes from; load it with cnncompress.load_model, "
             "or pass save(..., source='path/file.py:factory')"

@@ -10,6 +10,7 @@ import torch
 
 from cnncompress.files.tensorfile import load_tensors
 from cnncompress.models import ModelSource, build_architecture
+from cnncompress.network.compressed import with_provenance
 from cnncompress.network.preprocessing import Preprocessing
 from cnncompress.network.provenance import Provenance, attach
 from cnncompress.reporting import Report, Row
@@ -37,7 +38,7 @@ def given(tmp_path_factory):
     prepared = Preprocessing((32, 32), None, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
     net = attach(build_architecture(source), Provenance(source, prepared))
     rows = [Row("net", "original", 2690, 30_000, 10_728), Row("net small", "decomposed", 2690, 30_000, 10_728)]
-    save_run(folder / "run", net, metrics=Report(rows).to_json(), info={"name": "net"})
+    save_run(folder / "run", with_provenance(net), metrics=Report(rows).to_json(), info={"name": "net"})
     (folder / "ran").unlink()
     return folder
 

@@ -11,6 +11,7 @@ import torch
 
 from cnncompress.errors import RunError
 from cnncompress.files import publish
+from cnncompress.network.compressed import with_provenance
 from cnncompress.runs import check_output, is_run, load, load_run, save, save_run
 from tests.run_networks import EMPTY, FACTORY, env, network, plan, randomise
 
@@ -132,19 +133,20 @@ LOOP = """
 import sys, torch
 torch.set_num_threads(1)
 from cnncompress.files import publish
-from cnncompress.network.provenance import provenance
+from cnncompress.network.compressed import with_provenance
 from cnncompress.runs import load_run, save_run
 from tests.run_networks import EMPTY
 if sys.argv[3] == "rename":
     publish._exchange = lambda first, second: False
-net = load_run(sys.argv[1], trust_code=True).model
-provenance(net).preprocessing = None  # and so no program to export: many saves a second
+small = with_provenance(load_run(sys.argv[1], trust_code=True).model)
+net = small.network
+small.provenance.preprocessing = None  # and so no program to export: many saves a second
 print("ready", flush=True)
 i = 1  # what is there at first is 0: one save is enough to see
 while True:
     value = i % 2
     torch.nn.init.constant_(net[0].weight, value)
-    save_run(sys.argv[2], net, metrics={**EMPTY, "kept": {"value": str(value)}}, info={"seed": value}, force=True)
+    save_run(sys.argv[2], small, metrics={**EMPTY, "kept": {"value": str(value)}}, info={"seed": value}, force=True)
     i += 1
 """
 
@@ -153,11 +155,10 @@ while True:
 def test_a_killed_process_leaves_one_whole_run(tmp_path, factory, way):
     save(network(factory, "tiny"), tmp_path / "start")
     out = tmp_path / "out" / "run"
-    save_run(
-        out, load(tmp_path / "start", trust_code=True), metrics={**EMPTY, "kept": {"value": "0"}}, info={"seed": 0}
-    )
+    small = with_provenance(load(tmp_path / "start", trust_code=True))
+    save_run(out, small, metrics={**EMPTY, "kept": {"value": "0"}}, info={"seed": 0})
     torch.nn.init.constant_((net := load(out, trust_code=True))[0].weight, 0)
-    save_run(out, net, metrics={**EMPTY, "kept": {"value": "0"}}, info={"seed": 0}, force=True)
+    save_run(out, with_provenance(net), metrics={**EMPTY, "kept": {"value": "0"}}, info={"seed": 0}, force=True)
     delays, values = random.Random(0), []
     # one import serves all kills: the parent process forks, and every child is killed
     script = KILLS.replace("LOOP_BODY", LOOP.split('print("ready", flush=True)')[1].replace("\n", "\n        "))
@@ -179,7 +180,7 @@ def test_a_killed_process_leaves_one_whole_run(tmp_path, factory, way):
             values.append(value)
         parent.stdin.close()
     assert set(values) == {0, 1}
-    save_run(out, net, metrics=EMPTY, force=True)
+    save_run(out, with_provenance(net), metrics=EMPTY, force=True)
     assert [p.name for p in out.parent.iterdir()] == ["run"]
 
 

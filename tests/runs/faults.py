@@ -28,6 +28,7 @@ from cnncompress.errors import CompressError
 from cnncompress.files import publish, tensorfile
 from cnncompress.finetuning import checkpoints
 from cnncompress.models import load_model
+from cnncompress.network.compressed import with_provenance
 from cnncompress.network.provenance import Provenance, attach, provenance
 from cnncompress.programs.export import export_pt2
 from cnncompress.runs import load_run, save_run, update_run
@@ -112,17 +113,23 @@ def net(folder: Path, value: float, with_program: bool = False):
 def save(folder: Path) -> None:
     """Replace the run by one of another network."""
     model = net(folder, 1, with_program=True)
-    save_run(folder / "run", model, metrics={**EMPTY, "notes": ["1"]}, info={"seed": 1}, force=True)
+    save_run(folder / "run", with_provenance(model), metrics={**EMPTY, "notes": ["1"]}, info={"seed": 1}, force=True)
 
 
 def save_new(folder: Path) -> None:
     """Write a run where there is none."""
-    save_run(folder / "deep" / "run", net(folder, 1), metrics={**EMPTY, "notes": ["1"]}, info={"seed": 1}, force=True)
+    save_run(
+        folder / "deep" / "run",
+        with_provenance(net(folder, 1)),
+        metrics={**EMPTY, "notes": ["1"]},
+        info={"seed": 1},
+        force=True,
+    )
 
 
 def update(folder: Path) -> None:
     """Replace the network and the measurements of a run."""
-    update_run(folder / "run", net(folder, 1), {**EMPTY, "notes": ["1"]}, {"seed": 1})
+    update_run(folder / "run", with_provenance(net(folder, 1)), {**EMPTY, "notes": ["1"]}, {"seed": 1})
 
 
 def tune(folder: Path) -> None:
@@ -141,10 +148,10 @@ def export(folder: Path) -> None:
 def prepare(folder: Path) -> None:
     """Two runs with a file of the user, images and an exported file."""
     (folder / "factory.py").write_text(FACTORY)
-    save_run(folder / "run", net(folder, 0), metrics={**EMPTY, "notes": ["0"]}, info={"seed": 0})
+    save_run(folder / "run", with_provenance(net(folder, 0)), metrics={**EMPTY, "notes": ["0"]}, info={"seed": 0})
     loaded = load_model("digits_vgg")
     attach(loaded.model, Provenance(loaded.source, loaded.preprocessing))
-    save_run(folder / "digits", loaded.model, metrics=EMPTY)
+    save_run(folder / "digits", with_provenance(loaded.model), metrics=EMPTY)
     for name in ("run", "digits"):
         (folder / name / "notes.md").write_text("mine")
     (folder / "net.pt2").write_text("old")

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from cnncompress.errors import RunError
+from cnncompress.network.compressed import with_provenance
 from cnncompress.runs import check_output, copy_run, load, save, save_run, update_run, write
 from tests.run_networks import EMPTY, FACTORY, network, randomise
 
@@ -162,7 +163,9 @@ def test_a_link_in_the_place_of_a_file_of_the_run_is_not_replaced(tmp_path, run,
 @POSIX
 def test_a_pipe_in_the_place_of_a_side_product_stays(run, net, caplog):
     os.mkfifo(run / "side.bin")
-    save_run(run, net, metrics=EMPTY, force=True, sides={"side.bin": lambda path: path.write_text("new")})
+    save_run(
+        run, with_provenance(net), metrics=EMPTY, force=True, sides={"side.bin": lambda path: path.write_text("new")}
+    )
     assert stat.S_ISFIFO((run / "side.bin").lstat().st_mode)
     assert "the run has no new side.bin: it is a named pipe" in caplog.text
 
@@ -222,7 +225,7 @@ def test_a_side_product_that_fails_is_left_out_and_told(tmp_path, net, caplog):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     sides = {"big.bin": full, "small.txt": lambda path: path.write_text("whole")}
-    save_run(tmp_path / "run", net, metrics=EMPTY, sides=sides)
+    save_run(tmp_path / "run", with_provenance(net), metrics=EMPTY, sides=sides)
     assert sorted(set(os.listdir(tmp_path / "run")) & sides.keys()) == ["small.txt"]
     assert "the run has no new big.bin" in caplog.text
     load(tmp_path / "run", trust_code=True)
@@ -243,7 +246,7 @@ def test_odd_names_of_runs(tmp_path, net, name):
 @pytest.mark.skipif(os.name == "nt", reason="names are text there")
 def test_a_name_that_is_not_utf8(tmp_path, net):
     path = os.fsdecode(os.fsencode(tmp_path) + b"/bad\xff")
-    save_run(path, net, metrics=EMPTY, info={"command": ["cnncompress", "--out", path]})
+    save_run(path, with_provenance(net), metrics=EMPTY, info={"command": ["cnncompress", "--out", path]})
     save(net, path, force=True)
     assert torch.equal(load(path, trust_code=True)[0].weight, net[0].weight)
 

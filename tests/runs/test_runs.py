@@ -17,6 +17,7 @@ from cnncompress.errors import RunError, UsageError
 from cnncompress.files.place import FILES
 from cnncompress.files.tensorfile import load_tensors
 from cnncompress.models import ModelSource, load_model
+from cnncompress.network.compressed import with_provenance
 from cnncompress.network.kinds import spec_of
 from cnncompress.network.memory_format import memory_format_of
 from cnncompress.network.preprocessing import Preprocessing
@@ -56,7 +57,9 @@ with torch.no_grad():
 def test_round_trip_is_bitwise(tmp_path, factory, variant):
     net = VARIANTS[variant](randomise(network(factory, plan=plan())))
     before = {name: (t.clone(), t.stride(), t.dtype) for name, t in net.state_dict().items()}
-    save_run(tmp_path / "run", net, metrics={**EMPTY, "rows": [ROW]}, info={"seed": 3, "command": ["a"]})
+    save_run(
+        tmp_path / "run", with_provenance(net), metrics={**EMPTY, "rows": [ROW]}, info={"seed": 3, "command": ["a"]}
+    )
     run = load_run(tmp_path / "run", trust_code=True)
     assert run.plan == plan()
     assert run.metrics["rows"] == [ROW]
@@ -177,7 +180,7 @@ def test_a_network_that_could_not_be_loaded_is_not_saved(tmp_path, factory):
 def test_update_keeps_all_the_rest(tmp_path, factory):
     old, new = tmp_path / "old", tmp_path / "new"
     net = network(factory, "tiny")
-    save_run(old, net, metrics=EMPTY, info={"seed": 1})
+    save_run(old, with_provenance(net), metrics=EMPTY, info={"seed": 1})
     (old / "checkpoints").mkdir()
     (old / "checkpoints" / "last.pt").write_text("state")
     copy_run(old, new)
@@ -191,7 +194,7 @@ def test_update_keeps_all_the_rest(tmp_path, factory):
     update_run(old, info={"other": 0.5})
     assert load_run(old, trust_code=True).info["extra"] == {"mine": [1, "a"], "other": 0.5}
     assert (old / "checkpoints" / "last.pt").read_text() == "state"
-    update_run(old, randomise(net), metrics=EMPTY)
+    update_run(old, with_provenance(randomise(net)), metrics=EMPTY)
     run = load_run(old, trust_code=True)
     assert torch.equal(run.model[0].weight, net[0].weight)
     assert run.info["seed"] == 2
@@ -311,6 +314,6 @@ def test_a_run_that_does_not_hold_the_whole_network_says_so(value, notes, tmp_pa
     path = tmp_path / "nets.py"
     path.write_text(HIDDEN.format(value=value))
     model = load_model(f"{path}:Net", input_size=8).model
-    found = save_run(tmp_path / "run", model, metrics={"schema": 1, "rows": [], "layers": []})
+    found = save_run(tmp_path / "run", with_provenance(model), metrics={"schema": 1, "rows": [], "layers": []})
     assert [note for note in found if "does not hold the whole network" in note] == found
     assert len(found) == notes

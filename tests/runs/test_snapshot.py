@@ -8,6 +8,7 @@ import torch
 
 from cnncompress.errors import RunError
 from cnncompress.files.place import CORE
+from cnncompress.network.compressed import with_provenance
 from cnncompress.runs import copy_run, load_run, record, save_run, snapshot
 from tests.run_networks import EMPTY, FACTORY, network
 
@@ -19,7 +20,9 @@ def versions(tmp_path):
     net = network(tmp_path / "factory.py", "tiny")
     for value in (0, 1):
         torch.nn.init.constant_(net[0].weight, value)
-        save_run(tmp_path / str(value), net, metrics={**EMPTY, "notes": [str(value)]}, info={"seed": value})
+        save_run(
+            tmp_path / str(value), with_provenance(net), metrics={**EMPTY, "notes": [str(value)]}, info={"seed": value}
+        )
     copy_run(tmp_path / "0", tmp_path / "run")
     return tmp_path
 

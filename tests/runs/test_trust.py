@@ -9,6 +9,7 @@ import torch
 from cnncompress.errors import RunError, UsageError
 from cnncompress.models import ModelSource
 from cnncompress.models.sources import build_architecture, find_source
+from cnncompress.network.compressed import with_provenance
 from cnncompress.network.provenance import Provenance, attach, provenance
 from cnncompress.programs import Program
 from cnncompress.runs import copy_run, load, load_run, rebuild, save, update_run
@@ -108,11 +109,11 @@ def test_a_program_is_saved_as_one(run, tmp_path):
 
 def test_a_new_network_renews_or_drops_the_program(run):
     net = randomise(load(run, trust_code=True))
-    update_run(run, net)
+    update_run(run, with_provenance(net))
     assert same(load(run), net)
     known = provenance(net)
     attach(net, Provenance(known.source, None, known.plan, known.errors))  # of unknown input size: no program
-    update_run(run, net)
+    update_run(run, with_provenance(net))
     assert not (run / "network.pt2").exists()
     assert list(json.loads((run / "run.json").read_text())["sha256"]) == ["model.safetensors"]
     assert same(load(run, trust_code=True), net)
