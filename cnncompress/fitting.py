@@ -40,8 +40,9 @@ def decompose(
     """A new network in which every layer of `plan` is replaced by its chain; `model` stays as it is.
 
     `statistics` are those of `collect_statistics`, for a metric that needs them. `refine` 0 takes a method's own
-    procedure, 1 refits each chain's last stage, each further one improves all its stages. Layers on the meta device are
-    replaced in shape only. Raises CompressError for NaN or infinite weights, UsageError for missing statistics.
+    procedure, 1 refits each chain's last stage, each further one improves all its stages. `progress` shows a bar on a
+    terminal. Layers on the meta device are replaced in shape only. Raises CompressError for NaN or infinite weights,
+    UsageError for missing statistics.
     """
     known = with_provenance(model).provenance
     return fit_alone(model, known, plan, statistics=statistics, refine=refine, progress=progress).network
@@ -63,7 +64,8 @@ def fit_alone(
     layers = bar(plan.layers.items(), progress=progress, desc="decompose", unit="layer", leave=False)
     for name, layer_plan in layers:
         layers.set_postfix_str(name)
-        fitted = fit_layer(name, small.get_submodule(name), layer_plan, plan.metric, statistics.get(name), refine)
+        how = Fitting(plan.metric, statistics.get(name), refine)
+        fitted = fit_layer(name, small.get_submodule(name), layer_plan, how)
         errors[name] = fitted.error
         if fitted.rise is not None:
             rises[name] = fitted.rise
@@ -126,36 +128,40 @@ class Fitted:
     kernels: list[Tensor] | None = None
 
 
-@in_layer
-def fit_layer(
-    name: str,
-    module: Any,
-    layer_plan: LayerPlan,
-    metric: str,
-    statistics: LayerStatistics | None,
-    refine: int = 1,
-    target: Tensor | None = None,
-    start: list[Tensor] | None = None,
-) -> Fitted:
-    """Factorize one layer in a metric; on the meta device in shape only, without an error.
+@dataclasses.dataclass(frozen=True)
+class Fitting:
+    """How a layer is fitted: in which metric, with which of its statistics, and refined how often.
 
-    `target` [F, C/g, kh, kw] takes the place of the layer's weight; `start` is that of `Decomposition.factorize`. Under
-    a centred metric the bias takes back what the error does to the mean output.
+    `target` [F, C/g, kh, kw] takes the place of the layer's weight; `start` is that of `Decomposition.factorize`.
+    """
+
+    metric: str
+    statistics: LayerStatistics | None = None
+    refine: int = 1
+    target: Tensor | None = None
+    start: list[Tensor] | None = None
+
+
+@in_layer
+def fit_layer(name: str, module: Any, layer_plan: LayerPlan, how: Fitting) -> Fitted:
+    """Factorize one layer; on the meta device in shape only, without an error.
+
+    Under a centred metric the bias takes back what the error does to the mean output.
     """
     spec = spec_of(module)
-    weight = dense_weight(module) if target is None else target
+    weight = dense_weight(module) if how.target is None else how.target
     if weight.is_meta:
         return Fitted(build_chain(layer_plan, None, module))
     check_finite(weight, name)
-    metrics = layer_metrics(metric, spec, statistics)
-    weight = weight if statistics is None else weight.cpu()  # where the statistics are
+    metrics = layer_metrics(how.metric, spec, how.statistics)
+    weight = weight if how.statistics is None else weight.cpu()  # where the statistics are
     method = get_method(layer_plan.method, **layer_plan.options)
-    kernels = method.factorize(weight, spec, layer_plan.rank, metrics, refine, start)
+    kernels = method.factorize(weight, spec, layer_plan.rank, metrics, how.refine, how.start)
     stages = method.stages(spec, layer_plan.rank)
     chain = build_chain(layer_plan, lower_kernels(stages, kernels, layer_plan.lowering), module)
     dense = extract_groups(chain.to_dense(), spec.groups).to(weight.device)
     result = Fitted(chain, relative_error(metrics, weight, dense), kernels=kernels)
-    kind = get_metric(metric)
+    kind = get_metric(how.metric)
     if kind.centred:
         chain.add_to_bias(mean_error(metrics, weight.double() - dense.double()))
     if kind.nats:

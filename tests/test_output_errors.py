@@ -9,7 +9,7 @@ from torch import nn
 
 from cnncompress.chains.compose import extract_groups
 from cnncompress.chains.spec import Call, ConvSpec
-from cnncompress.fitting import fit_layer
+from cnncompress.fitting import Fitting, fit_layer
 from cnncompress.metrics import get_metric, layer_metrics, squared_error
 from cnncompress.network.kinds import spec_of
 from cnncompress.planning import Choice, Kept, plan_layer
@@ -70,7 +70,7 @@ def test_data_covariance_is_the_mean_squared_output_error(name, method):
     if isinstance(decision, Kept):
         return
     found = collect_statistics(model, [x], "data-covariance", positions=None, progress=False)["layer"]
-    fitted = fit_layer("layer", layer, decision, "data-covariance", found)
+    fitted = fit_layer("layer", layer, decision, Fitting("data-covariance", found))
     with torch.no_grad():
         error, output = layer(x) - fitted.chain(x), layer(x)
     error = error.movedim(1, -1).reshape(-1, spec.out_channels)
@@ -96,7 +96,7 @@ def test_shrinkage_fades_with_many_rows():
     x = smooth_images(layer, n=600)
     found = collect_statistics(Layer(layer), [x], positions=None, progress=False)["layer"]
     decision = plan_layer(Call(0, spec_of(layer), ((11, 12),)), Choice("channel-svd", 2), force=True, centred=True)
-    fitted = fit_layer("layer", layer, decision, "data-covariance", found)
+    fitted = fit_layer("layer", layer, decision, Fitting("data-covariance", found))
     with torch.no_grad():
         output = layer(x)
         error = float((output - fitted.chain(x)).square().mean((0, 2, 3)).sum())
@@ -117,7 +117,7 @@ def test_half_the_kronecker_form_is_the_rise_of_the_loss(seed):
     x = randn(4000, 12, seed=seed + 20) @ (randn(12, 12, seed=seed + 30) / 12**0.5) + 0.5
     found = collect_statistics(Layer(layer), [x], "kronecker", positions=None, progress=False)["layer"]
     decision = plan_layer(Call(0, spec_of(layer), ((1, 1),)), Choice("svd", 2), force=True, centred=True)
-    fitted = fit_layer("layer", layer, decision, "kronecker", found)
+    fitted = fit_layer("layer", layer, decision, Fitting("kronecker", found))
     with torch.no_grad():
         change = fitted.chain(x) - layer(x)
         logits = layer(x)
@@ -137,7 +137,7 @@ def test_a_layer_without_gradients_predicts_no_rise():
     statistics = made_up_statistics(LINEAR)
     statistics.gradient.zero_()
     decision = plan_layer(Call(0, spec_of(layer), ((1, 1),)), Choice("svd", 2), force=True, centred=True)
-    fitted = fit_layer("layer", layer, decision, "kronecker", statistics)
+    fitted = fit_layer("layer", layer, decision, Fitting("kronecker", statistics))
     assert fitted.rise == pytest.approx(0, abs=1e-20)
     assert 0 < fitted.error < 1
 
@@ -151,7 +151,7 @@ def test_constant_images_through_real_statistics(metric, value):
     found = collect_statistics(Layer(layer), [(x, torch.zeros(4).long())], metric, progress=False)["layer"]
     centred = get_metric(metric).centred
     decision = plan_layer(Call(0, spec_of(layer), ((6, 6),)), Choice("channel-svd", 3), force=True, centred=centred)
-    fitted = fit_layer("layer", layer, decision, metric, found)
+    fitted = fit_layer("layer", layer, decision, Fitting(metric, found))
     assert all(torch.isfinite(p).all() for p in fitted.chain.parameters())
     assert 0 < fitted.error < 1
     if centred:

@@ -17,7 +17,7 @@ from cnncompress.chains.spec import ConvSpec
 from cnncompress.correction.after import After, Aims, after_of
 from cnncompress.correction.target import Positions, Samples
 from cnncompress.correction.walk import Visit
-from cnncompress.fitting import Fitted, fit_layer
+from cnncompress.fitting import Fitted, Fitting, fit_layer
 from cnncompress.metrics import LayerStatistics, best_with
 from cnncompress.network.kinds import dense_weight, kind_of, spec_of
 from cnncompress.network.positions import sample_positions
@@ -89,7 +89,7 @@ class Refits:
         """The fit to the statistics, with the mean output that the original has."""
         name = visit.layer
         plan, statistics = self.plan.layers[name], self.statistics.get(name)
-        fitted = fit_layer(name, module, plan, self.plan.metric, statistics, self._refine(plan.spec))
+        fitted = fit_layer(name, module, plan, Fitting(self.plan.metric, statistics, self._refine(plan.spec)))
         if name not in self.repeated:  # one call does not tell what the others need
             positions = self._positions(visit)
             given = positions.outputs(fitted.chain(visit.input))
@@ -110,7 +110,8 @@ class Refits:
         for _ in range(aims.rounds):
             aim = aims.next(given)
             target = samples.target(weight, spec, aim)
-            fitted = fit_layer(name, module, plan, metric, real, self._refine(spec), target, start)
+            how = Fitting(metric, real, self._refine(spec), target, start)
+            fitted = fit_layer(name, module, plan, how)
             start = fitted.kernels
             dense = extract_groups(fitted.chain.to_dense(), spec.groups)
             given = _shift(fitted.chain, samples.outputs(dense) + fitted.chain.offset(), aim)

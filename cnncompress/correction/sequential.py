@@ -51,9 +51,10 @@ def decompose_in_order(
     """As `fitting.decompose`, every chain fitted to what the compressed layers before it make of `images` [n, 3, h, w].
 
     The network is on the CPU. Of the layers that `correction` names for adjustment, convolutions that stay and come
-    after a chain are given new kernels; not the network's last layer, whose outputs count together rather than
-    position by position. A layer that is called more than once on an image is left at what `fitting.decompose` gives.
-    Raises as that does, and UnsupportedLayerError for a plan whose chains have no bias.
+    after a chain are given new kernels; not the network's last layer, whose outputs count together rather than position
+    by position. A layer that is called more than once on an image is left at what `fitting.decompose` gives.
+    `statistics` and `progress` are those of `fitting.decompose`. Raises as that does, and UnsupportedLayerError for a
+    plan whose chains have no bias.
     """
     images, _ = read_batch(images, input_dtype(model), labels=False)
     subject = look_at(model, images[:1], with_provenance(model).provenance)

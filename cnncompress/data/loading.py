@@ -214,7 +214,8 @@ class Loader:
 def make_loader(dataset: Any, batch_size: int, *, workers: int = 0, indices: Sequence[int] | None = None) -> Loader:
     """Batches `(images [n, c, H, W], labels [n])` for evaluation, in the order of the set or of `indices`.
 
-    `dataset` is `Images` or another map-style set, whose items torch's own collation puts together. Images that cannot
+    `dataset` is `Images` or another map-style set, whose items torch's own collation puts together; so many `workers`
+    decode them, 0 for this process itself. Images that cannot
     be read are left out; at the end of a pass they are in `dataset.skipped` and one line on stderr counts those not
     reported before and names the first few. DataError where not one of them can be read.
     """

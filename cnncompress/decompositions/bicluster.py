@@ -130,7 +130,7 @@ class Bicluster(Decomposition):
         if k in (1, n):
             return torch.arange(n, device=points.device)
         search = {name: self.settings[name] for name in ("restarts", "seed")}
-        clustering = balanced_kmeans(points, k, distance="subspace", dim=ceil(n / k / 3), **search)
+        clustering = balanced_kmeans(points, k, subspace=ceil(n / k / 3), **search)
         return clustering.order.to(points.device)
 
 

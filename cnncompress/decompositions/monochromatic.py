@@ -86,7 +86,7 @@ class Monochromatic(Decomposition):
         F, _, kh, kw = weight.shape
         filters = weight.double().flatten(2)
         search = {name: self.settings[name] for name in ("restarts", "seed")}
-        clustering = balanced_kmeans(leading_vectors(filters), rank[0], distance="subspace", **search)
+        clustering = balanced_kmeans(leading_vectors(filters), rank[0], subspace=1, **search)
         order = clustering.order.to(weight.device)
         members = filters[order].unflatten(0, (rank[0], -1))
         directions = leading_vectors(members.transpose(1, 2).flatten(2))

@@ -6,11 +6,9 @@ import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch import nn
 
 from cnncompress.chains.training import fold, start_training
 from cnncompress.data import make_loader
@@ -18,6 +16,7 @@ from cnncompress.errors import UsageError
 from cnncompress.files.state import packed
 from cnncompress.finetuning.checkpoints import Checkpoints
 from cnncompress.finetuning.distillation import distillation_loss, teaching
+from cnncompress.finetuning.lessons import Lessons
 from cnncompress.finetuning.schedules import freeze_others, trainable_modules
 from cnncompress.finetuning.settings import FinetuneResult, FinetuneSettings
 from cnncompress.finetuning.trainer import Learner, Trainer
@@ -31,6 +30,7 @@ __all__ = [
     "Checkpoints",
     "FinetuneResult",
     "FinetuneSettings",
+    "Lessons",
     "distillation_loss",
     "finetune",
     "is_main_process",
@@ -49,25 +49,19 @@ def check_trainable(model: nn.Module) -> None:
 
 def finetune(
     model: nn.Module,
-    train: Dataset[Any],
-    val: Any,
+    lessons: Lessons,
     settings: FinetuneSettings,
     checkpoints: Path | Checkpoints,
     *,
     device: str = "auto",
     resume: bool = False,
-    example: Tensor | None = None,
-    teacher: nn.Module | None = None,
 ) -> FinetuneResult:
-    """Train `model` in place; afterwards it holds the weights of the best epoch by top-1 on `val`, then by loss.
+    """Train `model` in place; afterwards it holds the weights of the best epoch by top-1, then by loss.
 
-    The weights before training count as epoch 0, so the result is never worse than the start. Items are (image
-    [3, H, W], class index), those of `val` as `data.make_loader` takes them; where `train` has `set_epoch`, it is told
-    each epoch, and its items should depend on nothing but epoch and index. Writes the files of `Checkpoints` to a
-    folder, or as they say. With `resume`, training goes on from the last checkpoint and gives, on a CPU, what it would
-    have given without the interruption. Under torchrun every process calls this. `example` [n, c, H, W] shows the order
-    of execution (default: an image of `val`). A network in half precision is trained in float32 and rounded at the end.
-    `teacher`, for settings that distil, is a network of the same images and classes, which stays as it is.
+    The weights before training count as epoch 0, so the result is never worse than the start. Writes the files of
+    `Checkpoints` to a folder, or as they say. With `resume`, training goes on from the last checkpoint and gives, on a
+    CPU, what it would have given without the interruption. Under torchrun every process calls this. A network in half
+    precision is trained in float32 and rounded at the end.
 
     Raises UsageError for settings that do not fit, DataError for labels, RunError for files, CompressError where the
     loss is no longer finite. KeyboardInterrupt passes on, after the checkpoint is written.
@@ -75,9 +69,10 @@ def finetune(
     chosen = resolve_device(device)
     settings = settings.resolved(chosen)
     check_trainable(model)
-    check_teacher(teacher, settings)
+    check_teacher(lessons.teacher, settings)
+    example = lessons.example
     if example is None:
-        example = read_batch(next(iter(make_loader(val, 1))), labels=False)[0]
+        example = read_batch(next(iter(make_loader(lessons.val, 1))), labels=False)[0]
     kept = Checkpoints(checkpoints) if isinstance(checkpoints, Path) else checkpoints
     usual = input_dtype(model)
     half = usual.itemsize < torch.float32.itemsize  # steps are smaller than half precision can tell apart
@@ -91,14 +86,14 @@ def finetune(
         freeze_others(model, names, example)
         with inference(model):
             classes = forward(model, example[:1]).shape[-1]
-        with teaching(teacher, model, chosen) as taught:
+        with teaching(lessons.teacher, model, chosen) as taught:
             if taught is not None:
                 taught.check(example[:1].to(chosen), classes)
             learner = Learner(model, names, classes, taught)
-            result = Trainer(learner, train, val, settings, kept, chosen).run(resume)
+            result = Trainer(learner, lessons, settings, kept, chosen).run(resume)
     if half:
         notes.append(f"trained in float32 and rounded to {str(usual).removeprefix('torch.')}")
-        best = evaluate(model.to(chosen), make_loader(val, settings.batch_size), chosen, progress=False)
+        best = evaluate(model.to(chosen), make_loader(lessons.val, settings.batch_size), chosen, progress=False)
         model.to(origin)
         result = dataclasses.replace(result, best=best)
     if result.best_epoch == 0:

@@ -11,7 +11,6 @@ from typing import Any, cast
 import torch
 from accelerate.utils import broadcast
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
 from cnncompress.data import make_loader
 from cnncompress.errors import CompressError, RunError
@@ -19,6 +18,7 @@ from cnncompress.finetuning.batches import Batches, Process
 from cnncompress.finetuning.checkpoints import Checkpoints, NotWrittenError, tensors_of
 from cnncompress.finetuning.distillation import Teacher
 from cnncompress.finetuning.interrupts import Interrupts
+from cnncompress.finetuning.lessons import Lessons
 from cnncompress.finetuning.optimization import Objective, better, cosine, make_accelerator, make_optimizer, mixed_seed
 from cnncompress.finetuning.progress import Progress
 from cnncompress.finetuning.schedules import training_modes
@@ -47,19 +47,18 @@ class Trainer:
     def __init__(
         self,
         learner: Learner,
-        train: Dataset[Any],
-        val: Any,
+        lessons: Lessons,
         settings: FinetuneSettings,
         checkpoints: Checkpoints,
         device: torch.device,
     ) -> None:
         self.model, self.classes, self.teacher = learner.network, learner.classes, learner.teacher
-        self.val, self.settings, self.checkpoints = val, settings, checkpoints
+        self.val, self.settings, self.checkpoints = lessons.val, settings, checkpoints
         self.set_modes = training_modes(self.model, learner.names)
         self.accelerator = make_accelerator(device, settings.precision)
         self.device, self.main = self.accelerator.device, self.accelerator.is_main_process
         self.rank, self.processes = self.accelerator.process_index, self.accelerator.num_processes
-        self.batches = Batches(train, settings, Process(self.rank, self.processes, self.device))
+        self.batches = Batches(lessons.train, settings, Process(self.rank, self.processes, self.device))
         self.optimizer: Any = make_optimizer(self.model.to(self.device), settings)
         self.interrupts = Interrupts(shared=self.processes > 1)
         self.progress = Progress()

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from jaxtyping import Float, Float64, Int
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
-
-Distance = Literal["euclidean", "subspace"]
 
 # A step that lowers the energy by less than this share of it ends a run.
 TOLERANCE = 1e-6
@@ -49,36 +46,32 @@ def balanced_kmeans(
     points: Float[Tensor, "n d"],
     k: int,
     *,
-    distance: Distance = "euclidean",
-    dim: int = 1,
+    subspace: int | None = None,
     restarts: int = 10,
     seed: int = 0,
     max_iter: int = 100,
 ) -> Clustering:
     """Divide points [n, d] into k clusters of n/k points with a small sum of distances to their centres.
 
-    `euclidean` is ‖x − mean‖²; `subspace` is ‖x‖² − ‖Uᵀx‖², U [d, dim] the leading left singular vectors of the
-    cluster, which sees a point and its negative as the same (Denton et al. 2014 §3.4). Lloyd's algorithm with the
-    exact balanced assignment, from `restarts` seeded starts (for subspaces, from a spectral one too); the lowest energy
-    is kept. The same arguments give the same clusters. Raises ValueError where k does not divide n.
+    A distance is ‖x − mean‖² or, to a `subspace` of so many dimensions, ‖x‖² − ‖Uᵀx‖², U the leading left singular
+    vectors of the cluster, which sees a point and its negative as the same (Denton et al. 2014 §3.4). Lloyd's algorithm
+    with the exact balanced assignment, from `restarts` seeded starts (for subspaces, from a spectral one too); the
+    lowest energy is kept. The same arguments give the same clusters. Raises ValueError where k does not divide n.
     """
     n = len(points)
     if points.dim() != 2 or k < 1 or n % k:
         raise ValueError(f"points of shape {tuple(points.shape)} cannot be divided into {k} clusters of equal size")
-    if distance not in ("euclidean", "subspace"):
-        raise ValueError(f"distance '{distance}' is neither euclidean nor subspace")
-    if min(dim, restarts, max_iter) < 1:
-        raise ValueError(f"dim, restarts and max_iter are at least 1, not {dim}, {restarts} and {max_iter}")
+    if min(1 if subspace is None else subspace, restarts, max_iter) < 1:
+        raise ValueError(f"subspace, restarts and max_iter are at least 1, not {subspace}, {restarts} and {max_iter}")
     generator = torch.Generator().manual_seed(seed)
     # Both distances depend on inner products only, so that d matters no more from here on.
     points = points.detach().cpu().double()
     gram = points @ points.mT
-    dimension = dim if distance == "subspace" else None
-    pairwise = _distances(gram, torch.arange(n)[:, None], dimension)
+    pairwise = _distances(gram, torch.arange(n)[:, None], subspace)
     starts = [assign(pairwise[:, _spread(pairwise, k, generator)]) for _ in range(restarts if 1 < k < n else 1)]
-    if distance == "subspace" and 1 < k < n:
+    if subspace is not None and 1 < k < n:
         starts.insert(0, _spectral(gram, k, restarts, seed))
-    runs = (_lloyd(gram, start, k, dimension, max_iter) for start in starts)
+    runs = (_lloyd(gram, start, k, subspace, max_iter) for start in starts)
     nothing = NOISE * float(gram.trace())  # what is as good as zero is a tie, for the first
     best = min(runs, key=lambda run: max(run.energy, nothing))
     return Clustering(_renamed(best.labels, k), best.energy, best.history)

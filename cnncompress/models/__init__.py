@@ -73,11 +73,11 @@ def load_model(
     """Build a network and give it weights.
 
     `name` is a torchvision classification network, a built-in one, `timm:NAME`, `package.module:function` or
-    `file.py:function`. `weights` is `DEFAULT` (the published ones; a function's network as it is returned), the name
-    of a torchvision weights enum member, `none` (a random initialisation by `seed`) or a file (`.safetensors`,
-    `.pth`). The number of classes follows the file. `input_size` (height and width in pixels; images are then scaled,
-    not cropped), `mean` and `std` override the preprocessing that belongs to the weights. `arguments` are keyword
-    arguments of the function or of torchvision's or timm's network: plain values that the source keeps.
+    `file.py:function`. `weights` is `DEFAULT` (the published ones; a function's network as it is returned), the name of
+    a torchvision weights enum member, `none` (a random initialisation by `seed`) or a file (`.safetensors`, `.pth`).
+    The number of classes follows the file, or is `num_classes`. `input_size` (height and width in pixels; images are
+    then scaled, not cropped), `mean` and `std` override the preprocessing that belongs to the weights. `arguments` are
+    keyword arguments of the function or of torchvision's or timm's network: plain values that the source keeps.
 
     Raises UsageError for names that do not exist, CompressError for weights that cannot be had or do not fit and for
     a function that fails.

@@ -11,7 +11,14 @@ from torch import nn
 
 from cnncompress.data import Augmented, Data, split
 from cnncompress.errors import DataError, RunError, UsageError
-from cnncompress.finetuning import Checkpoints, FinetuneResult, FinetuneSettings, finetune, is_main_process
+from cnncompress.finetuning import (
+    Checkpoints,
+    FinetuneResult,
+    FinetuneSettings,
+    Lessons,
+    finetune,
+    is_main_process,
+)
 from cnncompress.network.device import resolve_device
 from cnncompress.network.memory_format import memory_format_of, to_memory_format
 from cnncompress.network.profile import profile
@@ -94,17 +101,8 @@ def _train(
         raise DataError(f"{data.name} holds no training images")
     train = Augmented(data.train, opened.preprocessing, flip=data.flip, seed=training.seed)
     checkpoints = Checkpoints(place.folder, place.ready, origin_of(opened, data))
-    return finetune(
-        opened.model,
-        train,
-        data.val,
-        training,
-        checkpoints,
-        device=device,
-        resume=place.asked.resume,
-        example=opened.example(),
-        teacher=teacher,
-    )
+    lessons = Lessons(train, data.val, teacher, opened.example())
+    return finetune(opened.model, lessons, training, checkpoints, device=device, resume=place.asked.resume)
 
 
 def check_schedule(opened: Opened, schedule: str) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
-from cnncompress.fitting import fit_layer
+from cnncompress.fitting import Fitting, fit_layer
 from cnncompress.network.copying import clone
 from cnncompress.network.selection import select
 from cnncompress.network.swap import swap
@@ -83,7 +83,8 @@ class Alone:
         name, family, guide = layer.name, layer.families[change.family], self.all.guide
         plan = layer_plan(layer.call, family.method, family.ranks[change.index], layer.centred)
         quick, module = replace(plan, options=family.method.quick().settings), small.get_submodule(name)
-        swap(small, name, fit_layer(name, module, quick, guide.metric, guide.statistics.get(name)).chain)
+        how = Fitting(guide.metric, guide.statistics.get(name))
+        swap(small, name, fit_layer(name, module, quick, how).chain)
         assert guide.answers is not None
         divergence = guide.answers.divergence(small)
         swap(small, name, module)

@@ -133,21 +133,23 @@ def methods_of(choice: Choice, spec: ConvSpec) -> list[str]:
     return [seeded(text, choice.seed) for text in chosen]
 
 
+@dataclass(frozen=True)
+class Common:
+    """What all chains have in common: a bias where `centred`, and ranks that are multiples of `multiple`.
+
+    None leaves it to each layer's full rank (`usual_multiple`).
+    """
+
+    centred: bool = False
+    multiple: int | None = None
+
+
 @in_layer
 def make_layer(
-    name: str,
-    call: Call,
-    weight: Tensor,
-    methods: Iterable[str],
-    metrics: Sequence[Metric],
-    *,
-    centred: bool,
-    multiple: int | None,
+    name: str, call: Call, weight: Tensor, methods: Iterable[str], metrics: Sequence[Metric], common: Common
 ) -> Layer | Kept:
-    """A layer with its families, or the reason why it can only be kept.
-
-    Ranks are multiples of `multiple`; None leaves it to each layer's full rank (`usual_multiple`).
-    """
+    """A layer with its families, or the reason why it can only be kept."""
+    centred, multiple = common.centred, common.multiple
     spec, families = call.spec, []
     refused, dear = [], []
     scale = 0.5 if metrics[0].nats else 1 / (squared_error(metrics, weight.double()) or 1.0)

@@ -21,7 +21,7 @@ from cnncompress.network.divergence import Answers
 from cnncompress.network.kinds import dense_weight
 from cnncompress.network.subject import Subject
 from cnncompress.network.widths import channels_of
-from cnncompress.planning.candidates import Layer, make_layer, methods_of
+from cnncompress.planning.candidates import Common, Layer, make_layer, methods_of
 from cnncompress.planning.cuts import Cut, make_cuts
 from cnncompress.planning.rules import Choice, Kept
 from cnncompress.planning.selecting import WHOLE
@@ -142,7 +142,7 @@ def make_candidates(
         if not call.spec.depthwise:
             methods = methods_of(choices[name], call.spec)
             metrics = layer_metrics(guide.metric, call.spec, guide.statistics.get(name))
-            layer = make_layer(name, call, weight, methods, metrics, centred=guide.centred, multiple=multiple)
+            layer = make_layer(name, call, weight, methods, metrics, Common(guide.centred, multiple))
         if not isinstance(layer, Kept):
             layers.append(layer)
         elif name in narrowing:

@@ -58,7 +58,8 @@ def plan(
     `method` is one decomposition, `NAME[:k=v,...]`, or with a budget several to choose from, joined by `+`.
     `example_input` [n, c, h, w] shows the network's input (its first image is used). `rank` is a whole number or a
     fraction of each layer's full rank. `per_layer` maps patterns to other choices; the first that matches counts.
-    `force` takes a chain even where it costs more than the layer.
+    `layers` and `skip` are patterns of the names of those that may change, all by default, and of those that may not.
+    `metric` is the one that errors are measured in. `force` takes a chain even where it costs more than the layer.
 
     With a `budget`, methods and ranks are those of the most accurate network within it, as far as the metric can tell;
     `rank` then does not count. `statistics` are those of the metric, ranks are multiples of `multiple` (None: what

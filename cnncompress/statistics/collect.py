@@ -56,8 +56,9 @@ def collect_statistics(
     are never called are left out.
 
     `positions` patches are looked at in each image and call of a layer (None: all); which ones depends on `seed` and
-    the image's pixels alone. `images` limits the number of images. With torch.distributed set up, each process gives
-    its share of the images to `loader`, and all get the result that one process would get from the whole.
+    the image's pixels alone. `images` limits the number of images, `progress` shows a bar on a terminal. With
+    torch.distributed set up, each process gives its share of the images to `loader`, and all get the result that one
+    process would get from the whole.
 
     Raises UsageError for unknown names, numbers below 1 and missing labels, DataError where there are no images or a
     label is not a class, CompressError for activations that are not finite and networks that cannot be run,

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cnncompress.errors import RunError, UsageError
-from cnncompress.finetuning import Checkpoints, finetune
+from cnncompress.finetuning import Checkpoints, Lessons, finetune
 from tests.finetuning.toy import Toy, assert_same, history_of, network, settings, state_of, tune
 
 
@@ -39,7 +39,8 @@ def test_a_torn_checkpoint_falls_back_to_the_one_before(tmp_path, caplog, conten
 def train_of(folder, origin, resume=False, ready=lambda: None):
     torch.set_num_threads(1)
     checkpoints = Checkpoints(folder / "checkpoints", ready, origin)
-    return finetune(network(), Toy(), Toy(24, seed=1), settings(epochs=1), checkpoints, device="cpu", resume=resume)
+    lessons = Lessons(Toy(), Toy(24, seed=1))
+    return finetune(network(), lessons, settings(epochs=1), checkpoints, device="cpu", resume=resume)
 
 
 def test_a_training_resumes_only_what_it_was_of(tmp_path):

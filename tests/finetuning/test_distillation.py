@@ -6,7 +6,7 @@ from torch import nn
 
 import cnncompress as cc
 from cnncompress.errors import CompressError, UsageError
-from cnncompress.finetuning import FinetuneSettings, finetune
+from cnncompress.finetuning import FinetuneSettings, Lessons, finetune
 from cnncompress.finetuning.distillation import distillation_loss
 from tests.finetuning.toy import Toy, assert_same, history_of, network, settings, state_of, tune
 
@@ -24,7 +24,7 @@ def taught(tmp_path, model, teacher, train=None, resume=False, **changes):
     chosen = settings(**DISTIL, **changes)
     place = tmp_path / "checkpoints"
     val = Toy(24, seed=1)
-    return finetune(model, train or Toy(), val, chosen, place, device="cpu", resume=resume, teacher=teacher)
+    return finetune(model, Lessons(train or Toy(), val, teacher), chosen, place, device="cpu", resume=resume)
 
 
 def test_the_loss_by_hand():
@@ -184,7 +184,7 @@ def test_teachers_that_do_not_fit(tmp_path):
             taught(tmp_path, model, teacher)
         assert "\n" not in str(caught.value)
     with pytest.raises(UsageError, match=r'give FinetuneSettings\(distill="logits"\)'):
-        finetune(network(), Toy(), Toy(), settings(), tmp_path, device="cpu", teacher=teacher_network())
+        finetune(network(), Lessons(Toy(), Toy(), teacher_network()), settings(), tmp_path, device="cpu")
     assert not any(tmp_path.iterdir())
 
 

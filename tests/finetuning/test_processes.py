@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from cnncompress.finetuning import finetune
+from cnncompress.finetuning import Lessons, finetune
 from tests.finetuning.toy import Auxiliary, Toy, chain, settings
 
 
@@ -19,7 +19,7 @@ def train_shared(out, batch_size=8):
     teacher = nn.Sequential(nn.Flatten(), nn.Linear(192, 3))
     chosen = settings(batch_size=batch_size, distill="logits", teacher_share=0.5)
     place = out / "checkpoints"
-    result = finetune(model, Toy(), Toy(25, seed=1), chosen, place, device="cpu", teacher=teacher)
+    result = finetune(model, Lessons(Toy(), Toy(25, seed=1), teacher), chosen, place, device="cpu")
     return {"history": result.history, "model": model.state_dict()}
 
 

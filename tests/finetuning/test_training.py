@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from cnncompress.errors import CompressError, DataError, UsageError
-from cnncompress.finetuning import FinetuneSettings, finetune
+from cnncompress.finetuning import FinetuneSettings, Lessons, finetune
 from cnncompress.finetuning.optimization import better, cosine, make_optimizer
 from cnncompress.network.evaluate import Evaluation
 from tests.finetuning.toy import (
@@ -142,7 +142,7 @@ def test_no_images(tmp_path):
     train = Toy()
     train.labels = []
     with pytest.raises(DataError, match="no images to train on"):
-        finetune(network(), train, Toy(), settings(), tmp_path, device="cpu")
+        finetune(network(), Lessons(train, Toy()), settings(), tmp_path, device="cpu")
 
 
 @pytest.mark.parametrize(

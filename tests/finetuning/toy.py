@@ -6,7 +6,7 @@ from torch.utils.data import Dataset
 
 from cnncompress.chains.modules import FactoredLayer
 from cnncompress.chains.spec import ConvSpec
-from cnncompress.finetuning import FinetuneSettings, finetune
+from cnncompress.finetuning import FinetuneSettings, Lessons, finetune
 
 
 class Toy(Dataset):
@@ -74,8 +74,7 @@ def tune(tmp_path, model, train=None, val=None, resume=False, **changes):
     torch.set_num_threads(1)
     return finetune(
         model,
-        train or Toy(),
-        val or Toy(24, seed=1),
+        Lessons(train or Toy(), val or Toy(24, seed=1)),
         settings(**changes),
         tmp_path / "checkpoints",
         device="cpu",

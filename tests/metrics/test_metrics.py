@@ -11,7 +11,7 @@ from cnncompress.chains.compose import compose
 from cnncompress.chains.spec import Call, ConvSpec
 from cnncompress.decompositions import get_method
 from cnncompress.errors import CompressError, UsageError
-from cnncompress.fitting import fit_layer
+from cnncompress.fitting import Fitting, fit_layer
 from cnncompress.metrics import (
     FROBENIUS,
     REGISTRY,
@@ -217,5 +217,5 @@ def test_weights_that_are_not_finite_are_one_line(name, bad):
     centred = get_metric(name).centred
     decision = plan_layer(Call(0, spec_of(layer), ((5, 5),)), Choice("channel-svd", 2), force=True, centred=centred)
     with pytest.raises(CompressError, match="layer: the weight holds NaN") as caught:
-        fit_layer("layer", layer, decision, name, made_up_statistics(CONV))
+        fit_layer("layer", layer, decision, Fitting(name, made_up_statistics(CONV)))
     assert "\n" not in str(caught.value)

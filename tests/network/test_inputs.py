@@ -10,7 +10,7 @@ from torch import nn
 
 from cnncompress.correction import decompose_in_order
 from cnncompress.errors import CompressError, DataError
-from cnncompress.finetuning import FinetuneSettings, finetune
+from cnncompress.finetuning import FinetuneSettings, Lessons, finetune
 from cnncompress.network.divergence import Answers
 from cnncompress.network.evaluate import evaluate
 from cnncompress.network.inputs import in_single, input_channels, input_dtype, read_batch
@@ -202,7 +202,8 @@ def test_networks_of_other_types_are_compressed_and_keep_their_type(dtype):
 def test_half_precision_is_trained_in_float32_and_rounded(dtype, tmp_path):
     model = network(dtype)
     data = [(image, int(label)) for image, label in zip(IMAGES, LABELS, strict=True)]
-    result = finetune(model, data, data, FinetuneSettings(batch_size=4, lr=0.1, epochs=2), tmp_path / "checkpoints")
+    chosen = FinetuneSettings(batch_size=4, lr=0.1, epochs=2)
+    result = finetune(model, Lessons(data, data), chosen, tmp_path / "checkpoints")
     assert {t.dtype for t in model.state_dict().values() if t.is_floating_point()} == {dtype}
     assert "trained in float32" in result.note
     again = evaluate(model, [(IMAGES, LABELS)], progress=False)

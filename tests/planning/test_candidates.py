@@ -9,7 +9,16 @@ from cnncompress.chains.compose import compose, extract_groups
 from cnncompress.chains.spec import Call, ConvSpec
 from cnncompress.decompositions import get_method
 from cnncompress.metrics import REGISTRY, layer_metrics, squared_error
-from cnncompress.planning.candidates import AUTO, GRID_RANKS, Family, make_layer, ranks_of, spread, usual_multiple
+from cnncompress.planning.candidates import (
+    AUTO,
+    GRID_RANKS,
+    Common,
+    Family,
+    make_layer,
+    ranks_of,
+    spread,
+    usual_multiple,
+)
 from cnncompress.planning.rules import Kept
 from tests.decompositions.helpers import made_up_statistics, randn
 
@@ -20,7 +29,7 @@ CALL = Call(0, SPEC, ((7, 5),))
 def layer(spec=SPEC, methods=AUTO, metric="frobenius", multiple=1, centred=False, size=(7, 5)):
     call = Call(0, spec, (size,))
     metrics = layer_metrics(metric, spec, made_up_statistics(spec))
-    return make_layer("conv", call, randn(*spec.weight_shape), methods, metrics, centred=centred, multiple=multiple)
+    return make_layer("conv", call, randn(*spec.weight_shape), methods, metrics, Common(centred, multiple))
 
 
 def test_every_rank_that_is_cheaper_and_no_other():
@@ -60,7 +69,7 @@ def test_costs_are_those_of_the_chain_and_keeping_costs_what_the_layer_does():
 def test_all_calls_of_a_layer_count():
     call = Call(0, SPEC, ((7, 5), (4, 4)))
     metrics = layer_metrics("frobenius", SPEC, None)
-    found = make_layer("conv", call, randn(*SPEC.weight_shape), AUTO, metrics, centred=False, multiple=1).candidates()
+    found = make_layer("conv", call, randn(*SPEC.weight_shape), AUTO, metrics, Common(multiple=1)).candidates()
     assert found[0].costs["macs"] == 18 * 12 * 9 * (35 + 16)
     assert found[1].costs["macs"] == 90 * (35 + 16)
 

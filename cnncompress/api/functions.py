@@ -1,0 +1,147 @@
+"""The whole job as functions for Python: of networks and images in memory, and of runs."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from cnncompress.chains.plan import Budget
+from cnncompress.config import DEFAULT_BUDGET
+from cnncompress.errors import UsageError, nearest
+from cnncompress.files.place import resolve
+from cnncompress.finetuning import FinetuneResult, FinetuneSettings, Lessons
+from cnncompress.finetuning import finetune as train_in_place
+from cnncompress.latency.setting import TimingSetting
+from cnncompress.network.compressed import Compressed, network_of, with_provenance
+from cnncompress.network.inputs import input_dtype, read_batch
+from cnncompress.pipeline.asked import ImagesAsked, LayersAsked
+from cnncompress.pipeline.measure import report_on
+from cnncompress.pipeline.memory import compress_network
+from cnncompress.pipeline.opened import Opened
+from cnncompress.programs.export import ENDINGS, EXPORTERS, ExportReport
+from cnncompress.reporting import Report
+from cnncompress.runs import load
+from cnncompress.runs.lock import writing
+
+
+def compress(
+    model: nn.Module,
+    images: Tensor,
+    budget: Budget = DEFAULT_BUDGET,
+    *,
+    method: str = "auto",
+    layers: Sequence[str] = (),
+    skip: Sequence[str] = (),
+    seed: int = 0,
+    allow_slower: bool = False,
+) -> Compressed:
+    """A new network within `budget`: planned under the metric kronecker and corrected in network order.
+
+    Where no gradient reaches its layers, the metric is data-covariance.
+
+    `images` [n, 3, h, w] are some fifty or more inputs as the network takes them, on the CPU as the network is; no
+    labels are needed. `method`, `layers` and `skip` are those of `plan`; `seed` is that of all random numbers. What
+    comes back is called as the network is, and goes to `save` and `export` as it is. A budget of latency needs a table
+    of times: give it to `plan`. With `allow_slower` the network may take longer than the original in eager PyTorch,
+    which is measured otherwise.
+
+    Raises UsageError for a budget that no plan meets, or none in the original's time, and for arguments of other types,
+    CompressError for a network that cannot be run.
+    """
+    if not isinstance(model, nn.Module):
+        raise UsageError(f"model is a {type(model).__name__}, not a network: load_model('resnet50').model is one")
+    if not isinstance(budget, Budget):
+        raise UsageError(f"budget is a {type(budget).__name__}: give Budget(macs=0.5), the share that is to be left")
+    images, _ = read_batch(images, input_dtype(model), labels=False)
+    if not len(images):
+        raise UsageError("there are no images to calibrate on: give some fifty or more")
+    asked, original = LayersAsked(method, layers=layers, skip=skip), with_provenance(model)
+    return compress_network(original, images, budget, asked, seed, allow_slower)
+
+
+def finetune(
+    model: nn.Module | Compressed,
+    train: Dataset[Any],
+    val: Dataset[Any],
+    settings: FinetuneSettings | None = None,
+    checkpoints: str | Path | None = None,
+    *,
+    device: str = "auto",
+    resume: bool = False,
+    teacher: nn.Module | Compressed | None = None,
+) -> FinetuneResult:
+    """Train `model` in place; afterwards it holds the weights of the best epoch by top-1 on `val`.
+
+    The weights before training count too, so it is never worse than before. Items of both sets are (image [3, H, W],
+    class index). `settings` default to one epoch of SGD with a cosine; `device` "auto" is a GPU where there is one.
+    `checkpoints` is a folder that training can
+    `resume` from, and that one process at a time trains in; without one nothing is left on the disk. `teacher` is the
+    network whose answers `model` learns from, its original, for settings with `distill="logits"`.
+
+    Raises UsageError for settings that do not fit, DataError for labels, RunError for files, CompressError where the
+    loss is no longer finite.
+    """
+    model, settings = network_of(model), settings or FinetuneSettings()
+    lessons = Lessons(train, val, None if teacher is None else network_of(teacher))
+    if checkpoints is not None:
+        with writing(resolve(checkpoints)):
+            return train_in_place(model, lessons, settings, Path(checkpoints), device=device, resume=resume)
+    if resume:
+        raise UsageError("resume needs the folder of the checkpoints: finetune(..., checkpoints=FOLDER, resume=True)")
+    with tempfile.TemporaryDirectory() as folder:
+        return train_in_place(model, lessons, settings, Path(folder, "checkpoints"), device=device)
+
+
+def report(
+    *runs: str | Path, data: str | None = None, latency: bool = False, device: str = "auto", trust_code: bool = False
+) -> Report:
+    """Cost and accuracy of one or more runs beside their originals; `render` makes a table, CSV or JSON of it.
+
+    `data` (as `--data`) has the accuracies measured again, `latency` the networks timed, both on `device`. `trust_code`
+    is that of `load`. RunError for a run that cannot be read, UsageError where there is none.
+    """
+    if not runs:
+        raise UsageError("nothing to report on; give at least one run: report('runs/vgg16')")
+    if other := next((run for run in runs if not isinstance(run, str | Path)), None):
+        raise UsageError(
+            f"a report is on runs, which `save` writes, not on a {type(other).__name__}: give their folders"
+        )
+    timings = (TimingSetting(device=device),) if latency else ()
+    return report_on([Path(run) for run in runs], ImagesAsked(data, device=device), timings, trust_code)
+
+
+def export(
+    model: nn.Module | Compressed | str | Path,
+    path: str | Path,
+    example: Tensor | None = None,
+    *,
+    format: str | None = None,
+    tolerance: float | None = None,
+    force: bool = False,
+    trust_code: bool = False,
+) -> ExportReport:
+    """Write a network, or the network of a run, as one file; it is run and compared before it is in its place.
+
+    `format` is `onnx`, `openvino` or `pt2`, by default what the file is called. `example` [n, c, h, w] is a batch of
+    inputs, which a network of `load_model` or of a run knows itself. `tolerance` is relative to the largest output. A
+    file that is there is replaced with `force` only. `trust_code` is that of `load`. UsageError for an unknown format
+    or a missing example, else as `export_onnx`.
+    """
+    ending = Path(path).suffix.removeprefix(".")
+    kind = format or next((name for name, known in ENDINGS.items() if known == ending), ending)
+    if kind not in EXPORTERS:
+        raise UsageError(f"cannot export to '{kind}'{nearest(kind, EXPORTERS)}; known: {', '.join(EXPORTERS)}")
+    known = with_provenance(load(model, trust_code) if isinstance(model, str | Path) else model)
+    return EXPORTERS[kind](known.network, _example(known) if example is None else example, path, tolerance, force)
+
+
+def _example(model: Compressed) -> Tensor:
+    known = model.provenance
+    if known.preprocessing is None:
+        raise UsageError("the size of this network's input is not known; give export(..., example=IMAGES)")
+    return Opened("network", model.network, known.preprocessing, known).example(2)
