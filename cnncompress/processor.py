@@ -28,14 +28,14 @@ def features() -> frozenset[str]:
 @cache
 def _first() -> dict[str, str]:
     """What is said of the first processor; the lines of many would take long to make."""
-    found: dict[str, str] = {}
+    entries: dict[str, str] = {}
     try:
         with CPUINFO.open(encoding="utf-8", errors="replace") as file:
             for line in file:
                 key, colon, value = line.partition(":")
                 if not colon:
                     break
-                found[key.strip()] = value.strip()
+                entries[key.strip()] = value.strip()
     except OSError:
         pass
-    return found
+    return entries

@@ -85,13 +85,13 @@ def command(
     )
 
 
-def tell(found: Int8Measured) -> None:
+def tell(measured: Int8Measured) -> None:
     """Accuracy, time and size of both precisions, after the sentence that they come to."""
     from cnncompress.reporting.int8 import int8_sentence, int8_table
     from cnncompress.reporting.layout import fill, terminal_width
 
-    options.echo(fill(int8_sentence(found), terminal_width()))
+    options.echo(fill(int8_sentence(measured), terminal_width()))
     options.echo()
-    headers, rows, align = int8_table(found)
+    headers, rows, align = int8_table(measured)
     options.echo_table(rows, headers, [None] * len(headers), align)
     options.echo()

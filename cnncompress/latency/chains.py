@@ -57,8 +57,8 @@ def measure(jobs: Sequence[Job], size: Pair, setting: TimingSetting) -> list[flo
         second = [_second_run(job, one, stopwatch) for job, one in zip(jobs, twins, strict=True)]
         running = {k: (one, second[k]) for k, one in enumerate(twins) if one is not None and second[k] < math.inf}
         timed = [one.prepared(ms < LONG_MS) for one, ms in running.values()]
-        found = in_turns(timed, stopwatch, _rounds([ms for _, ms in running.values()]), sweep.sum)
-    samples = dict(zip(running, found, strict=True))
+        times = in_turns(timed, stopwatch, _rounds([ms for _, ms in running.values()]), sweep.sum)
+    samples = dict(zip(running, times, strict=True))
     return [_typical(samples[k]) if k in samples else math.inf for k in range(len(jobs))]
 
 

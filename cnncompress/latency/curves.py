@@ -67,7 +67,7 @@ def choose_probe(chains: Sequence[tuple[Rank, Chain]]) -> tuple[Rank, Chain] | N
     Of the chains with the largest number of paddings, that is the middle one. None where no chain can be padded.
     """
     ways = [len(paddings(chain)) for _, chain in chains]
-    odd = [found for found, number in zip(chains, ways, strict=True) if number == max(ways)]
+    odd = [one for one, number in zip(chains, ways, strict=True) if number == max(ways)]
     return odd[len(odd) // 2] if max(ways, default=0) else None
 
 
@@ -83,7 +83,7 @@ class Curves:
         self, call: Call, jobs: Mapping[Rank, Sequence[Job]], probe: tuple[Rank, Chain] | None, clock: Clock
     ) -> None:
         self.call = call
-        self.curves = {kind: self._lines(found, clock) for kind, found in jobs.items()}
+        self.curves = {kind: self._lines(own, clock) for kind, own in jobs.items()}
         self.padding, self.slower = "", 1.0
         if probe is not None:
             plain, *padded = padded_jobs(probe[1])
@@ -104,8 +104,8 @@ class Curves:
     def _usable(self, kind: Rank, chain: Chain) -> list[str]:
         """The lowerings of this chain that were measured, of chains that are no cheaper."""
         macs = self.call.macs_of(chain)
-        found = regroupings(self.call.spec, chain)
-        return [word for word, (at, _) in self.curves[kind].items() if word in found and macs <= at[-1]]
+        possible = regroupings(self.call.spec, chain)
+        return [word for word, (at, _) in self.curves[kind].items() if word in possible and macs <= at[-1]]
 
     def _lines(self, jobs: Sequence[Job], clock: Clock) -> dict[str, Line]:
         points: dict[str, dict[int, float]] = {}

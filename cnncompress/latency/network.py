@@ -39,7 +39,7 @@ def latency(
     memory, and if a forward pass fails.
     """
     setting = complete(setting or TimingSetting())
-    found = {name: of_network(setting, model) for name, model in models.items()}
+    settings = {name: of_network(setting, model) for name, model in models.items()}
     runtime = get_runtime(setting.runtime)
     stopwatch = partial(runtime.milliseconds, setting=setting)
     with runtime.running(setting), same_random_numbers():
@@ -48,7 +48,7 @@ def latency(
         samples = in_turns(calls, stopwatch, rounds or ROUNDS)
     return {
         name: Latency(*percentiles(one.milliseconds), how)
-        for (name, how), one in zip(found.items(), samples, strict=True)
+        for (name, how), one in zip(settings.items(), samples, strict=True)
     }
 
 
@@ -88,11 +88,11 @@ def layer_latencies(
         if len(shown) < len(clocks):
             return None
         in_turns([Prepared(clock.run) for clock in shown], partial(runtime.milliseconds, setting=setting), rounds)
-    found = {}
+    latencies = {}
     for (name, model), clock in zip(models.items(), shown, strict=True):
         how, times = of_network(setting, model), clock.milliseconds()
-        found[name] = {layer: Latency(*percentiles(ms[rounds.warmup :]), how) for layer, ms in times.items()}
-    return found
+        latencies[name] = {layer: Latency(*percentiles(ms[rounds.warmup :]), how) for layer, ms in times.items()}
+    return latencies
 
 
 def _quickly(runtime: Runtime, model: nn.Module, inputs: Tensor, setting: TimingSetting) -> Callable[[], object]:

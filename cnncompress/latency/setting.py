@@ -58,10 +58,10 @@ class TimingSetting:
 
 def in_runtimes(setting: TimingSetting, texts: Sequence[str]) -> tuple[TimingSetting, ...]:
     """A setting in each of several runtimes, by default in its own; UsageError where one makes no sense."""
-    found = tuple(dict.fromkeys(setting.within(text) for text in texts)) or (setting,)
-    for one in found:
+    settings = tuple(dict.fromkeys(setting.within(text) for text in texts)) or (setting,)
+    for one in settings:
         one.check()
-    return found
+    return settings
 
 
 def parse_runtime(text: str) -> tuple[str, str]:

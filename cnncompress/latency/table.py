@@ -98,8 +98,8 @@ class LatencyTable:
         if curves is None:
             self._measure_all(wanted)
             curves = self._curves_of(wanted)
-        found = [curves(wanted.structure(rank), wanted.chain(rank)) for rank in ranks]
-        return [replace(timed, milliseconds=self.factor * timed.milliseconds) for timed in found]
+        unscaled = [curves(wanted.structure(rank), wanted.chain(rank)) for rank in ranks]
+        return [replace(timed, milliseconds=self.factor * timed.milliseconds) for timed in unscaled]
 
     def _measure_all(self, wanted: Wanted) -> None:
         for size in dict.fromkeys(wanted.call.sizes):
@@ -141,9 +141,9 @@ class LatencyTable:
         tries: list[dict[str, float]] = []
         while len(tries) < TRIES and not (tries and tries[-1][job_key(own)] <= BUSY * known):
             tries.append(dict(zip(map(job_key, [own, *jobs]), measure([own, *jobs], size, self.setting), strict=True)))
-        found = min(tries, key=lambda times: times[job_key(own)])
-        quiet = found[job_key(own)] <= BUSY * known
-        store.add(found | {job_key(own): min(known, found[job_key(own)])}, keep=quiet)
+        least = min(tries, key=lambda times: times[job_key(own)])
+        quiet = least[job_key(own)] <= BUSY * known
+        store.add(least | {job_key(own): min(known, least[job_key(own)])}, keep=quiet)
 
     def _store(self, spec: ConvSpec, size: Pair) -> Store:
         if (spec, size) not in self.stores:

@@ -94,19 +94,19 @@ class StoredTable(LatencyTable):
         def known(job: Job) -> bool:
             return all(job_key(job) in store.times for store in stores)
 
-        found = {
+        curves = {
             kind: [job for jobs in ranks if known(jobs[0]) for job in jobs if known(job)]
             for kind, ranks in wanted.anchors.items()
         }
-        if not all(found.values()):
+        if not all(curves.values()):
             raise UsageError(f"{self.path} has no times of {wanted.method.name} for {wanted.call.spec}: {REMEDY}")
-        return Curves(wanted.call, found, _probe(wanted, known), lambda job: self._alone(wanted.call, job))
+        return Curves(wanted.call, curves, _probe(wanted, known), lambda job: self._alone(wanted.call, job))
 
 
 def _probe(wanted: Wanted, known: Callable[[Job], bool]) -> tuple[Rank, Chain] | None:
     """A chain of odd width that was measured, with its structure."""
     chains = ((rank, wanted.chain(rank)) for rank in wanted.ranks)
-    odd = (found for found in chains if paddings(found[1]) and all(map(known, padded_jobs(found[1]))))
+    odd = (one for one in chains if paddings(one[1]) and all(map(known, padded_jobs(one[1]))))
     rank, chain = next(odd, ((), ()))
     return (wanted.structure(rank), chain) if chain else None
 

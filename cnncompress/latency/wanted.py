@@ -42,11 +42,11 @@ class Wanted:
     @cached_property
     def anchors(self) -> dict[Rank, list[list[Job]]]:
         """By structure, ascending, each rank that may be measured: its chain as it is and in other ways."""
-        full, found = self.method.full_rank(self.call.spec), dict[Rank, list[list[Job]]]()
+        full, by_structure = self.method.full_rank(self.call.spec), dict[Rank, list[list[Job]]]()
         near = {near for rank in self.ranks for near in anchor_ranks(rank, full, self.method.rank_names)}
         for rank in sorted(near):
-            found.setdefault(self.structure(rank), []).append(regrouped_jobs(self.call.spec, self.chain(rank)))
-        return found
+            by_structure.setdefault(self.structure(rank), []).append(regrouped_jobs(self.call.spec, self.chain(rank)))
+        return by_structure
 
     @cached_property
     def probe(self) -> tuple[Rank, Chain] | None:
@@ -56,36 +56,36 @@ class Wanted:
     @cached_property
     def levels(self) -> Levels:
         """The chains from coarse to fine: those at both ends of the ranks and the probe, then always halfway."""
-        found: Levels = [padded_jobs(self.probe[1])] if self.probe else []
+        levels: Levels = [padded_jobs(self.probe[1])] if self.probe else []
         for ranks in self.anchors.values():
             for k, level in enumerate(halved(ranks)):
-                found += [[]] * (k == len(found))
-                found[k] = [*found[k], *chain.from_iterable(level)]
-        return found
+                levels += [[]] * (k == len(levels))
+                levels[k] = [*levels[k], *chain.from_iterable(level)]
+        return levels
 
 
 def halved(items: Sequence[Any]) -> list[list[Any]]:
     """The first and the last item, then those in the middle of what lies between known ones, level by level."""
     if not items:
         return []
-    known, found = sorted({0, len(items) - 1}), [[items[i] for i in sorted({0, len(items) - 1})]]
+    known, levels = sorted({0, len(items) - 1}), [[items[i] for i in sorted({0, len(items) - 1})]]
     while len(known) < len(items):
         new = [(a + b) // 2 for a, b in pairwise(known) if b - a > 1]
-        found.append([items[i] for i in new])
+        levels.append([items[i] for i in new])
         known = sorted([*known, *new])
-    return found
+    return levels
 
 
 def affordable(wanted: Sequence[Wanted], known: Mapping[str, float] | Collection[str], number: float) -> list[Job]:
     """The chains that are not `known` of as many levels as have `number` of them; of the first level in any case."""
-    depth, found = max((len(one.levels) for one in wanted), default=0), dict[Job, None]()
+    depth, chosen = max((len(one.levels) for one in wanted), default=0), dict[Job, None]()
     for k in range(depth):
         level = [job for one in wanted for jobs in one.levels[k : k + 1] for job in jobs if job_key(job) not in known]
-        more = found | dict.fromkeys(level)
+        more = chosen | dict.fromkeys(level)
         if k and len(more) > number:
             break
-        found = more
-    return list(found)
+        chosen = more
+    return list(chosen)
 
 
 def job_key(job: Job) -> str:

@@ -80,8 +80,8 @@ class _Space:
         return self if self.same is None else self.same.root()
 
     def keep(self, why: str) -> None:
-        found = self.root()
-        found.whole = found.whole or why
+        root = self.root()
+        root.whole = root.whole or why
 
     def join(self, other: _Space) -> None:
         """Both are one from now on."""
@@ -131,8 +131,8 @@ class _Reading:
             if s.same is None and not s.whole and s.makers and s.takers
         ]
         taken = {name for group in groups for name in group.takers}
-        found = {name: space for name, space in self.inputs.items() if name not in taken}
-        whole = {name: why if isinstance(why, str) else why.root().whole or GIVEN for name, why in found.items()}
+        rest = {name: space for name, space in self.inputs.items() if name not in taken}
+        whole = {name: why if isinstance(why, str) else why.root().whole or GIVEN for name, why in rest.items()}
         return Channels(tuple(groups), whole)
 
     def _read_values(self, node: fx.Node) -> list[_Value]:

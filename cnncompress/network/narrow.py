@@ -35,12 +35,12 @@ class Chosen:
 
 def chosen_of(plan: Plan, kept: Mapping[Group, Tensor]) -> dict[str, Chosen]:
     """The channels that stay of every module that a plan narrows, by those kept of each group."""
-    found = {name: Chosen.first(n.spec.in_channels, n.spec.out_channels) for name, n in plan.narrowed.items()}
+    chosen = {name: Chosen.first(n.spec.in_channels, n.spec.out_channels) for name, n in plan.narrowed.items()}
     for group, index in kept.items():
-        found |= {name: replace(found[name], outputs=index) for name in group.makers}
-        found |= {name: Chosen(index, index) for name in group.between}
-        found |= {name: replace(found[name], inputs=inputs_of(index, each)) for name, each in group.takers.items()}
-    return found
+        chosen |= {name: replace(chosen[name], outputs=index) for name in group.makers}
+        chosen |= {name: Chosen(index, index) for name in group.between}
+        chosen |= {name: replace(chosen[name], inputs=inputs_of(index, each)) for name, each in group.takers.items()}
+    return chosen
 
 
 def narrow(model: nn.Module, plan: Plan, chosen: Mapping[str, Chosen] | None = None) -> nn.Module:
@@ -52,8 +52,8 @@ def narrow(model: nn.Module, plan: Plan, chosen: Mapping[str, Chosen] | None = N
     for name, narrowed in plan.narrowed.items():
         layer = _module(model, name)
         if not is_layer(layer) or spec_of(layer) != narrowed.spec:
-            found = spec_of(layer) if is_layer(layer) else type(layer).__name__
-            raise UnsupportedLayerError(f"{name} is {found}, and {narrowed.spec} in the plan")
+            here = spec_of(layer) if is_layer(layer) else type(layer).__name__
+            raise UnsupportedLayerError(f"{name} is {here}, and {narrowed.spec} in the plan")
         _narrow_layer(layer, narrowed, (chosen or {}).get(name) or Chosen.first(*narrowed.rank))
     for name, count in plan.channels.items():
         module = _module(model, name)

@@ -60,8 +60,8 @@ def elimination(
     problems = []
     for name in group.takers:
         module = network.get_submodule(name)
-        found = layer_metrics(metric, spec_of(module), statistics.get(name))[0]
-        problems.append(problem_of(dense_weight(module).cpu(), found, outputs.get(name)))
+        form = layer_metrics(metric, spec_of(module), statistics.get(name))[0]
+        problems.append(problem_of(dense_weight(module).cpu(), form, outputs.get(name)))
     return eliminate(problems, group.channels)
 
 
@@ -107,29 +107,29 @@ def select(
         outputs |= dict.fromkeys(group.makers, kept[group])
     chosen = chosen_of(plan, kept)
     shared = {id(p): p for p in network.parameters()} if orders else {}
-    found = Selected(narrow(clone(network, shared), plan, chosen), plan, chosen)
+    selected = Selected(narrow(clone(network, shared), plan, chosen), plan, chosen)
     for name in dict.fromkeys(name for group in changing for name in group.takers):
-        _refit(name, network.get_submodule(name), found, statistics.get(name))
-    return found
+        _refit(name, network.get_submodule(name), selected, statistics.get(name))
+    return selected
 
 
 def _count(group: Group, plan: Plan) -> int:
     """The channels of a group that a plan leaves."""
-    found = {plan.narrowed[n].now.out_channels if n in plan.narrowed else group.channels for n in group.makers}
-    count = min(found)
+    counts = {plan.narrowed[n].now.out_channels if n in plan.narrowed else group.channels for n in group.makers}
+    count = min(counts)
     widths = {n: plan.narrowed[n].now.in_channels for n in group.takers if n in plan.narrowed}
     takers = all(widths.get(name, group.channels * each) == count * each for name, each in group.takers.items())
     numbers = {n: plan.channels.get(n, group.channels) for n in group.between if n not in plan.narrowed}
-    if len(found) > 1 or not takers or any(number != count for number in numbers.values()):
+    if len(counts) > 1 or not takers or any(number != count for number in numbers.values()):
         raise UnsupportedLayerError(f"the plan leaves {', '.join(group.modules)} with channels that do not fit")
     return count
 
 
-def _refit(name: str, module: nn.Module, found: Selected, statistics: LayerStatistics | None) -> None:
+def _refit(name: str, module: nn.Module, selected: Selected, statistics: LayerStatistics | None) -> None:
     """Give a layer that takes fewer channels the weights that suit them, and tell its error."""
-    chosen, small, kind = found.chosen[name], found.network.get_submodule(name), kind_of(module)
+    chosen, small, kind = selected.chosen[name], selected.network.get_submodule(name), kind_of(module)
     weight = dense_weight(module).cpu()[chosen.outputs].double()
-    metric = layer_metrics(found.plan.metric, spec_of(module), statistics)[0]
+    metric = layer_metrics(selected.plan.metric, spec_of(module), statistics)[0]
     metric = replace(metric, gamma=_part(metric.gamma, chosen.outputs))
     inputs = inputs_of(chosen.inputs, weight[0, 0].numel())
     nearest = torch.zeros_like(weight).flatten(1)
@@ -139,9 +139,9 @@ def _refit(name: str, module: nn.Module, found: Selected, statistics: LayerStati
     parameter.data.copy_(kind.laid_out(small, nearest[:, chosen.inputs]))
     if bias is not None and metric.mean is not None:
         bias.data.add_((weight - nearest).flatten(1) @ metric.mean.double())
-    found.errors[name] = relative_error([metric], weight, nearest)
+    selected.errors[name] = relative_error([metric], weight, nearest)
     if metric.nats:
-        found.rises[name] = metric.squared_error(weight - nearest) / 2
+        selected.rises[name] = metric.squared_error(weight - nearest) / 2
 
 
 def _part(matrix: Tensor | None, index: Tensor) -> Tensor | None:

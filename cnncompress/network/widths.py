@@ -51,11 +51,11 @@ def channels_of(subject: Subject) -> Channels:
     network, calls = subject.network, subject.calls
     layers = layers_of(network)
     fixed = {name for name in layers if refuse_in_network(name, layers, calls)}
-    found = channel_groups(trace_graph(network, subject.example[:1]), network, fixed)
-    failing = _failing(subject, found.groups) if found.groups else []
+    channels = channel_groups(trace_graph(network, subject.example[:1]), network, fixed)
+    failing = _failing(subject, channels.groups) if channels.groups else []
     taken = {name for group in failing for name in group.takers}
-    groups = tuple(group for group in found.groups if group not in failing)
-    return Channels(groups, {**found.whole, **dict.fromkeys(taken, FAILS)})
+    groups = tuple(group for group in channels.groups if group not in failing)
+    return Channels(groups, {**channels.whole, **dict.fromkeys(taken, FAILS)})
 
 
 def _failing(subject: Subject, groups: Sequence[Group]) -> list[Group]:

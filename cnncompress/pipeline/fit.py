@@ -82,8 +82,8 @@ def _corrected(
     """Every layer fitted to what the compressed layers before it really give."""
     images = _images(calibration)
     how = Correction(refine=asked.refine, refit=asked.correct == "refit", adjust=adjust, seed=asked.seed)
-    found = fit_in_order(subject, plan, images, calibration.statistics, how)
-    fitted = Fitted(found.made, () if found.followed else notes("fit", UNFOLLOWED))
+    in_order = fit_in_order(subject, plan, images, calibration.statistics, how)
+    fitted = Fitted(in_order.made, () if in_order.followed else notes("fit", UNFOLLOWED))
     return fitted if asked.correct == "refit" else _normalised(fitted, images, answers_of(subject, calibration))
 
 

@@ -99,8 +99,8 @@ class Guard:
                 try:
                     return planner.plan(replace(budget, latency=limit))
                 except UnreachableError as error:
-                    found = error
-            raise self._confirmed(planner, budget, found)
+                    refused = error
+            raise self._confirmed(planner, budget, refused)
 
     def _confirmed(self, planner: Planner, budget: Budget, error: UnreachableError) -> UnreachableError:
         """The error with the share that a plan is known for within the original's time, as the whole network tells."""

@@ -51,15 +51,15 @@ class Alone:
 
         A change of the same family and of a similar error as one that was measured before is taken from that.
         """
-        small, found = clone(self.all.subject.network), {}
+        small, nats = clone(self.all.subject.network), {}
         for name, change in self.all.bar(changes.items(), "calibrate"):
             error = change.error
             family, known, divergence = self.last.get(name, (-2, 0.0, 0.0))
             if family != change.family or not known / SIMILAR <= error <= known * SIMILAR:
                 known, divergence = error, self._measured(small, name, change)
                 self.last[name] = (change.family, known, divergence)
-            found[name] = divergence * (error / known if known else 1.0)
-        return found
+            nats[name] = divergence * (error / known if known else 1.0)
+        return nats
 
     def _measured(self, small: nn.Module, name: str, change: Change) -> float:
         """That of a change of `small`, a copy of the network that stays as it is; measured once."""

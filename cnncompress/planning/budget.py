@@ -164,7 +164,7 @@ class _Search:
         shares = {n: self._share(n, value) for n, value in least.items()}
         reach = ", ".join(f"{n}={share:.3f}" for n, share in shares.items())
         both = f", each alone, and together to {self._together(names, costs)}" if len(names) > 1 else ""
-        found = f"these layers and methods go down to {reach}{both}{self._held()}"
+        told = f"these layers and methods go down to {reach}{both}{self._held()}"
         beside: dict[str, float] = {}
         for i, name in enumerate(names):
             rest = [j for j in range(len(names)) if j != i]
@@ -172,7 +172,7 @@ class _Search:
             if min(others, default=0) >= 0:
                 best = solve([c[:, rest] for c in costs], [c[:, i] for c in costs], others, TIME_LIMIT)
                 beside |= {} if best is None else {name: self._share(name, best.error + fixed[name])}
-        return UnreachableError(f"no plan meets the budget {self.budget}: {found}", shares, beside)
+        return UnreachableError(f"no plan meets the budget {self.budget}: {told}", shares, beside)
 
     def _together(self, names: Sequence[str], costs: Sequence[Floats]) -> str:
         """What the plan leaves whose shares have the least sum, as a budget that it meets."""

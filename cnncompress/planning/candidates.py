@@ -94,7 +94,7 @@ class Layer:
 
     def candidates(self, table: Times | None = None) -> list[Candidate]:
         """Keep it, or one of the chosen ranks of a family, with costs; those dearer than the layer are left out."""
-        found = [self.keep(table)]
+        options = [self.keep(table)]
         for number, family in enumerate(self.families):
             ranks = [family.ranks[i] for i in family.chosen]
             timed = table.chains(self.call, family.method, ranks) if table and ranks else None
@@ -106,8 +106,8 @@ class Layer:
                 if timed is not None:
                     costs["latency"] = timed[place].milliseconds
                 error = self.factor * float(family.errors[index])
-                found.append(Candidate(plan, costs, error, number, index, family.method))
-        return found
+                options.append(Candidate(plan, costs, error, number, index, family.method))
+        return options
 
     def keep(self, table: Times | None = None) -> Candidate:
         """The layer as it is."""
@@ -203,12 +203,12 @@ def ranks_of(method: Decomposition, spec: ConvSpec, multiple: int, every: bool) 
     if every:
         return [(k,) for k in range(multiple, full[0] + 1, multiple)]
     shares = np.geomspace(1 / max(full), 1, GRID_RANKS // 2)
-    found = {method.rank(spec, float(share)) for share in shares}
+    ranks = {method.rank(spec, float(share)) for share in shares}
     if len(method.rank_names) == len(full):
-        found = {tuple(min(f, -(-k // multiple) * multiple) for k, f in zip(rank, full, strict=True)) for rank in found}
+        ranks = {tuple(min(f, -(-k // multiple) * multiple) for k, f in zip(rank, full, strict=True)) for rank in ranks}
     if len(full) == 1:  # a number of clusters is the nearest one that is possible
-        found = {method.rank(spec, rank[0]) for rank in found}
-    return sorted(found)
+        ranks = {method.rank(spec, rank[0]) for rank in ranks}
+    return sorted(ranks)
 
 
 def spread(count: int) -> list[int]:

@@ -94,8 +94,8 @@ class Candidates:
     def totals(self) -> dict[str, float]:
         """What the network costs in the setting that is planned for."""
         cost = self.subject.cost
-        found = {"macs": float(cost.total_macs), "params": float(cost.params)}
-        return found if self.times is None else {**found, "latency": self.times.original_ms}
+        totals = {"macs": float(cost.total_macs), "params": float(cost.params)}
+        return totals if self.times is None else {**totals, "latency": self.times.original_ms}
 
     @property
     def references(self) -> dict[str, float]:
@@ -129,12 +129,12 @@ def make_candidates(
     """
     layers: list[Layer] = []
     kept: dict[str, str] = {}
-    found = Candidates(subject, (), (), kept, guide, times, progress)
+    result = Candidates(subject, (), (), kept, guide, times, progress)
     selecting = {name for name, choice in choices.items() if choice.selects and guide.selects}
     groups = channels_of(subject) if selecting else Channels((), {})
     cuts = make_cuts(subject, groups.groups, selecting, guide.metric, guide.statistics, multiple)
     narrowing = {name for cut in cuts for name in cut.group.modules}
-    for name in found.bar(choices, "candidates"):
+    for name in result.bar(choices, "candidates"):
         module, call = subject.network.get_submodule(name), subject.calls[name]
         weight = dense_weight(module).cpu()
         check_finite(weight, name)
@@ -150,4 +150,4 @@ def make_candidates(
         if isinstance(layer, Kept):
             why = groups.whole.get(name)
             kept[name] = WHOLE.format(why) if choices[name].method == SELECT and why else layer.reason
-    return replace(found, layers=tuple(layers), cuts=tuple(cuts))
+    return replace(result, layers=tuple(layers), cuts=tuple(cuts))

@@ -70,7 +70,7 @@ def make_cuts(
     multiple: int | None,
 ) -> list[Cut]:
     """The cuts of the groups whose layers are all among `names`; counts are multiples of `multiple`."""
-    found = []
+    cuts = []
     for group in groups:
         if group.channels < 2 or unfit(group, names, subject) is not None:
             continue
@@ -78,5 +78,5 @@ def make_cuts(
         scale = 0.5 if get_metric(metric).nats else len(group.takers) / (float(errors[0]) or 1.0)
         step = multiple or (BLOCK if group.channels >= WIDE else 1)
         counts = [*range(step, group.channels, step), group.channels]
-        found.append(Cut(group, counts, scale * errors[counts].clamp_min(0), order))
-    return found
+        cuts.append(Cut(group, counts, scale * errors[counts].clamp_min(0), order))
+    return cuts

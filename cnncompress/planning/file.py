@@ -61,9 +61,9 @@ def read_plan(
 
 def _narrowed(call: Call, entry: Mapping[str, Any], centred: bool) -> Narrowed:
     """What one entry says of a layer that has fewer channels; UsageError where it cannot be."""
-    found, now = stage_from_json(entry["layer"]), stage_from_json(entry["now"])
-    if found != call.spec or not isinstance(now, ConvSpec):
-        raise UsageError(f"it is {call.spec} here, and {found} in the plan")
+    before, now = stage_from_json(entry["layer"]), stage_from_json(entry["now"])
+    if before != call.spec or not isinstance(now, ConvSpec):
+        raise UsageError(f"it is {call.spec} here, and {before} in the plan")
     takes_fewer = now.in_channels < call.spec.in_channels and not call.spec.depthwise
     now = now.replace(bias=call.spec.bias or (centred and takes_fewer))
     return Narrowed(call.spec, now, (call.macs, call.macs_of((now,))))
@@ -80,10 +80,10 @@ def _layer(call: Call, entry: Mapping[str, Any], centred: bool) -> LayerPlan:
     if reason is not None:
         raise UsageError(reason)
     options = ",".join(f"{k}={v}" for k, v in method.settings.items())
-    found = plan_layer(call, Choice(f"{method.name}:{options}" if options else method.name, rank), centred=centred)
-    if isinstance(found, Kept):
-        raise UsageError(found.reason)
+    decision = plan_layer(call, Choice(f"{method.name}:{options}" if options else method.name, rank), centred=centred)
+    if isinstance(decision, Kept):
+        raise UsageError(decision.reason)
     lowering = entry.get("lowering", "")
     check_lowering(lowering)
-    chain = lower(found.chain, lowering)
-    return dataclasses.replace(found, chain=chain, macs=(call.macs, call.macs_of(chain)), lowering=lowering)
+    chain = lower(decision.chain, lowering)
+    return dataclasses.replace(decision, chain=chain, macs=(call.macs, call.macs_of(chain)), lowering=lowering)

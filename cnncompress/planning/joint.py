@@ -61,16 +61,16 @@ def components(layers: Sequence[Layer], cuts: Sequence[Cut]) -> list[Component]:
         if not _circular(_shared(layers, [*used, cut])):
             used.append(cut)
     shared = _shared(layers, used)
-    found: list[Component] = []
+    parts: list[Component] = []
     for one in shared:
-        touching = [c for c in found if any(cut in c.cuts for cut in one.cuts)]
+        touching = [c for c in parts if any(cut in c.cuts for cut in one.cuts)]
         cut_lists = [*(c.cuts for c in touching), one.cuts]
         merged = Component(
             (*(x for c in touching for x in c.layers), one),
             tuple(dict.fromkeys(cut for part in cut_lists for cut in part)),
         )
-        found = [c for c in found if c not in touching] + [merged]
-    return found
+        parts = [c for c in parts if c not in touching] + [merged]
+    return parts
 
 
 def _shared(layers: Sequence[Layer], cuts: Sequence[Cut]) -> list[Shared]:
@@ -216,12 +216,12 @@ def _without(cut: Cut, factors: Sequence[Factor], limits: int, price: Floats | N
     """The front of some factors in which the count of a cut is settled too."""
 
     def at(counts: Counts) -> Front:
-        found = []
+        ways = []
         for place in cut.chosen:
             own = Front(np.array([cut.error(place)]), np.zeros((1, limits)), {cut.key: np.array([place])})
             settled = {**counts, cut: cut.counts[place]}
-            found.append(_sum([own, *(factor(settled) for factor in factors)], price))
-        return together(found).best(BETWEEN, price)
+            ways.append(_sum([own, *(factor(settled) for factor in factors)], price))
+        return together(ways).best(BETWEEN, price)
 
     return at
 

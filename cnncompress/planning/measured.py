@@ -14,13 +14,13 @@ from cnncompress.planning.rules import Choice, choose_method
 
 def wanted_of(calls: Mapping[str, Call], choice: Choice) -> list[Wanted]:
     """The chains of all methods of a choice for all layers, at ranks from which those of the others follow."""
-    found = []
+    wanted = []
     for call in calls.values():
         for text in methods_of(choice, call.spec) if not call.kept else ():
             method, _ = choose_method(text, call.spec)
             if method.refuse(call.spec) is None and (ranks := sorted(set(_ranks(call, method)))):
-                found.append(Wanted(call, method, ranks))
-    return found
+                wanted.append(Wanted(call, method, ranks))
+    return wanted
 
 
 def _ranks(call: Call, method: Decomposition) -> Iterator[Rank]:

@@ -24,10 +24,10 @@ def select_by_rank(subject: Subject, choices: Mapping[str, Choice], biased: bool
     """
     if not choices:
         return Plan()
-    found = channels_of(subject)
+    channels = channels_of(subject)
     counts: dict[Group, int] = {}
-    kept = {name: WHOLE.format(found.whole[name]) for name in choices if name in found.whole}
-    for group in found.groups:
+    kept = {name: WHOLE.format(channels.whole[name]) for name in choices if name in channels.whole}
+    for group in channels.groups:
         count = channels_left(group, choices, subject)
         if isinstance(count, Kept):
             kept |= {name: count.reason for name in group.modules if name in choices}

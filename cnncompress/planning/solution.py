@@ -59,15 +59,15 @@ class Joint:
         the prices of the first; for the counts that were found, the layers are then settled one by one.
         """
         fronts = [front_of(part, self.options, self.prices) for part in self.parts]
-        found = self._among(fronts)
-        if found is None or not any(part.cuts for part in self.parts):
-            return found, fronts
-        at = self._price(fronts, found)
+        best = self._among(fronts)
+        if best is None or not any(part.cuts for part in self.parts):
+            return best, fronts
+        at = self._price(fronts, best)
         again = [front_of(p, self.options, self.prices, at) if len(p.cuts) > 1 else f for p, f in self._both(fronts)]
-        found = min(filter(None, (found, self._among(again))), key=lambda solution: solution.error)
-        settled = [self._settled(x, found) for part in self.parts for x in part.layers]
-        last = self._among(settled, found.places)
-        return (found if last is None or last.error > found.error else last), fronts
+        best = min(filter(None, (best, self._among(again))), key=lambda solution: solution.error)
+        settled = [self._settled(x, best) for part in self.parts for x in part.layers]
+        last = self._among(settled, best.places)
+        return (best if last is None or last.error > best.error else last), fronts
 
     def _both(self, fronts: Sequence[Front]) -> Iterable[tuple[Component, Front]]:
         return zip(self.parts, fronts, strict=True)
@@ -76,16 +76,16 @@ class Joint:
         """The best of the ways in some fronts; `places` are those of cuts that are settled."""
         if min(self.limits) < 0:
             return None
-        found = solve([f.cost for f in fronts], [f.error for f in fronts], self.limits, self.seconds)
-        if found is None:
+        selection = solve([f.cost for f in fronts], [f.error for f in fronts], self.limits, self.seconds)
+        if selection is None:
             return None
         taken: dict[str, int] = {}
-        for front, choice in zip(fronts, found.choice, strict=True):
+        for front, choice in zip(fronts, selection.choice, strict=True):
             taken |= front.way(choice)
-        layers = {name: found[taken[name]] for name, found in self.options.items()}
+        layers = {name: selection[taken[name]] for name, selection in self.options.items()}
         cuts = [cut for part in self.parts for cut in part.cuts]
         places = {cut: taken[cut.key] for cut in cuts} if places is None else places
-        return Solution(layers, places, dict(zip(self.prices.names, found.costs, strict=True)))
+        return Solution(layers, places, dict(zip(self.prices.names, selection.costs, strict=True)))
 
     def _price(self, fronts: Sequence[Front], solution: Solution) -> Floats:
         """The price of each limit, in errors, around a solution."""

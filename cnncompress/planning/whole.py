@@ -37,8 +37,8 @@ def network_clock(
 
     def clock(plan: Plan) -> float:
         models = {"original": model, "planned": to_memory_format(with_random_chains(model, plan), memory_format)}
-        found = latency(models, example, setting, ROUNDS, quickly=True)
-        return original_ms * found["planned"].p10 / found["original"].p10
+        times = latency(models, example, setting, ROUNDS, quickly=True)
+        return original_ms * times["planned"].p10 / times["original"].p10
 
     return clock
 
@@ -61,7 +61,7 @@ def settled_table(
     table.learn(wanted, seconds)
     within = layer_latencies({"": model}, example, own)
     if within is not None:
-        table.settle(calls, {name: found.p10 for name, found in within[""].items()})
+        table.settle(calls, {name: one.p10 for name, one in within[""].items()})
         return table
     alone = {name: table.dense(call) for name, call in calls.items()}
     whole = latency({"": model}, example, own, ROUNDS)[""].p10

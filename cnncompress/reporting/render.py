@@ -39,7 +39,7 @@ def render(report: Report, format: str = "table", layers: bool = False, width: i
     notes = notes_of(report)
     timings = in_several(report.rows)
     said = [
-        headline(name if len(timings) > 1 else "this plan", found) for name, found in timings.items() if len(found) > 1
+        headline(name if len(timings) > 1 else "this plan", times) for name, times in timings.items() if len(times) > 1
     ]
     if format == "markdown":
         parts = [table(*network_table(report.rows), format), "\n".join(f"- {markdown(note)}" for note in notes)]

@@ -108,11 +108,11 @@ class _HookedLayers:
         return None
 
     def milliseconds(self) -> dict[str, list[float]]:
-        found: dict[str, list[float]] = {}
+        by_layer: dict[str, list[float]] = {}
         for spent in self.passes:
             for name, ms in spent.items():
-                found.setdefault(name, []).append(ms)
-        return found
+                by_layer.setdefault(name, []).append(ms)
+        return by_layer
 
     def _watch(self, name: str, module: nn.Module, device: torch.device) -> None:
         started = 0.0

@@ -55,9 +55,9 @@ class Front:
 
 def together(fronts: Iterable[Front]) -> Front:
     """The ways of several fronts of the same variables."""
-    found = list(fronts)
-    taken = {name: np.concatenate([f.taken[name] for f in found]) for name in found[0].taken}
-    return Front(np.concatenate([f.error for f in found]), np.concatenate([f.cost for f in found]), taken)
+    parts = list(fronts)
+    taken = {name: np.concatenate([f.taken[name] for f in parts]) for name in parts[0].taken}
+    return Front(np.concatenate([f.error for f in parts]), np.concatenate([f.cost for f in parts]), taken)
 
 
 def undominated(error: Floats, cost: Floats) -> Indices:
@@ -68,12 +68,12 @@ def undominated(error: Floats, cost: Floats) -> Indices:
         lowest = np.minimum.accumulate(cost[order, 0])
         return order[np.flatnonzero(np.diff(lowest, prepend=np.inf) < 0)]
     kept = np.empty((0, cost.shape[1]))
-    found: list[Indices] = []
+    left: list[Indices] = []
     for start in range(0, len(order), AT_ONCE):
         part = order[start : start + AT_ONCE]
         part = part[~np.any(np.all(kept[None] <= cost[part][:, None], -1), 1)]
         mine = cost[part]
         beaten = np.triu((mine[:, None] <= mine[None]).all(-1), 1).any(0)
-        found.append(part[~beaten])
-        kept = np.concatenate([kept, cost[found[-1]]])
-    return np.concatenate(found) if found else order
+        left.append(part[~beaten])
+        kept = np.concatenate([kept, cost[left[-1]]])
+    return np.concatenate(left) if left else order

@@ -28,8 +28,8 @@ def prices(error: Floats, cost: Floats, layer: Indices) -> Floats:
     if not limits:
         return np.zeros(0)
     one = _one_of_each(layer)
-    found = linprog(error, cost.T, np.ones(limits), one, np.ones(one.shape[0]), bounds=(0, None), method="highs")
-    return np.maximum(-found.ineqlin.marginals, 0) if found.status == 0 else np.zeros(limits)
+    relaxed = linprog(error, cost.T, np.ones(limits), one, np.ones(one.shape[0]), bounds=(0, None), method="highs")
+    return np.maximum(-relaxed.ineqlin.marginals, 0) if relaxed.status == 0 else np.zeros(limits)
 
 
 def branch_and_bound(
@@ -40,7 +40,7 @@ def branch_and_bound(
     Differences in the error that matter should be about 1.
     """
     with _silence():
-        found = milp(
+        solved = milp(
             SCALE * error,
             integrality=np.ones(len(error)),
             bounds=Bounds(0, 1),
@@ -50,8 +50,8 @@ def branch_and_bound(
             ],
             options={"time_limit": seconds, "mip_rel_gap": 0},
         )
-    bound = None if found.mip_dual_bound is None else found.mip_dual_bound / SCALE
-    return found.x, bound, found.status in (0, 2)  # optimal, infeasible
+    bound = None if solved.mip_dual_bound is None else solved.mip_dual_bound / SCALE
+    return solved.x, bound, solved.status in (0, 2)  # optimal, infeasible
 
 
 def _one_of_each(layer: Indices) -> sparse.csr_matrix:

@@ -50,10 +50,10 @@ def solve(
     items = _items(costs, errors, np.asarray(limits, float))
     if items is None:
         return None
-    found, bound, proven = _search(items, deadline)
-    if found is None:
+    best, bound, proven = _search(items, deadline)
+    if best is None:
         return None
-    choice = tuple(int(i) for i in items.candidate[found])
+    choice = tuple(int(i) for i in items.candidate[best])
     error = math.fsum(e[j] for e, j in zip(errors, choice, strict=True))
     sums = tuple(math.fsum(c[j, k] for c, j in zip(costs, choice, strict=True)) for k in range(len(limits)))
     return Selection(choice, error, sums, error if proven else min(bound, error), proven)
@@ -138,38 +138,38 @@ def _search(items: _Items, deadline: float) -> tuple[Indices | None, float, bool
     One round is enough unless the error falls by orders of magnitude: then HiGHS, whose tolerances are absolute, looks
     again at the new scale.
     """
-    found, bound = _greedy(items, items.least(items.error)), 0.0
+    best, bound = _greedy(items, items.least(items.error)), 0.0
     ceiling = 2 * float(np.maximum.reduceat(items.error, items.starts).sum()) or 1.0  # above every selection
     while True:
-        upper = float(items.error[found].sum()) if found is not None else ceiling
+        upper = float(items.error[best].sum()) if best is not None else ceiling
         if not upper:
-            return found, bound, True
+            return best, bound, True
         weights = _multipliers(items, upper)
         reduced, relaxed = _reduced(items, weights, upper)
         bound = max(bound, relaxed)
         start = _greedy(items, items.least(reduced))
         if start is not None and items.error[start].sum() < upper:
-            found, upper = start, float(items.error[start].sum())
-        if found is not None and upper - bound <= ROUNDING * upper:
-            return found, bound, True
+            best, upper = start, float(items.error[start].sum())
+        if best is not None and upper - bound <= ROUNDING * upper:
+            return best, bound, True
         left = np.flatnonzero((reduced <= upper - relaxed) & (items.error <= upper))
         core = items.take(left)
         binding = ~_loose(core)
         core, weights = replace(core, cost=core.cost[:, binding]), weights[binding]
         better, complete = _enumerate(core, weights, upper, deadline)
         if better is not None:
-            found = left[better]
+            best = left[better]
         if complete:
-            return found, bound, True
+            return best, bound, True
         gap = upper - relaxed
         better, dual, complete = _branch(core, weights, upper, gap, deadline)
         if better is not None and core.error[better].sum() < upper:
-            found = left[better]
+            best = left[better]
         bound = max(bound, min(dual, upper))
         if better is None or not complete:
-            return found, bound, False
-        if items.error[found].sum() - relaxed > 0.1 * gap:
-            return found, bound, True
+            return best, bound, False
+        if items.error[best].sum() - relaxed > 0.1 * gap:
+            return best, bound, True
 
 
 def _loose(items: _Items) -> NDArray[np.bool_]:
