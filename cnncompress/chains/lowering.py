@@ -23,7 +23,7 @@ from cnncompress.chains.spec import Chain, ConvSpec, Stage, chain_params, convol
 MULTIPLES = {"pad8": 8, "pad16": 16}
 SPLIT, DENSE, MERGE = "split", "dense", "merge"
 MANY_GROUPS = 64  # that many small convolutions take longer to call than to compute
-MORE = 1.5  # times the weights of two stages that the one in their place may have: it is one call less
+MERGE_FACTOR = 1.5  # times the weights of two stages that the one in their place may have: it is one call less
 
 
 def check_lowering(lowering: str) -> None:
@@ -199,7 +199,7 @@ def _merged(first: Stage, second: Stage) -> ConvSpec | None:
         return None
     spatial = second if _position_wise(first) else first
     merged = spatial.replace(in_channels=first.in_channels, out_channels=second.out_channels, bias=second.bias)
-    return merged if merged.weights <= MORE * (first.weights + second.weights) else None
+    return merged if merged.weights <= MERGE_FACTOR * (first.weights + second.weights) else None
 
 
 def _position_wise(stage: ConvSpec) -> bool:

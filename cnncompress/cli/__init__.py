@@ -47,7 +47,7 @@ EXAMPLES = (
     "cnncompress export runs/resnet50 --format onnx",
 )
 COMPLETION = ('eval "$(_CNNCOMPRESS_COMPLETE=bash_source cnncompress)"', "or zsh_source, fish_source")
-LONGEST = 4000  # characters of an error: what is wrong is said well before
+LONGEST_ERROR = 4000  # characters of an error: what is wrong is said well before
 INTERRUPTED = "interrupted; nothing is left half-written"
 
 
@@ -152,7 +152,7 @@ def fail(message: str, code: int, everywhere: bool = False) -> NoReturn:
     first = int(os.environ.get("RANK", 0)) == 0
     if first or not (everywhere or code == 2 or not _joined()):
         line = plain(" ".join(message.split()))
-        click.echo(f"error: {line if len(line) <= LONGEST else line[:LONGEST] + '…'}", err=True)
+        click.echo(f"error: {line if len(line) <= LONGEST_ERROR else line[:LONGEST_ERROR] + '…'}", err=True)
     sys.exit(code)
 
 

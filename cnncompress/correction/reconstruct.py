@@ -28,11 +28,11 @@ from cnncompress.network.run import forward, inference
 from cnncompress.terminal.console import bar
 
 HELD_BACK = 8  # one image in so many decides which state is kept
-BATCH = 32
-RATE = 0.01  # of a step, as a share of a tensor's own scale
-BACK = 0.4  # of the rate is left where it made the held-back images worse
+BATCH_IMAGES = 32
+STEP_RATE = 0.01  # of a step, as a share of a tensor's own scale
+RATE_LEFT = 0.4  # of the rate is left where it made the held-back images worse
 CHECKS = 15  # looks at the held-back images
-WARM = 10  # steps until the rate is reached
+WARM_STEPS = 10  # steps until the rate is reached
 
 Loss = Callable[[Tensor], Tensor]  # the mean loss of the images with these numbers
 
@@ -101,7 +101,7 @@ class _Session:
         self.steps, self.seed, self.progress = steps, seed, progress
         order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
         self.held, self.fit = order.tensor_split([max(1, len(images) // HELD_BACK)])
-        self.batch = max(1, min(BATCH, PIXELS_AT_ONCE // max(1, images[0, 0].numel())))
+        self.batch = max(1, min(BATCH_IMAGES, PIXELS_AT_ONCE // max(1, images[0, 0].numel())))
         self.remarks: list[str] = []
         self.meaning = meaning_of(model, self.images)
 
@@ -161,12 +161,12 @@ class _Session:
         if not scales:
             return False
         optimizer = torch.optim.Adam([{"params": [p], "lr": 0.0} for p in scales], betas=(0.9, 0.99))
-        best, state, rate, moved = self.check(loss), _values(scales), RATE, False
+        best, state, rate, moved = self.check(loss), _values(scales), STEP_RATE, False
         every = max(1, self.steps // CHECKS)
         for p in scales:
             p.requires_grad_(True)
         for step, index in enumerate(self.minibatches()):
-            now = rate * min(1, (step + 1) / WARM) * (1 + math.cos(math.pi * step / self.steps)) / 2
+            now = rate * min(1, (step + 1) / WARM_STEPS) * (1 + math.cos(math.pi * step / self.steps)) / 2
             for group, scale in zip(optimizer.param_groups, scales.values(), strict=True):
                 group["lr"] = now * scale
             optimizer.zero_grad()
@@ -180,7 +180,7 @@ class _Session:
             else:
                 _put(scales, state)
                 optimizer.state.clear()
-                rate *= BACK
+                rate *= RATE_LEFT
         _put(scales, state)
         for p in scales:
             p.requires_grad_(False)

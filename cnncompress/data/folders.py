@@ -22,7 +22,7 @@ from cnncompress.text import plain
 
 CLASS_INDEX = "class_index.json"
 UNKNOWN = -1  # the label of an image that has none
-NAMED = 3  # of what is left out
+NAMES_SHOWN = 3  # of what is left out
 
 
 @dataclass
@@ -156,9 +156,9 @@ def _summary(folder: _Folder) -> str:
     first = {reason: path for path, reason in reversed(folder.left_out.items())}
     words = [
         f"{count} {os.path.relpath(first[reason], folder.path)}{' and more' * (count > 1)} ({reason})"
-        for reason, count in counts.most_common(NAMED)
+        for reason, count in counts.most_common(NAMES_SHOWN)
     ]
-    return plain("; ".join(words) + "; ..." * (len(counts) > NAMED))
+    return plain("; ".join(words) + "; ..." * (len(counts) > NAMES_SHOWN))
 
 
 def _tell(folder: _Folder) -> None:

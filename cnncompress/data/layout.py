@@ -16,7 +16,7 @@ PARTS = {
 }
 _ENDINGS = re.compile(r"[-_ ]?(set|data|dataset|images|imgs|split)$")
 _FOLD = re.compile(r"(fold|split|part|subset|cv)[-_ ]?\d+", re.IGNORECASE)
-DEPTH = 3  # of packaging within packaging
+MOST_LEVELS = 3  # of packaging within packaging
 JUNK = ("__macosx", "__pycache__", "@eadir", "$recycle.bin", "lost+found", "thumbs.db", "desktop.ini")
 DRAWN = ("labels", "masks", "annotations", "bboxes", "labelmaps")  # beside `images`: detection or segmentation
 SHOWN = ("images", "imgs", "img", "jpegimages")
@@ -124,7 +124,7 @@ def _shown_parts(folder: Path, names: list[str]) -> Path | None:
 
 def _is_packaging(inner: Path, part: str | None, depth: int = 0) -> bool:
     """Whether the only folder in a folder is no class but holds the parts or the classes."""
-    if inner.is_symlink() or depth > DEPTH:
+    if inner.is_symlink() or depth > MOST_LEVELS:
         return False
     if part is not None:
         return part_of(inner.name) == part

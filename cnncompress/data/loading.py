@@ -32,8 +32,8 @@ UNREADABLE = (
     zlib.error,
     Image.DecompressionBombError,
 )
-NAMED = 3
-SMALL = 64
+NAMES_SHOWN = 3
+SMALL_IMAGE = 64  # pixels of a side
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # of Pillow, by the channels of the network
 
@@ -228,8 +228,8 @@ def report_skipped(images: Images, skipped: dict[str, str]) -> None:
     if not new:
         return
     images.reported.update(new)
-    first = ", ".join(f"{name} ({reason})" for name, reason in list(new.items())[:NAMED])
-    more = ", ..." if len(new) > NAMED else ""
+    first = ", ".join(f"{name} ({reason})" for name, reason in list(new.items())[:NAMES_SHOWN])
+    more = ", ..." if len(new) > NAMES_SHOWN else ""
     line = f"warning: skipped {len(new)} of {len(images)} images that cannot be read: {first}{more}"
     tqdm.write(line, file=sys.stderr)
 
@@ -248,7 +248,7 @@ class Augmented(Dataset[Any]):
         self.epoch = 0
         steps: list[Callable[..., Any]] = []
         size = preprocessing.size
-        if max(size) <= SMALL:
+        if max(size) <= SMALL_IMAGE:
             steps += [
                 *_geometry(preprocessing),
                 v2.RandomCrop(size, padding=[size[1] // 8, size[0] // 8], padding_mode="edge"),

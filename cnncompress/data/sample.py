@@ -6,13 +6,13 @@ import hashlib
 
 from cnncompress.data.loading import Images, UnreadableError
 
-SAMPLED = 32
+IMAGES_SAMPLED = 32
 
 
 def content_of(images: Images) -> str:
     """Sixteen hexadecimal digits over up to 32 images, spread evenly, with their labels."""
     digest = hashlib.sha256()
-    for index in range(0, len(images), max(1, len(images) // SAMPLED)):
+    for index in range(0, len(images), max(1, len(images) // IMAGES_SAMPLED)):
         try:
             image = images.image(index)
         except UnreadableError:

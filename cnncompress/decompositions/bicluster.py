@@ -21,7 +21,7 @@ from cnncompress.metrics import Metric
 
 # Greedy rank-one fits: alternating steps at most, and the relative gain below which a fit ends.
 MAX_STEPS = 10
-GAIN = 1e-3
+LEAST_GAIN = 1e-3
 
 T = TypeVar("T", Stage, Tensor)
 
@@ -246,7 +246,7 @@ def rank_one(
             b = unit(pairs.mT @ a)[0]
         previous = scale
         d, scale = unit(flat.mT @ (a @ b.mT).flatten(1)[:, :, None])
-        if bool((scale - previous <= GAIN * scale).all()):
+        if bool((scale - previous <= LEAST_GAIN * scale).all()):
             break
         pairs = (flat @ d).unflatten(1, (F, C)).squeeze(3)
     return a.squeeze(2), b.squeeze(2), d.squeeze(2), scale.flatten()

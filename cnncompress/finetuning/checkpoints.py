@@ -24,8 +24,8 @@ from cnncompress.terminal.console import LOG
 from cnncompress.text import plain
 
 FORMAT = 1
-FREE = ("workers", "checkpoint_minutes")  # settings that do not change the result
-LATER = {"distill": "none"}  # settings that earlier versions lack, with the value that stands for them
+FREE_SETTINGS = ("workers", "checkpoint_minutes")  # settings that do not change the result
+LATER_SETTINGS = {"distill": "none"}  # settings that earlier versions lack, with the value that stands for them
 
 
 class NotWrittenError(RunError):
@@ -136,9 +136,9 @@ class Checkpoints:
 
     def _check_same(self, path: Path, state: Mapping[str, Any], now: Mapping[str, Any]) -> None:
         """UsageError that names the first value in which the training of `state` was another."""
-        then = {**LATER, **state["settings"], "training images": state["images"], **state.get("origin", {})}
+        then = {**LATER_SETTINGS, **state["settings"], "training images": state["images"], **state.get("origin", {})}
         for key, value in now.items():
-            if key not in FREE and then.get(key) != value:
+            if key not in FREE_SETTINGS and then.get(key) != value:
                 raise UsageError(
                     f"cannot resume {path}: {key} was {plain(str(then.get(key)))}, now {value}; "
                     "give the same settings, or run without --resume to start again"

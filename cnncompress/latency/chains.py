@@ -24,12 +24,12 @@ from cnncompress.latency.runtimes import get_runtime
 from cnncompress.latency.setting import TimingSetting
 
 ROUNDS = (5, 15)  # at least and at most
-EXTRA = 3  # times as many rounds where other processes keep breaking in
+EXTRA_FACTOR = 3  # times as many rounds where other processes keep breaking in
 SPEND_MS = 25.0  # for one chain, within those rounds
 LONG_MS = 8.0  # what runs longer needs no twin
 QUANTILE = 0.2  # below the median, as other work on the machine only ever adds to a time
 HELD_BYTES = 2**20  # of an output that stays meanwhile, so that the next one does not find its memory in a cache
-BLOCK = 2**18  # random numbers that are drawn, and repeated
+RANDOM_NUMBERS = 2**18  # random numbers that are drawn, and repeated
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def _rounds(milliseconds: Sequence[float]) -> Rounds:
     """As many rounds as there is time for calls that take so long each."""
     affordable = math.ceil(SPEND_MS * len(milliseconds) / max(sum(milliseconds), 1e-3))
     least = min(max(affordable, ROUNDS[0]), ROUNDS[1])
-    return Rounds(warmup=0, least=least, seconds=0.0, undisturbed=True, most=EXTRA * least)
+    return Rounds(warmup=0, least=least, seconds=0.0, undisturbed=True, most=EXTRA_FACTOR * least)
 
 
 def _typical(samples: Samples) -> float:
@@ -151,9 +151,9 @@ def fill_randomly(chain: FactoredLayer) -> None:
 
 def _fill(tensor: Tensor, scale: float) -> None:
     """Random numbers, a block of them again and again: drawing hundreds of megabytes would take longer than timing."""
-    block = _normal(min(BLOCK, tensor.numel())).mul_(scale).to(tensor.device)
+    block = _normal(min(RANDOM_NUMBERS, tensor.numel())).mul_(scale).to(tensor.device)
     flat = tensor.data.view(-1)
-    for part in flat.split(BLOCK):
+    for part in flat.split(RANDOM_NUMBERS):
         part.copy_(block[: len(part)])
 
 

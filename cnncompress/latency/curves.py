@@ -16,7 +16,7 @@ from cnncompress.latency.chains import Job
 
 # Ranks that are measured: multiples of what one vector instruction does, two an octave.
 GRID = (8, *sorted(base << i for base in (16, 24) for i in range(16)))
-GAIN = 0.95  # a lowering is worth having below this share of the plain chain's time
+WORTH_SHARE = 0.95  # a lowering is worth having below this share of the plain chain's time
 
 Clock = Callable[[Job], float]
 Line = tuple[list[int], list[float]]
@@ -89,7 +89,7 @@ class Curves:
             plain, *padded = padded_jobs(probe[1])
             best = min(padded, key=clock)
             self.slower = max(1.0, clock(plain) / self._at(*probe, ""))
-            self.padding = best.lowering if clock(best) < GAIN * clock(plain) else ""
+            self.padding = best.lowering if clock(best) < WORTH_SHARE * clock(plain) else ""
 
     def __call__(self, kind: Rank, chain: Chain) -> Timed:
         """The time of a plain chain of structure `kind`, with its fastest lowering."""
@@ -99,7 +99,7 @@ class Curves:
         if odd and self.padding:
             others[self.padding] = self._at(kind, lower(chain, self.padding), "")
         best = min(others, key=lambda word: others[word], default="")
-        return Timed(others[best], best) if best and others[best] < GAIN * plain else Timed(plain, "")
+        return Timed(others[best], best) if best and others[best] < WORTH_SHARE * plain else Timed(plain, "")
 
     def _usable(self, kind: Rank, chain: Chain) -> list[str]:
         """The lowerings of this chain that were measured, of chains that are no cheaper."""

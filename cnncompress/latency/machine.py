@@ -18,7 +18,7 @@ from cnncompress.network.device import resolve_device
 from cnncompress.network.inputs import input_dtype
 from cnncompress.network.memory_format import memory_format_of
 
-CACHE = 32 * 2**20  # bytes of the last cache where the system does not tell
+CACHE_BYTES = 32 * 2**20  # bytes of the last cache where the system does not tell
 
 
 def complete(setting: TimingSetting) -> TimingSetting:
@@ -91,7 +91,7 @@ def last_cache_bytes(device: torch.device) -> int:
         text = Path("/sys/devices/system/cpu/cpu0/cache/index3/size").read_text(encoding="utf-8").strip()
         return int(text.removesuffix("K")) * 1024
     except (OSError, ValueError):
-        return CACHE
+        return CACHE_BYTES
 
 
 def cache_folder() -> Path | None:

@@ -22,9 +22,9 @@ from cnncompress.latency.wanted import Wanted, affordable, job_key
 
 Shape = tuple[ConvSpec, Pair]
 
-BUSY = 1.2  # where a layer takes so many times as long as it did, its machine has other work
+BUSY_FACTOR = 1.2  # where a layer takes so many times as long as it did, its machine has other work
 TRIES = 3  # measurements until it has none; later ones are not kept
-TOGETHER = 2**27  # weights that are in memory at once, beside those of the layer
+WEIGHTS_TOGETHER = 2**27  # weights that are in memory at once, beside those of the layer
 EXPECTED = (10, 0.4)  # so many chains take so many seconds, as far as is known before any was measured
 
 
@@ -139,10 +139,10 @@ class LatencyTable:
         """Measure chains in turns with the layer; again where that shows that the machine was busy."""
         known = store.times.get(job_key(own), math.inf)
         tries: list[dict[str, float]] = []
-        while len(tries) < TRIES and not (tries and tries[-1][job_key(own)] <= BUSY * known):
+        while len(tries) < TRIES and not (tries and tries[-1][job_key(own)] <= BUSY_FACTOR * known):
             tries.append(dict(zip(map(job_key, [own, *jobs]), measure([own, *jobs], size, self.setting), strict=True)))
         least = min(tries, key=lambda times: times[job_key(own)])
-        quiet = least[job_key(own)] <= BUSY * known
+        quiet = least[job_key(own)] <= BUSY_FACTOR * known
         store.add(least | {job_key(own): min(known, least[job_key(own)])}, keep=quiet)
 
     def _store(self, spec: ConvSpec, size: Pair) -> Store:
@@ -158,7 +158,7 @@ def by_memory(jobs: Sequence[Job]) -> list[list[Job]]:
     held = 0
     for job in jobs:
         weights = chain_params(job.chain)
-        if parts[-1] and held + weights > TOGETHER:
+        if parts[-1] and held + weights > WEIGHTS_TOGETHER:
             parts.append([])
             held = 0
         parts[-1].append(job)

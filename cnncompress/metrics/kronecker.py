@@ -13,7 +13,7 @@ from cnncompress.metrics.base import Metric, register
 from cnncompress.metrics.moment import input_moment
 from cnncompress.metrics.statistics import LayerStatistics
 
-SILENT = 1e-30  # the mean square in the place of gradients that all vanish: no rise of the loss either
+SILENT_SQUARE = 1e-30  # the mean square in the place of gradients that all vanish: no rise of the loss either
 LEAST_SHARE = 1e-4  # of the identity in Γ
 
 
@@ -46,6 +46,6 @@ class Kronecker(Metric):
 
 def _shrunk(gamma: Float64[Tensor, "f f"], images: int) -> Float64[Tensor, "f f"]:
     """Γ [F, F] from a number of images, mixed with a multiple of the identity."""
-    level = float(gamma.diagonal().mean()) or SILENT
+    level = float(gamma.diagonal().mean()) or SILENT_SQUARE
     share = max(oas_shrinkage(gamma, images), LEAST_SHARE)
     return gamma * (1 - share) + share * level * torch.eye(len(gamma), dtype=torch.float64)

@@ -8,7 +8,7 @@ from typing import Literal
 
 from cnncompress.errors import CompressError
 
-HEAD = 1024
+HEAD_BYTES = 1024
 LARGEST_HEADER = 100_000_000  # bytes, as the safetensors format has it
 COMPRESSED = {
     b"\x1f\x8b": "gzip",
@@ -27,7 +27,7 @@ Format = Literal["safetensors", "torch"]
 def check_format(path: Path) -> Format:
     """The format of a file of weights; for another file, CompressError says what it is and what to do."""
     with path.open("rb") as file:
-        head = file.read(HEAD)
+        head = file.read(HEAD_BYTES)
     if head.startswith(b"PK\x03\x04"):
         what = _zip(path)
     elif _is_safetensors(head):

@@ -18,7 +18,7 @@ from cnncompress.text import plain, quote
 
 State = dict[str, Tensor]
 
-DEPTH = 5  # of mappings within mappings
+MOST_LEVELS = 5  # of mappings within mappings
 WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module")
 COUNTERS = ("total_ops", "total_params", "n_averaged")  # what profilers and averages leave among the weights
 AVERAGED = ("ema", "averag")
@@ -76,7 +76,7 @@ def _is_averaged(place: str) -> bool:
 
 def _mappings(value: Any, place: str = "", depth: int = 0) -> Iterator[tuple[str, State]]:
     """Every mapping with tensors in it, with its place; mappings within it too, and all of these as one."""
-    if not isinstance(value, Mapping) or depth > DEPTH:
+    if not isinstance(value, Mapping) or depth > MOST_LEVELS:
         return
     tensors = {str(k): t for k, v in value.items() if (t := _tensor(v)) is not None}
     if tensors:
@@ -91,7 +91,7 @@ def _mappings(value: Any, place: str = "", depth: int = 0) -> Iterator[tuple[str
 
 def _flat(value: Mapping[Any, Any], depth: int = 0) -> Iterator[tuple[str, Tensor]]:
     for key, part in value.items():
-        if isinstance(part, Mapping) and depth < DEPTH:
+        if isinstance(part, Mapping) and depth < MOST_LEVELS:
             yield from ((f"{key}.{name}", tensor) for name, tensor in _flat(part, depth + 1))
         elif (tensor := _tensor(part)) is not None:
             yield str(key), tensor
@@ -168,6 +168,6 @@ def _stand_ins(value: Any, place: str = "", depth: int = 0) -> Iterator[tuple[st
     """The objects in what a file holds that were stood in for: those that are networks first."""
     if isinstance(value, StandIn):
         yield place, value
-    elif isinstance(value, Mapping) and depth < DEPTH:
+    elif isinstance(value, Mapping) and depth < MOST_LEVELS:
         inner = [nested for k, v in value.items() for nested in _stand_ins(v, f"{place}.{k}".lstrip("."), depth + 1)]
         yield from sorted(inner, key=lambda nested: "_modules" not in (nested[1].state or ()))

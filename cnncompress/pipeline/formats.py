@@ -16,7 +16,7 @@ from cnncompress.network.copying import clone
 from cnncompress.network.memory_format import MEMORY_FORMATS, memory_format_of, to_memory_format
 from cnncompress.network.run import inference, run
 
-WORTH = 0.97  # of the latency: a smaller gain is no reason to change the memory format
+WORTH_SHARE = 0.97  # of the latency: a smaller gain is no reason to change the memory format
 
 
 def converted(model: nn.Module, example: Tensor, memory_format: str) -> nn.Module:
@@ -42,9 +42,9 @@ def in_formats(model: nn.Module, example: Tensor, setting: TimingSetting | None 
 
 
 def fastest(latencies: Mapping[str, Latency]) -> str:
-    """The memory format of the least latency; the first one, a network's own, unless another is `WORTH` it."""
+    """The memory format of the least latency; the first one, a network's own, unless another is `WORTH_SHARE` it."""
     own, best = next(iter(latencies)), min(latencies, key=lambda name: latencies[name].median)
-    return best if latencies[best].median < WORTH * latencies[own].median else own
+    return best if latencies[best].median < WORTH_SHARE * latencies[own].median else own
 
 
 def beside(original: Latency, other: Latency) -> Latency:

@@ -21,9 +21,9 @@ from cnncompress.planning.whole import ROUNDS
 from cnncompress.terminal.console import Steps
 
 SECONDS = 12.0  # for measuring chains
-LIMITS = (0.98, 1.0)  # shares of the original's time that are planned for: measurements differ by some percent
+TIME_SHARES = (0.98, 1.0)  # shares of the original's time that are planned for: measurements differ by some percent
 CONFIRMATIONS = 3  # plans that are tried for a share to name
-ALL = 0.995  # share of a cost from which on hardly anything is saved
+WHOLE_SHARE = 0.995  # share of a cost from which on hardly anything is saved
 
 
 @dataclass(eq=False)
@@ -95,7 +95,7 @@ class Guard:
                 times = latency_model(self.candidates, timed, self.setting, layout, SECONDS)
                 self._timed[layout] = Planner(replace(self.candidates, times=times))
             planner = self._timed[layout]
-            for limit in LIMITS:
+            for limit in TIME_SHARES:
                 try:
                     return planner.plan(replace(budget, latency=limit))
                 except UnreachableError as error:
@@ -106,10 +106,10 @@ class Guard:
         """The error with the share that a plan is known for within the original's time, as the whole network tells."""
         for _ in range(CONFIRMATIONS):
             others = _without_time(error.beside)
-            if len(others) != 1 or min(others.values()) >= ALL:
+            if len(others) != 1 or min(others.values()) >= WHOLE_SHARE:
                 break
             try:
-                planner.plan(replace(budget, latency=LIMITS[-1], **others))
+                planner.plan(replace(budget, latency=TIME_SHARES[-1], **others))
                 break
             except UnreachableError as again:
                 error = UnreachableError(str(error), error.shares, {**error.beside, **_without_time(again.beside)})
@@ -141,7 +141,7 @@ def refusal(budget: Budget, error: UnreachableError, where: str) -> UnreachableE
     least = error.beside
     parts = [f"within it the least time is {least['latency']:.3f} of the original's"] if "latency" in least else []
     others = _without_time(least)
-    if others and min(others.values()) < ALL:
+    if others and min(others.values()) < WHOLE_SHARE:
         reach = ", ".join(f"{name}={share:.3f}" for name, share in others.items())
         parts.append(f"in the original's time these layers and methods go down to {reach}")
     elif others:

@@ -21,7 +21,7 @@ from cnncompress.pipeline.opened import Opened, need_layers
 from cnncompress.pipeline.original import original_of
 from cnncompress.reporting import Report
 
-NOISE = 0.03  # share by which two times of the same layer may differ
+NOISE_SHARE = 0.03  # share by which two times of the same layer may differ
 
 
 def measure_latency(opened: Opened, setting: TimingSetting) -> dict[str, Latency]:
@@ -71,7 +71,7 @@ class LayerTime:
     @property
     def slower(self) -> bool:
         """True where a chain takes longer than the layer it replaced, by more than the noise."""
-        return bool(self.becomes) and self.before is not None and self.after > (1 + NOISE) * self.before
+        return bool(self.becomes) and self.before is not None and self.after > (1 + NOISE_SHARE) * self.before
 
 
 def layer_times(opened: Opened, setting: TimingSetting, original_format: str = "") -> list[LayerTime]:

@@ -34,7 +34,7 @@ from cnncompress.terminal.console import Steps
 from cnncompress.terminal.words import counted
 
 SECONDS = 90.0  # for measuring the chains of a budget of latency
-WORTH = 0.98  # of the MACs: a budget that nobody asked for is not raised above this
+WORTH_SHARE = 0.98  # of the MACs: a budget that nobody asked for is not raised above this
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ def within_reach(plan: Callable[[Budget], Plan], aim: Aim, budget: Budget) -> tu
         return aim, plan(budget)
     except UnreachableError as error:
         least = error.shares.get("macs", 1.0)
-        if not aim.assumed or least > WORTH:
+        if not aim.assumed or least > WORTH_SHARE:
             raise
         budget = Budget(macs=math.ceil(500 * (1 + least)) / 1000)
     return replace(aim, budget=budget), plan(budget)

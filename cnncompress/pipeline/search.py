@@ -16,8 +16,8 @@ from cnncompress.pipeline.notes import Note, notes
 from cnncompress.terminal.console import LOG
 
 TRIALS = 8  # networks that are made and evaluated
-LOWEST = 0.05  # share of the MACs below which no network is tried
-NEAR = 0.01  # of the MACs: the next trial would be no other network to speak of
+LOWEST_SHARE = 0.05  # share of the MACs below which no network is tried
+NEAREST_SHARE = 0.01  # of the MACs: the next trial would be no other network to speak of
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def search(
 
     CompressError where every network tried loses more, UsageError where no plan could be tried.
     """
-    low, high, best, tried = LOWEST, 1.0, None, []
+    low, high, best, tried = LOWEST_SHARE, 1.0, None, []
     refused: UsageError | None = None
     for trial in range(1, TRIALS + 1):
         share = (low + high) / 2
@@ -64,7 +64,7 @@ def search(
             best, high = Found(planned, made.made, result, made.notes), share
         else:
             low = share
-        if high - low < NEAR:
+        if high - low < NEAREST_SHARE:
             break
     if refused is not None and not tried:
         raise refused

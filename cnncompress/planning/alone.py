@@ -16,7 +16,7 @@ from cnncompress.planning.candidates import Candidate, Layer, layer_plan
 from cnncompress.planning.collection import Candidates
 from cnncompress.planning.cuts import Cut
 
-SIMILAR = 2.0  # errors within this factor raise the divergence in proportion
+SIMILAR_FACTOR = 2.0  # errors within this factor raise the divergence in proportion
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Alone:
         for name, change in self.all.bar(changes.items(), "calibrate"):
             error = change.error
             family, known, divergence = self.last.get(name, (-2, 0.0, 0.0))
-            if family != change.family or not known / SIMILAR <= error <= known * SIMILAR:
+            if family != change.family or not known / SIMILAR_FACTOR <= error <= known * SIMILAR_FACTOR:
                 known, divergence = error, self._measured(small, name, change)
                 self.last[name] = (change.family, known, divergence)
             nats[name] = divergence * (error / known if known else 1.0)

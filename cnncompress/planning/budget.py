@@ -22,15 +22,15 @@ from cnncompress.planning.solution import Joint, Solution
 from cnncompress.planning.solver.highs import Floats
 from cnncompress.planning.solver.knapsack import solve
 
-TRUST = 3.0  # the metric's own prediction is only corrected where it is off from the usual by more than this
-CHANGE = 0.1  # a smaller correction is not worth another solution
-NOTHING = 1e-9  # an error or a divergence up to this says nothing about the ratio of the two
+TRUSTED_FACTOR = 3.0  # the metric's own prediction is only corrected where it is off from the usual by more than this
+LEAST_CORRECTION = 0.1  # a smaller correction is not worth another solution
+LEAST_NATS = 1e-9  # an error or a divergence up to this says nothing about the ratio of the two
 CALIBRATIONS = 2  # comparisons of the predictions with the answers, at most
-TIME_LIMIT = 20.0  # seconds for one solution
+SOLUTION_SECONDS = 20.0  # seconds for one solution
 FINE_ROUNDS = 2  # further solutions among the ranks near those of the last one
 
-NOTICED = 0.02  # of the MACs: less does not keep a budget from being met
-SHOWN = 3  # modules in a message
+NOTICED_SHARE = 0.02  # of the MACs: less does not keep a budget from being met
+NAMES_SHOWN = 3  # modules in a message
 STAYS = "the budget is met with less loss of accuracy when this layer stays"
 
 
@@ -152,7 +152,7 @@ class _Search:
         fixed = self._fixed()
         limits = [share * self.references[n] - fixed[n] for n, share in self.budget.shares.items()]
         prices = Prices(names, self.table, self.guide.centred)
-        solution, fronts = Joint(self.parts, options, prices, limits, TIME_LIMIT).solve()
+        solution, fronts = Joint(self.parts, options, prices, limits, SOLUTION_SECONDS).solve()
         if solution is None:
             raise self._refusal([front.cost for front in fronts], limits)
         return solution
@@ -170,7 +170,7 @@ class _Search:
             rest = [j for j in range(len(names)) if j != i]
             others = [limits[j] for j in rest]
             if min(others, default=0) >= 0:
-                best = solve([c[:, rest] for c in costs], [c[:, i] for c in costs], others, TIME_LIMIT)
+                best = solve([c[:, rest] for c in costs], [c[:, i] for c in costs], others, SOLUTION_SECONDS)
                 beside |= {} if best is None else {name: self._share(name, best.error + fixed[name])}
         return UnreachableError(f"no plan meets the budget {self.budget}: {told}", shares, beside)
 
@@ -186,11 +186,11 @@ class _Search:
         staying = {o.name: o.macs for o in self.cost.others} | {x.layer: x.macs for x in self.cost.layers}
         staying = {name: macs for name, macs in staying.items() if name not in changing and macs}
         share = sum(staying.values()) / max(1, self.cost.total_macs)
-        if share < NOTICED:
+        if share < NOTICED_SHARE:
             return ""
         most = sorted(staying, key=lambda name: -staying[name])
-        shown = ", ".join(f"{n} ({staying[n] / self.cost.total_macs:.2f})" for n in most[:SHOWN])
-        more = f" and {len(most) - SHOWN} more" if len(most) > SHOWN else ""
+        shown = ", ".join(f"{n} ({staying[n] / self.cost.total_macs:.2f})" for n in most[:NAMES_SHOWN])
+        more = f" and {len(most) - NAMES_SHOWN} more" if len(most) > NAMES_SHOWN else ""
         return f"; {share:.2f} of the MACs stay, in {shown}{more}: `cnncompress inspect` tells why"
 
     def _share(self, cost: str, value: float) -> float:
@@ -201,24 +201,24 @@ class _Search:
         """Compare the prediction for each change with what it does to the answers, made alone.
 
         The median ratio of divergence to error turns all errors into nats. A layer or cut whose own ratio differs from
-        the median has its errors multiplied by the difference too: by the part beyond a factor `TRUST` where the metric
-        predicts nats, by all of it otherwise. True where any one's was.
+        the median has its errors multiplied by the difference too: by the part beyond a factor `TRUSTED_FACTOR` where
+        the metric predicts nats, by all of it otherwise. True where any one's was.
         """
         changes = {x.name: Change.of(x, solution[x.name]) for x in self.layers if solution[x.name].plan is not None}
         changes |= {cut.key: Change(cut, place) for cut, place in solution.places.items() if place < cut.whole}
         measured = self.alone.divergences(changes)
         errors = {n: changes[n].item.factor * changes[n].error for n in measured}
-        telling = {n: kl for n, kl in measured.items() if max(kl, errors[n]) > NOTHING}
-        ratios = {n: max(kl, NOTHING) / max(errors[n], NOTHING) for n, kl in telling.items()}
+        telling = {n: kl for n, kl in measured.items() if max(kl, errors[n]) > LEAST_NATS}
+        ratios = {n: max(kl, LEAST_NATS) / max(errors[n], LEAST_NATS) for n, kl in telling.items()}
         usual = float(np.median(list(ratios.values()))) if ratios else 1.0
-        trust = TRUST if get_metric(self.guide.metric).nats else 1.0
+        trust = TRUSTED_FACTOR if get_metric(self.guide.metric).nats else 1.0
         changed = False
         items: list[Layer | Cut] = [*self.layers, *self.cuts]
         for item in items:
             off = ratios.get(item.key, usual) / usual
             correction = off / min(max(off, 1 / trust), trust)
             item.factor *= usual * correction
-            changed = changed or abs(correction - 1) > CHANGE
+            changed = changed or abs(correction - 1) > LEAST_CORRECTION
         return changed
 
 

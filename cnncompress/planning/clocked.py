@@ -12,8 +12,8 @@ from cnncompress.latency.curves import Timed
 from cnncompress.latency.table import LatencyTable
 
 CLOCKINGS = 4  # measurements of the whole network, at most
-CLOSE = 0.02  # of its time: a smaller difference is noise
-LIMIT = 2.0  # what one measurement may change the times of chains by
+CLOSE_SHARE = 0.02  # of its time: a smaller difference is noise
+LARGEST_FACTOR = 2.0  # what one measurement may change the times of chains by
 
 
 @dataclass(frozen=True)
@@ -60,17 +60,17 @@ class Scaled:
 
         Where layers were not seen within the network, their share of its time is not known, and is corrected first.
         """
-        if not sums.chains or abs(measured / sums.predicted - 1) <= CLOSE:
+        if not sums.chains or abs(measured / sums.predicted - 1) <= CLOSE_SHARE:
             return None
         saved, factor = sums.network - sums.predicted, 1.0
         if not self.table.seen and not self.scaled and saved > 0 and measured < sums.network:
             factor = min((sums.network - measured) / saved, sums.network / sums.layers)
         wrong = (measured - (sums.network - factor * saved)) / (factor * sums.chains)
-        slower = self.slower * min(max(1 + wrong, 1 / LIMIT), LIMIT)
+        slower = self.slower * min(max(1 + wrong, 1 / LARGEST_FACTOR), LARGEST_FACTOR)
         return replace(self, scale=factor * self.scale, slower=slower, scaled=True)
 
 
 def best_of(plans: Sequence[Plan], share: float) -> Plan | None:
     """Of plans whose time was measured the one with the least predicted loss in a share of it; None without any."""
-    within = [plan for plan in plans if plan.achieved["latency"] <= share * (1 + CLOSE)]
+    within = [plan for plan in plans if plan.achieved["latency"] <= share * (1 + CLOSE_SHARE)]
     return min(within, key=lambda plan: sum(plan.rises.values()), default=None)

@@ -16,8 +16,8 @@ from cnncompress.network.subject import Subject
 from cnncompress.planning.selecting import unfit
 
 GRID_COUNTS = 16  # of a group
-BLOCK = 8  # channels that processors compute at once; fewer of them are left in such steps where there are many
-WIDE = 64  # channels of a group that is left in steps of `BLOCK`
+BLOCK_CHANNELS = 8  # that processors compute at once
+CHANNELS_FOR_BLOCKS = 64  # of a group that is left in steps of `BLOCK_CHANNELS`; others are left in steps of one
 
 
 @dataclass(eq=False)
@@ -76,7 +76,7 @@ def make_cuts(
             continue
         order, errors = elimination(group, subject.network, metric, statistics, {})
         scale = 0.5 if get_metric(metric).nats else len(group.takers) / (float(errors[0]) or 1.0)
-        step = multiple or (BLOCK if group.channels >= WIDE else 1)
+        step = multiple or (BLOCK_CHANNELS if group.channels >= CHANNELS_FOR_BLOCKS else 1)
         counts = [*range(step, group.channels, step), group.channels]
         cuts.append(Cut(group, counts, scale * errors[counts].clamp_min(0), order))
     return cuts

@@ -14,7 +14,7 @@ from cnncompress.planning.cuts import Cut
 from cnncompress.planning.solver.fronts import Front, together
 from cnncompress.planning.solver.highs import Floats
 
-BETWEEN = 192  # ways that are kept of some layers of a component
+WAYS_BETWEEN = 192  # ways that are kept of some layers of a component
 Counts = Mapping[Cut, int]
 Options = Mapping[str, Sequence[Candidate]]  # by layer
 
@@ -195,7 +195,7 @@ class Factor:
 
 
 def front_of(component: Component, options: Options, prices: Prices, at: Floats | None = None) -> Front:
-    """The ways to settle all layers and cuts of a component, thinned out to `BETWEEN` on the way.
+    """The ways to settle all layers and cuts of a component, thinned out to `WAYS_BETWEEN` on the way.
 
     Cuts go one after another, those with the fewest neighbours first: each way knows the best ways of what is behind.
     `at` is the price of each limit around which ways are kept, by default anywhere.
@@ -221,7 +221,7 @@ def _without(cut: Cut, factors: Sequence[Factor], limits: int, price: Floats | N
             own = Front(np.array([cut.error(place)]), np.zeros((1, limits)), {cut.key: np.array([place])})
             settled = {**counts, cut: cut.counts[place]}
             ways.append(_sum([own, *(factor(settled) for factor in factors)], price))
-        return together(ways).best(BETWEEN, price)
+        return together(ways).best(WAYS_BETWEEN, price)
 
     return at
 
@@ -229,5 +229,5 @@ def _without(cut: Cut, factors: Sequence[Factor], limits: int, price: Floats | N
 def _sum(fronts: Sequence[Front], price: Floats | None) -> Front:
     total = fronts[0]
     for front in fronts[1:]:
-        total = total.plus(front).best(BETWEEN, price)
+        total = total.plus(front).best(WAYS_BETWEEN, price)
     return total

@@ -61,7 +61,7 @@ _FROM_NUMBERS: dict[str, Callable[..., Any]] = {
     "math.floor": lambda value: int(value // 1),
 }
 
-LARGEST = 2**63  # of a size
+LARGEST_SIZE = 2**63  # of a size
 
 
 def find_operator(target: str) -> Callable[..., Any] | None:
@@ -88,7 +88,7 @@ def _of_numbers(function: Callable[..., Any]) -> Callable[..., Any]:
 
     def limited(*args: Any) -> Any:
         result = function(*args)
-        if isinstance(result, int) and abs(result) > LARGEST:
+        if isinstance(result, int) and abs(result) > LARGEST_SIZE:
             raise ValueError("a size is too large")
         return result
 

@@ -9,7 +9,7 @@ from cnncompress.latency.timed import Latency
 from cnncompress.reporting.cells import NONE, divide, share
 
 EAGER = "torch"
-SAME = 0.03  # share by which two times may differ and count as one
+SAME_SHARE = 0.03  # share by which two times may differ and count as one
 Columns = tuple[list[str], list[list[str]], str]
 
 
@@ -119,7 +119,7 @@ def words(one: Beside) -> str:
 
 
 def _added(name: str, gain: float) -> str:
-    if abs(gain - 1) <= SAME:
+    if abs(gain - 1) <= SAME_SHARE:
         return f"{name} adds nothing to that"
     return f"{name} adds {_gain(gain)}" if gain > 1 else f"{name} is {gain_words(gain)} there"
 

@@ -147,13 +147,14 @@ def save(
     Raises as `save_run` does, and CompressError where neither can be had.
     """
     small, unbuilt = with_provenance(model), False
+    if isinstance(source, str):
+        source = find_source(source)
+    elif source is None and small.provenance.source is None:
+        source = _own_class(small)
+        unbuilt = source is None
+        source = source or ModelSource("program", type(small.network).__qualname__)
     if source is not None:
-        found = find_source(source) if isinstance(source, str) else source
-        small = _from_source(small, found)
-    elif small.provenance.source is None:
-        built = _own_class(small)
-        unbuilt = built is None
-        small = _from_source(small, built or ModelSource("program", type(small.network).__qualname__))
+        small = _from_source(small, source)
     save_run(path, small, metrics={"schema": 1, "rows": [], "layers": []}, force=force)
     if unbuilt:
         warnings.warn(AS_PROGRAM.format(name=type(small.network).__name__), stacklevel=2)

@@ -179,7 +179,7 @@ def test_a_linear_layer_reaches_the_best_approximation_of_its_rank():
 @pytest.mark.parametrize("rate", [0.01, 100.0])
 @pytest.mark.parametrize(("build", "layers"), [(Branching, ["first"]), (Fire, ["left", "right"])])
 def test_held_back_images_never_get_worse_whatever_the_rate(monkeypatch, build, layers, rate):
-    monkeypatch.setattr(module, "RATE", rate)
+    monkeypatch.setattr(module, "STEP_RATE", rate)
     model, small, images = made(build, layers)  # one block, up to the logits
     found, _ = run(model, small, images, 20, seed=3)
     order = torch.randperm(64, generator=torch.Generator().manual_seed(3))

@@ -27,13 +27,13 @@ def test_other_work_that_ends_is_waited_for(monkeypatch, waited):
     spreads = iter([3.0, 1.6, 1.2])
     monkeypatch.setattr(busy, "spread", lambda threads: next(spreads))
     assert busy.wait_for_quiet(HERE) == ""
-    assert waited == [2 * busy.PAUSE]
+    assert waited == [2 * busy.PAUSE_SECONDS]
 
 
 def test_other_work_that_does_not_end_is_said(monkeypatch, waited):
     monkeypatch.setattr(busy, "spread", lambda threads: 2.0)
     assert "the machine had other work" in busy.wait_for_quiet(HERE)
-    assert busy.WAIT < waited[0] <= busy.WAIT + 2 * busy.PAUSE
+    assert busy.WAIT_SECONDS < waited[0] <= busy.WAIT_SECONDS + 2 * busy.PAUSE_SECONDS
 
 
 def test_as_many_threads_as_are_timed_are_watched(monkeypatch):

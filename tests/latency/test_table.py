@@ -12,7 +12,7 @@ from cnncompress.latency import table
 from cnncompress.latency.chains import Job
 from cnncompress.latency.machine import cache_folder
 from cnncompress.latency.setting import TimingSetting
-from cnncompress.latency.table import TOGETHER, LatencyTable, by_memory
+from cnncompress.latency.table import WEIGHTS_TOGETHER, LatencyTable, by_memory
 from cnncompress.latency.wanted import Wanted
 
 SPEC = ConvSpec(16, 16, (3, 3), padding=(1, 1))
@@ -164,7 +164,7 @@ def test_times_within_the_network_scale_all_others(machine):
 
 def test_large_chains_are_not_in_memory_together():
     half = Job((ConvSpec(2**14, 2**12, linear=True),))
-    assert chain_params(half.chain) == TOGETHER // 2
+    assert chain_params(half.chain) == WEIGHTS_TOGETHER // 2
     more = Job((ConvSpec(2**14, 2**13, linear=True),))
     assert by_memory([half, half, half]) == [[half, half], [half]]
     assert by_memory([more, half]) == [[more], [half]]

@@ -9,8 +9,8 @@ import numpy as np
 
 from cnncompress.planning.solver.highs import Floats, Indices
 
-MOST = 256  # ways that are kept of one front, spread evenly over its costs
-AT_ONCE = 512  # ways that are compared with each other
+WAYS_KEPT = 256  # ways that are kept of one front, spread evenly over its costs
+WAYS_AT_ONCE = 512  # ways that are compared with each other
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Front:
         taken |= {name: options[two] for name, options in other.taken.items()}
         return Front(self.error[one] + other.error[two], self.cost[one] + other.cost[two], taken)
 
-    def best(self, most: int = MOST, price: Floats | None = None) -> Front:
+    def best(self, most: int = WAYS_KEPT, price: Floats | None = None) -> Front:
         """The ways that no other one equals or beats in the error and in every cost, at most so many.
 
         Of more, those are kept whose error and costs at a `price` [limits] are least, or without one an even choice;
@@ -69,8 +69,8 @@ def undominated(error: Floats, cost: Floats) -> Indices:
         return order[np.flatnonzero(np.diff(lowest, prepend=np.inf) < 0)]
     kept = np.empty((0, cost.shape[1]))
     left: list[Indices] = []
-    for start in range(0, len(order), AT_ONCE):
-        part = order[start : start + AT_ONCE]
+    for start in range(0, len(order), WAYS_AT_ONCE):
+        part = order[start : start + WAYS_AT_ONCE]
         part = part[~np.any(np.all(kept[None] <= cost[part][:, None], -1), 1)]
         mine = cost[part]
         beaten = np.triu((mine[:, None] <= mine[None]).all(-1), 1).any(0)
