@@ -37,7 +37,7 @@ def are_widths(rank: Rank, names: Sequence[str]) -> list[bool]:
 
 
 def structure(rank: Rank, names: Sequence[str]) -> Rank:
-    """What chains of a method have in common that differ in width only."""
+    """The part of a rank that counts no channels; chains that agree in it differ in their widths alone."""
     return tuple(r for r, width in zip(rank, are_widths(rank, names), strict=True) if not width)
 
 
@@ -62,9 +62,9 @@ def padded_jobs(chain: Chain) -> list[Job]:
 
 
 def choose_probe(chains: Sequence[tuple[Rank, Chain]]) -> tuple[Rank, Chain] | None:
-    """The chain, with its rank, that tells most about padding.
+    """The chain that padding is measured on, with its rank; None where no chain can be padded.
 
-    Of the chains with the largest number of paddings, that is the middle one. None where no chain can be padded.
+    It is the middle one of the chains with the most paddings.
     """
     ways = [len(paddings(chain)) for _, chain in chains]
     odd = [one for one, number in zip(chains, ways, strict=True) if number == max(ways)]
@@ -74,9 +74,9 @@ def choose_probe(chains: Sequence[tuple[Rank, Chain]]) -> tuple[Rank, Chain] | N
 class Curves:
     """Time by rank: monotone and piecewise linear in the multiply-accumulates, for each lowering.
 
-    `jobs` are measured chains at good widths by structure, each plain one followed by its lowerings; `probe` is the
-    structure and the measured chain of other widths, which tells what those cost and whether padding them helps.
-    `clock` gives the measured times.
+    `jobs` are the chains that were measured at the widths of `GRID`, by structure, each plain one followed by its
+    lowerings. `probe` is the structure of a chain of another width, and that chain: it shows what such widths cost, and
+    whether padding them helps. `clock` gives the measured times.
     """
 
     def __init__(

@@ -27,7 +27,7 @@ STRUCTURES = {
         "Reeves 1999; Hassibi and Stork 1993",
         ("K",),
         {},
-        "the layer itself, of K of its input channels; what gives them computes no others",
+        "the layer with K of its input channels; the layers before it compute no others",
     )
 }  # what is no chain in the place of one layer
 

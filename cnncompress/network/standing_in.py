@@ -20,7 +20,7 @@ from cnncompress.network.trace import trace
 
 READS_WEIGHT = "the forward pass reads its weight or bias instead of only calling it"
 USES_ATTRIBUTE = "the forward pass uses an attribute of it that a chain does not have"
-OUTPUTS_CHANGE = "the network's outputs change as soon as an equal chain takes its place"
+OUTPUTS_CHANGE = "with a chain in its place that computes the same, the network's outputs change"
 
 
 def examine(model: nn.Module, example: Tensor, calls: Mapping[str, Call] | None = None) -> dict[str, Call]:

@@ -68,7 +68,7 @@ class Guard:
             return free
         plan.memory_format = layout
         others = f"the most accurate plan for {budget} alone would take {share:.2f} of the original's time"
-        self._told.append((plan, notes("plan", f"{others}; this one is to take no longer, see --allow-slower")))
+        self._told.append((plan, notes("plan", f"{others}; this plan keeps to that time (--allow-slower does not)")))
         return plan
 
     def notes(self, plan: Plan) -> tuple[Note, ...]:

@@ -200,9 +200,9 @@ class _Search:
     def _calibrate(self, solution: Solution) -> bool:
         """Compare the prediction for each change with what it does to the answers, made alone.
 
-        The median ratio of divergence to error turns all errors into nats. A layer or cut whose own ratio differs from
-        the median has its errors multiplied by the difference too: by the part beyond a factor `TRUSTED_FACTOR` where
-        the metric predicts nats, by all of it otherwise. True where any one's was.
+        The ratio of divergence to error is taken of every change, and the errors of all layers and cuts are multiplied
+        by the median ratio: they then are nats. Those of one layer or cut are also multiplied by its own ratio over the
+        median one; where the metric predicts nats, only by what exceeds `TRUSTED_FACTOR`. True where that changed any.
         """
         changes = {x.name: Change.of(x, solution[x.name]) for x in self.layers if solution[x.name].plan is not None}
         changes |= {cut.key: Change(cut, place) for cut, place in solution.places.items() if place < cut.whole}
