@@ -165,6 +165,8 @@ def test_the_command_line_takes_it(tmp_path, monkeypatch, capsys):
     assert run("report", "run", "--format", "json", "--trust-code") == 0
     (row,) = json.loads(capsys.readouterr().out)["layers"]
     assert row["params"] == [24 * 32 + 32, 6 * (24 + 32) + 32]
+    assert run("export", "run", "--format", "pt2", "--trust-code") == 0
+    assert (tmp_path / "run.pt2").is_file()
     small = cc.load(tmp_path / "run", trust_code=True)
     assert isinstance(small.wide, FactoredLayer)
     assert isinstance(small.narrow, Pointwise)

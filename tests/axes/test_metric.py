@@ -137,6 +137,11 @@ def test_the_command_line_takes_it(tmp_path, monkeypatch, capsys):
     assert command("--metric", NAME, "--out", "run") == 0
     assert json.loads((tmp_path / "run" / "plan.json").read_text())["metric"] == NAME
     assert NAME in capsys.readouterr().out
+    with pytest.raises(SystemExit) as exit_:
+        main(["report", "run", "--format", "json"])
+    assert exit_.value.code == 0
+    (row,) = json.loads(capsys.readouterr().out)["layers"]
+    assert 0 < row["error"] < 1
     assert command("--metric", "input-varianc", "--out", "other") == 2
     assert f"did you mean '{NAME}'" in capsys.readouterr().err
 
