@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from cnncompress.network.evaluate import Evaluation, evaluate
     from cnncompress.network.preprocessing import Preprocessing
     from cnncompress.network.profile import profile
+    from cnncompress.pipeline.int8 import Int8Settings
     from cnncompress.planning import Choice, plan
     from cnncompress.reporting import Report, render
     from cnncompress.runs import load, save
@@ -42,6 +43,7 @@ _HOME = {
     "Evaluation": "network.evaluate",
     "FinetuneResult": "finetuning",
     "FinetuneSettings": "finetuning",
+    "Int8Settings": "pipeline.int8",
     "LayerPlan": "chains.plan",
     "Plan": "chains.plan",
     "Preprocessing": "network.preprocessing",
@@ -76,6 +78,7 @@ __all__ = [
     "Evaluation",
     "FinetuneResult",
     "FinetuneSettings",
+    "Int8Settings",
     "LayerPlan",
     "Plan",
     "Preprocessing",

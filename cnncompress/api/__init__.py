@@ -26,10 +26,10 @@ from cnncompress.network.costs import Profile
 from cnncompress.pipeline.decompose import Decomposed
 from cnncompress.pipeline.explore import Explored
 from cnncompress.pipeline.finetune import Tuned
-from cnncompress.pipeline.int8 import Int8Asked
+from cnncompress.pipeline.int8 import Int8Asked, Int8Settings
 from cnncompress.pipeline.latencies import LayerTime, layer_times
 from cnncompress.pipeline.table import measured_table
-from cnncompress.reporting.int8 import Int8Measured
+from cnncompress.programs.measured import Int8Measured
 
 __all__ = [
     "Compressed",
@@ -37,6 +37,7 @@ __all__ = [
     "Explored",
     "Int8Asked",
     "Int8Measured",
+    "Int8Settings",
     "Latency",
     "LayerTime",
     "Profile",

@@ -35,8 +35,8 @@ from cnncompress.pipeline.measure import evaluate_network, profile_network, repo
 from cnncompress.pipeline.opened import Opened
 from cnncompress.planning import Choice
 from cnncompress.programs.export import ExportReport
+from cnncompress.programs.measured import Int8Measured
 from cnncompress.reporting import Report
-from cnncompress.reporting.int8 import Int8Measured
 
 
 def run_decompose(settings: DecomposeSettings, command: Sequence[str]) -> Decomposed:

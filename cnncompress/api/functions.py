@@ -20,6 +20,7 @@ from cnncompress.latency.setting import TimingSetting
 from cnncompress.network.compressed import Compressed, network_of, with_provenance
 from cnncompress.network.inputs import input_dtype, read_batch
 from cnncompress.pipeline.asked import ImagesAsked, LayersAsked
+from cnncompress.pipeline.int8 import Int8Asked, Int8Settings, int8_of_network
 from cnncompress.pipeline.measure import report_on
 from cnncompress.pipeline.memory import compress_network
 from cnncompress.pipeline.opened import Opened
@@ -122,22 +123,32 @@ def export(
     *,
     format: str | None = None,
     tolerance: float | None = None,
+    opset: int | None = None,
+    int8: Int8Settings | None = None,
     force: bool = False,
     trust_code: bool = False,
 ) -> ExportReport:
     """Write a network, or the network of a run, as one file; it is run and compared before it is in its place.
 
     `format` is `onnx`, `openvino` or `pt2`, by default what the file is called. `example` [n, c, h, w] is a batch of
-    inputs, which a network of `load_model` or of a run knows itself. `tolerance` is relative to the largest output. A
-    file that is there is replaced with `force` only. `trust_code` is that of `load`. UsageError for an unknown format
-    or a missing example, else as `export_onnx`.
+    inputs, which a network of `load_model` or of a run knows itself. `tolerance` is relative to the largest output,
+    `opset` the version of ONNX's operators. A file that is there is replaced with `force` only. `trust_code` is that of
+    `load`. With `int8` the network computes in 8-bit integers, in `onnx` and `openvino`; what that does to its size,
+    its time in the format's runtime and its answers is the report's `int8`. UsageError for an unknown format, a missing
+    example and settings that do not fit, else as `export_onnx`.
     """
     ending = Path(path).suffix.removeprefix(".")
     kind = format or next((name for name, known in ENDINGS.items() if known == ending), ending)
     if kind not in EXPORTERS:
         raise UsageError(f"cannot export to '{kind}'{nearest(kind, EXPORTERS)}; known: {', '.join(EXPORTERS)}")
     known = with_provenance(load(model, trust_code) if isinstance(model, str | Path) else model)
-    return EXPORTERS[kind](known.network, _example(known) if example is None else example, path, tolerance, force)
+    example = _example(known) if example is None else example
+    if int8 is not None:
+        return int8_of_network(known.network, example, path, int8, Int8Asked(kind, force=force, opset=opset), tolerance)
+    if opset is not None and kind == "pt2":
+        raise UsageError("opset is for onnx and openvino, not pt2")
+    options = {} if opset is None else {"opset": opset}
+    return EXPORTERS[kind](known.network, example, path, tolerance, force, **options)
 
 
 def _example(model: Compressed) -> Tensor:

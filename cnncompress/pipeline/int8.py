@@ -1,18 +1,21 @@
-"""The network of a run in 8-bit integers: calibrated, measured beside itself in single precision, written."""
+"""A network in 8-bit integers: calibrated, measured beside itself in single precision, written."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from cnncompress.data import Data, Loader, make_loader, split
-from cnncompress.errors import CompressError, UsageError
+from cnncompress.data import Data, make_loader, split
+from cnncompress.errors import CompressError, DataError, UsageError
 from cnncompress.latency.network import program_latencies
 from cnncompress.latency.setting import TimingSetting
+from cnncompress.network.divergence import batches
 from cnncompress.network.evaluate import evaluate, paired_error
 from cnncompress.network.inputs import read_batch
 from cnncompress.pipeline.asked import ImagesAsked, NetworkAsked
@@ -22,13 +25,13 @@ from cnncompress.pipeline.images import open_data
 from cnncompress.pipeline.opened import Opened, open_run
 from cnncompress.programs.export import ExportReport, Runner
 from cnncompress.programs.int8 import TARGETS, Programs, Target, quantise, write_int8
-from cnncompress.reporting.int8 import Int8Measured, Measured
+from cnncompress.programs.measured import Int8Measured, Measured
 from cnncompress.terminal.console import Steps
 
 
 @dataclass(frozen=True)
 class Int8Asked:
-    """How a network is quantised and where it is written: None for beside the run.
+    """How the network of a run is quantised and where it is written: None for beside the run.
 
     `calibration_images` is the number of images that scales come from. Layers whose name matches a pattern of
     `keep_float` compute in single precision.
@@ -42,6 +45,20 @@ class Int8Asked:
     opset: int | None = None
 
 
+@dataclass(frozen=True)
+class Int8Settings:
+    """How a network becomes one in 8-bit integers.
+
+    The scales of activations come from `images`, a tensor [n, c, h, w] or batches as `inputs.read_batch` takes them. On
+    `val`, batches of other images, both precisions are evaluated: their accuracies where there are labels, else how
+    often they give the same answer. Layers whose name matches a shell glob of `keep_float` compute in single precision.
+    """
+
+    images: Tensor | Iterable[Any]
+    val: Tensor | Iterable[Any] | None = None
+    keep_float: Sequence[str] = ()
+
+
 def int8_of_run(
     run: Path, network: NetworkAsked, read: ImagesAsked, asked: Int8Asked, tell: Callable[[Int8Measured], None]
 ) -> ExportReport:
@@ -50,11 +67,7 @@ def int8_of_run(
     UsageError for a format or images that do not serve; CompressError without a package, and where the network cannot
     be quantised. Images that the run was calibrated on may give scales; those that are evaluated gave none.
     """
-    if asked.format not in TARGETS:
-        raise UsageError(f"--int8 is for --format {' and '.join(TARGETS)}, not {asked.format}")
-    target = TARGETS[asked.format]
-    if missing := target.missing():
-        raise CompressError(missing)
+    target = _target_of(asked.format, "--int8 is for --format")
     if read.spec is None:
         raise UsageError("--int8 needs images that scales come from; give --data FOLDER, cifar10:ROOT or digits")
     path = target_of(run, asked.format, asked.output, asked.force)
@@ -68,9 +81,39 @@ def int8_of_run(
         loader = make_loader(train, read.batch_size, workers=read.workers, indices=indices)
         programs = quantise(opened.model, opened.example(2), _images_of(loader), asked.keep_float, asked.opset)
     with steps("measure", f"evaluate and time both in {target.runtime}"):
-        tell(_measure(programs, target, data, read, (opened.example(), len(indices))))
+        measured = _timed(programs, target, opened.example(), len(indices))
+        measured = _answered(measured, programs, target, make_loader(data.val, read.batch_size, workers=read.workers))
+        tell(measured)
     with steps("export", f"write {path}, run it and compare"):
-        return write_int8(programs.int8, opened.example(2), asked.format, path, asked.force)
+        written = write_int8(programs.int8, opened.example(2), asked.format, path, asked.force)
+    return replace(written, int8=measured)
+
+
+def int8_of_network(
+    network: nn.Module, example: Tensor, path: str | Path, how: Int8Settings, asked: Int8Asked, tolerance: float | None
+) -> ExportReport:
+    """Write a network in 8-bit integers, with what that does to it; of `asked`, format, opset and force count.
+
+    `example` is a batch of inputs. DataError without images, else as `int8_of_run`.
+    """
+    target = _target_of(asked.format, "int8 is for")
+    scales, val = _Counted(_batches(how.images)), None if how.val is None else _batches(how.val)
+    if val is not None and iter(val) is val:
+        raise UsageError("val is gone through more than once: give a loader or a list of batches, not an iterator")
+    programs = quantise(network, example, scales, how.keep_float, asked.opset)
+    measured = _timed(programs, target, example[:1], scales.count)
+    if val is not None:
+        measured = _answered(measured, programs, target, val)
+    return replace(write_int8(programs.int8, example, asked.format, path, asked.force, tolerance), int8=measured)
+
+
+def _target_of(format: str, where: str) -> Target:
+    """What is written in a format; UsageError where that is not for int8, CompressError without its package."""
+    if format not in TARGETS:
+        raise UsageError(f"{where} {' and '.join(TARGETS)}, not {format}")
+    if missing := TARGETS[format].missing():
+        raise CompressError(missing)
+    return TARGETS[format]
 
 
 def _two_parts(spec: str, opened: Opened) -> Data:
@@ -80,30 +123,57 @@ def _two_parts(spec: str, opened: Opened) -> Data:
     return split(data, EVALUATION_SHARE, 0)
 
 
-def _images_of(loader: Loader) -> Iterator[Tensor]:
+def _batches(images: Tensor | Iterable[Any]) -> Iterable[Any]:
+    return list(batches(read_batch(images, labels=False)[0])) if isinstance(images, Tensor) else images
+
+
+def _images_of(loader: Iterable[Any]) -> Iterator[Tensor]:
     for batch in loader:
         yield read_batch(batch, labels=False)[0]
 
 
-def _measure(
-    programs: Programs, target: Target, data: Data, read: ImagesAsked, timed: tuple[Tensor, int]
-) -> Int8Measured:
-    example, calibrated = timed
+class _Counted:
+    """The images of batches, counted when they are gone through."""
+
+    def __init__(self, loader: Iterable[Any]) -> None:
+        self.images, self.count = _images_of(loader), 0
+        first = next(self.images, None)
+        if first is None:
+            raise DataError("no images to take scales from; check the data set")
+        self.images = chain([first], self.images)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        for images in self.images:
+            self.count += len(images)
+            yield images
+
+
+def _timed(programs: Programs, target: Target, example: Tensor, calibrated: int) -> Int8Measured:
+    """Both programs timed on one image, not evaluated yet."""
     by_precision = {"fp32": programs.single, "int8": programs.int8}
     times = program_latencies(by_precision, example.float(), TimingSetting(target.runtime))
-    networks = {precision: _Run(target.run(program)) for precision, program in by_precision.items()}
-    loader = make_loader(data.val, read.batch_size, workers=read.workers)
-    scores = {precision: evaluate(one, loader) if data.labelled else None for precision, one in networks.items()}
-    same = None if data.labelled else _agreement(networks["fp32"], networks["int8"], loader)
-    single, int8 = (Measured(len(program), times[key], scores[key]) for key, program in by_precision.items())
-    error = paired_error(scores["fp32"], scores["int8"])
-    return Int8Measured(single, int8, same, error, calibrated, len(data.val))
+    single, int8 = (Measured(len(program), times[key]) for key, program in by_precision.items())
+    return Int8Measured(single, int8, None, None, calibrated, 0)
 
 
-def _agreement(one: nn.Module, other: nn.Module, loader: Loader) -> float:
-    """The percentage of images that both give the same answer to."""
-    same = [one(images).argmax(1) == other(images).argmax(1) for images in _images_of(loader)]
-    return 100 * float(torch.cat(same).double().mean())
+def _answered(measured: Int8Measured, programs: Programs, target: Target, loader: Iterable[Any]) -> Int8Measured:
+    """The measurement with what both programs answer to the images of a loader."""
+    single, int8 = (_Run(target.run(program)) for program in (programs.single, programs.int8))
+    first = next(iter(loader), None)
+    if first is None:
+        raise DataError("no images to evaluate on; check the data set")
+    labels = read_batch(first)[1]
+    if labels is None or bool((labels < 0).any()):  # images without a class
+        same = torch.cat([single(x).argmax(1) == int8(x).argmax(1) for x in _images_of(loader)])
+        return replace(measured, same=100 * float(same.double().mean()), evaluated=len(same))
+    one, other = (evaluate(network, loader) for network in (single, int8))
+    return replace(
+        measured,
+        single=replace(measured.single, evaluation=one),
+        int8=replace(measured.int8, evaluation=other),
+        top1_error=paired_error(one, other),
+        evaluated=one.images,
+    )
 
 
 class _Run(nn.Module):

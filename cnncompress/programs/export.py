@@ -27,6 +27,7 @@ from cnncompress.network.onnx import (
 )
 from cnncompress.network.openvino import missing_openvino
 from cnncompress.network.run import forward, inference, logits, same_outputs
+from cnncompress.programs.measured import Int8Measured
 
 if TYPE_CHECKING:
     from openvino import Model
@@ -51,7 +52,9 @@ class Output:
 class ExportReport:
     """A file that was checked: the largest difference of its outputs from the network's, and what was allowed.
 
-    `relative_difference` is `max_abs_difference` over the largest output; it is at most `tolerance`.
+    `relative_difference` is `max_abs_difference` over the largest output; it is at most `tolerance`. `int8` is what
+    8-bit integers did to the network, where it was written in them; the differences are then from the same network
+    in memory.
     """
 
     path: Path
@@ -59,6 +62,7 @@ class ExportReport:
     relative_difference: float
     tolerance: float
     bytes: int
+    int8: Int8Measured | None = None
 
 
 def export_onnx(

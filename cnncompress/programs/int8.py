@@ -109,10 +109,17 @@ def check_patterns(program: bytes, patterns: Sequence[str]) -> None:
             raise UsageError(f"--keep-float '{pattern}' matches no layer; they are {', '.join(names[:LISTED])}{more}")
 
 
-def write_int8(program: bytes, example: Tensor, format: str, path: Path, force: bool = False) -> ExportReport:
+def write_int8(
+    program: bytes,
+    example: Tensor,
+    format: str,
+    path: str | Path,
+    force: bool = False,
+    tolerance: float | None = None,
+) -> ExportReport:
     """Write a quantised program in a format of `TARGETS`, checked in its runtime against what was in memory.
 
-    Errors are those of `export_onnx`; nothing is left behind after one.
+    `tolerance` is 2e-2 by default. It and errors are else those of `export_onnx`; nothing is left behind after one.
     """
     target = TARGETS[format]
     example = example.float()
@@ -122,4 +129,5 @@ def write_int8(program: bytes, example: Tensor, format: str, path: Path, force: 
         with foreign(target.kind, "run the export of"):
             before, after = target.run(program), target.write(program, *files)
             absolute, relative = compare([before(x) for x in batches], [after(x) for x in batches])
-        return checked(output, path, files, "quantised network", (absolute, relative, TOLERANCE))
+        allowed = TOLERANCE if tolerance is None else tolerance
+        return checked(output, Path(path), files, "quantised network", (absolute, relative, allowed))

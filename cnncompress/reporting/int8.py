@@ -2,38 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from cnncompress.latency.timed import Latency
-from cnncompress.network.evaluate import Evaluation
+from cnncompress.programs.measured import Int8Measured
 from cnncompress.reporting.cells import NONE, divide, with_share
 from cnncompress.reporting.times import Columns, gain_words, milliseconds
 from cnncompress.terminal.words import human
-
-
-@dataclass(frozen=True)
-class Measured:
-    """The bytes of a program, its time, and its accuracy, None where the images have no labels."""
-
-    bytes: int
-    latency: Latency
-    evaluation: Evaluation | None = None
-
-
-@dataclass(frozen=True)
-class Int8Measured:
-    """Both precisions of a network, on `evaluated` images; `calibrated` others gave the scales.
-
-    `top1_error` is the standard error of the change of top-1 in points. `same` is the percentage of images that both
-    give the same answer to, known where the images have no labels.
-    """
-
-    single: Measured
-    int8: Measured
-    same: float | None
-    top1_error: float | None
-    calibrated: int
-    evaluated: int
 
 
 def int8_table(measured: Int8Measured) -> Columns:
@@ -53,7 +25,8 @@ def int8_sentence(measured: Int8Measured) -> str:
     gain = measured.single.latency.median / measured.int8.latency.median
     told = f"int8 is {gain_words(gain)} than float in {runtime} here" if gain >= 1 else "int8 is slower here"
     told += f": {1 / gain:.2f} of the time of float in {runtime}" * (gain < 1)
-    return f"{told}; {_cost(measured)}; scales from {measured.calibrated:,} other images."
+    cost = f"; {_cost(measured)}" if measured.evaluated else ""
+    return f"{told}{cost}; scales from {measured.calibrated:,} {'other ' if measured.evaluated else ''}images."
 
 
 def _cost(measured: Int8Measured) -> str:

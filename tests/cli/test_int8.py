@@ -12,7 +12,8 @@ import cnncompress as cc
 from cnncompress.latency import network
 from cnncompress.network.onnx import open_session
 from cnncompress.pipeline import int8
-from cnncompress.reporting.int8 import Int8Measured, Measured, int8_sentence, int8_table
+from cnncompress.programs.measured import Int8Measured, Measured
+from cnncompress.reporting.int8 import int8_sentence, int8_table
 from tests.cli.conftest import listing
 from tests.timing import ONCE, took
 
