@@ -120,7 +120,7 @@ def test_every_kind_of_chain(name, tmp_path):
 
 
 def test_weights_are_finite_and_differ():
-    tensor = nn.Parameter(torch.empty(measure.BLOCK + 7))
+    tensor = nn.Parameter(torch.empty(measure.RANDOM_NUMBERS + 7))
     measure._fill(tensor, 0.02)
     assert torch.isfinite(tensor).all()
     assert float(tensor.detach().std()) == pytest.approx(0.02, rel=0.05)
