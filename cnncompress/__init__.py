@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from cnncompress.network.profile import profile
     from cnncompress.pipeline.int8 import Int8Settings
     from cnncompress.planning import Choice, plan
-    from cnncompress.reporting import Report, render
+    from cnncompress.reporting import Report
+    from cnncompress.reporting.render import render
     from cnncompress.runs import load, save
     from cnncompress.statistics import collect_statistics
 

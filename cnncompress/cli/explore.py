@@ -17,7 +17,7 @@ OWN = {"budgets", "measure", "format_", "output", "out", "force", "verbose", "qu
     "explore",
     "explore resnet50 --data imagenet/",
     "explore resnet50 --data imagenet/ --budgets macs=0.3:0.8:11 --measure 6",
-    "explore resnet50 --data imagenet/ --budgets latency --runtime onnxruntime --format csv --output curve.csv",
+    "explore resnet50 --data imagenet/ --budgets latency --runtime onnxruntime --format html --output curve.html",
 )
 @click.argument("model", required=False)
 @options.model_options
@@ -38,7 +38,9 @@ OWN = {"budgets", "measure", "format_", "output", "out", "force", "verbose", "qu
     "--out", type=options.PATH, metavar="DIR", help="Folder of what is found and goes on [default: explorations/MODEL]."
 )
 @click.option("--force", is_flag=True, default=None, help="Replace what was found in this folder before.")
-@click.option("--format", "format_", type=click.Choice(["table", "csv", "json"]), help="How to print [default: table].")
+@click.option(
+    "--format", "format_", type=click.Choice(["table", "csv", "json", "html"]), help="How to print [default: table]."
+)
 @click.option("--output", type=options.PATH, metavar="FILE", help="File to write in this format; the table is printed.")
 @options.loader_options
 @planning.timing_options

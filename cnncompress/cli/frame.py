@@ -31,7 +31,7 @@ GROUPS = {
         *("distill", "temperature", "teacher_share"),
     ),
     "Latency": ("latency", "runtime", "threads", "memory_format", "latency_table"),
-    "Output": ("format_", "int8", "keep_float", "opset", "output", "out", "force", "dry_run"),
+    "Output": ("format_", "int8", "keep_float", "opset", "output", "plot", "out", "force", "dry_run"),
     "General": ("config", "device", "seed", "verbose", "quiet"),
 }
 

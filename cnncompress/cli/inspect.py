@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from cnncompress.cli import frame, options
+from cnncompress.errors import UsageError
+
+if TYPE_CHECKING:
+    from cnncompress.reporting.inspection import Inspected
 
 HEADERS = ("layer", "shape", "params", "MACs", "% MACs", "50/90/99 % energy", "methods")
 COSTS = (2, 3)  # columns of large numbers
@@ -17,33 +22,61 @@ COSTS = (2, 3)  # columns of large numbers
 @frame.command(
     "inspect",
     "inspect resnet50",
+    "inspect resnet50 --format html --output layers.html",
 )
 @click.argument("model")
 @options.model_options
-def command(**flags: Any) -> None:
+@click.option("--format", "format_", type=click.Choice(["table", "html"]), help="How to print [default: table].")
+@click.option("--output", type=options.PATH, metavar="FILE", help="File to write the page to.")
+@click.option(
+    "--plot", type=options.PATH, metavar="FILE", help="Write a picture too: SVG, bars of MACs and parameters."
+)
+def command(format_: str | None, output: Path | None, plot: Path | None, **flags: Any) -> None:
     """The layers of MODEL: cost, methods, energy by rank.
 
     MODEL is a network's name, see `decompose`, or a run. The energy of a rank is its share of the squared singular
     values, in the matrix that --method auto truncates.
     """
     from cnncompress.config import ModelSettings, merge
+    from cnncompress.config.early import check_text_output, write_text
 
+    if output is not None and format_ != "html":
+        raise UsageError("--output is for pages; give --format html with it")
     settings = merge(ModelSettings, None, flags)
     frame.begin(settings)
+    for file in filter(None, (output, plot)):
+        check_text_output(file)
     from cnncompress.api import run_inspect
+    from cnncompress.reporting.inspection import inspection_page, inspection_picture
+
+    opened, layers = run_inspect(settings)
+    title = f"{opened.name}, {opened.weights}, input {'×'.join(map(str, opened.preprocessing.size))}"
+    if plot is not None:
+        write_text(plot, inspection_picture(title, layers))
+        options.echo(f"written to {plot}", err=True)
+    if format_ != "html":
+        _print(title, layers)
+    elif output is None:
+        options.echo(inspection_page(opened.name, title, layers))
+    else:
+        write_text(output, inspection_page(opened.name, title, layers))
+        options.echo(f"written to {output}", err=True)
+
+
+def _print(title: str, layers: Sequence[Inspected]) -> None:
+    """The layers as a table that fits the terminal."""
+    from cnncompress.reporting.inspection import ENERGY, letters_of
     from cnncompress.reporting.layout import AS_NEEDED, fill, fitting, table, terminal_width
     from cnncompress.terminal.words import human
 
-    opened, layers = run_inspect(settings)
     total = sum(layer.macs for layer in layers) or 1
     rows: list[list[str]] = []
-    letters: dict[str, str] = {}
+    letters = letters_of(layers)
     for layer in layers:
-        ranks = "/".join(str(r) for r in layer.rank_at.values()) + f" of {layer.full_rank}" if layer.rank_at else "–"
         share = f"{100 * layer.macs / total:.1f}"
-        methods = layer.note or letters.setdefault(", ".join(layer.methods), chr(ord("A") + len(letters)))
-        rows.append([layer.layer, layer.shape, f"{layer.params:,}", f"{layer.macs:,}", share, ranks, methods])
-    options.echo(f"{opened.name}, {opened.weights}, input {'×'.join(map(str, opened.preprocessing.size))}")
+        methods = layer.note or letters[", ".join(layer.methods)]
+        rows.append([layer.layer, layer.shape, f"{layer.params:,}", f"{layer.macs:,}", share, layer.ranks, methods])
+    options.echo(title)
     width = terminal_width()
 
     def draw(numbers: Callable[[str], str], *hidden: str, names: int | None = None) -> str:
@@ -57,6 +90,5 @@ def command(**flags: Any) -> None:
     narrow = [partial(short, "% MACs"), partial(short, "% MACs", "shape")]
     narrow.append(partial(narrow[-1], names=AS_NEEDED))
     options.echo(fitting([partial(draw, str), short, *narrow], width) + "\n")
-    energy = "50/90/99 % energy: the rank that keeps this share of the squared singular values, of the full rank"
-    for line in (energy, *(f"{letter}: {methods}" for methods, letter in letters.items())):
+    for line in (ENERGY, *(f"{letter}: {methods}" for methods, letter in letters.items())):
         options.echo(fill(line, width or 110))

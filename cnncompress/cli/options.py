@@ -77,8 +77,8 @@ def config_option(f: F) -> F:
 
 
 def format_option(f: F) -> F:
-    """`--format`."""
-    formats = click.Choice(["table", "markdown", "csv", "json"])
+    """`--format` of reports."""
+    formats = click.Choice(["table", "markdown", "csv", "json", "html"])
     return click.option("--format", "format_", type=formats, default="table", help="How to print [default: table].")(f)
 
 

@@ -16,6 +16,7 @@ from cnncompress.latency.setting import TimingSetting, in_runtimes
     "report",
     "report runs/resnet50",
     "report runs/* --latency --format markdown --output table.md",
+    "report runs/resnet50 --format html --output resnet50.html",
 )
 @click.argument("runs", type=options.PATH, nargs=-1, required=True)
 @options.data_option
@@ -45,7 +46,8 @@ def command(
     """Cost and accuracy of RUNS beside their originals.
 
     Params, MACs, FLOPs, bytes and the accuracies that were measured; with --data they are measured again, with
-    --latency the networks are timed.
+    --latency the networks are timed. A sentence for each run comes first. --format html is a page with charts, layers,
+    curves of training and the commands that made the runs; it needs no other file and no network.
     """
     from cnncompress.config import ModelSettings, merge
     from cnncompress.config.early import check_text_output, write_text
@@ -68,7 +70,13 @@ def command(
 
         setting = TimingSetting("torch", "", settings.device, latency_batch, threads, memory_format or "")
         report = run_report(runs, settings, in_runtimes(setting, runtime) if latency else ())
-    text = render(report, format_, layers=layers, width=terminal_width() if output is None else None)
+    if format_ == "html":
+        from cnncompress.reporting.evidence import evidence_of
+        from cnncompress.reporting.report_page import report_page
+
+        text = report_page(report, evidence_of(runs))
+    else:
+        text = render(report, format_, layers=layers, width=terminal_width() if output is None else None)
     if output is None:
         options.echo(text)
     else:

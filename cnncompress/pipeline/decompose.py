@@ -121,6 +121,7 @@ def _searched(work: Work, max_drop: float, steps: Steps) -> Made:
             lambda network: measure(work, network, steps),
             max_drop,
             before.row.top1,
+            before.result,
         )
     said = planning.notes(best.plan) + best.notes
     return Made(best.plan, best.made, before, best.result, planning.calibration, said)

@@ -116,11 +116,10 @@ class _Bench:
 
 def _planned(bench: _Bench, budgets: Sequence[Budget], found: Found) -> Found:
     """With a point for every budget; those that are known stay."""
-    new = [budget for budget in budgets if budget not in found.points]
-    for budget in new:
-        found.points[budget] = _point(bench, budget)
-    if new:
-        write_found(bench.place, found)
+    for budget in budgets:
+        if budget not in found.points:
+            found.points[budget] = _point(bench, budget)
+            write_found(bench.place, found)
     return found
 
 

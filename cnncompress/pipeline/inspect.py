@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 
 import torch
@@ -14,21 +13,8 @@ from cnncompress.network.subject import look_at
 from cnncompress.pipeline.asked import NetworkAsked
 from cnncompress.pipeline.opened import Opened, need_layers, open_network
 from cnncompress.planning import choose_method, describe_methods
+from cnncompress.reporting.inspection import Inspected
 from cnncompress.terminal.console import bar
-
-
-@dataclasses.dataclass
-class Inspected:
-    """One layer: what it is, what it costs, which methods apply, and the rank that keeps a share of its energy."""
-
-    layer: str
-    shape: str
-    params: int
-    macs: int
-    methods: list[str]
-    full_rank: int | None = None
-    rank_at: dict[float, int] = dataclasses.field(default_factory=dict)
-    note: str = ""
 
 
 def inspect_network(asked: NetworkAsked) -> tuple[Opened, list[Inspected]]:

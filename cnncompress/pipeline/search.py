@@ -10,9 +10,10 @@ from torch import nn
 from cnncompress.chains.plan import Budget, Plan
 from cnncompress.errors import CompressError, UsageError
 from cnncompress.network.compressed import Compressed
-from cnncompress.network.evaluate import Evaluation
+from cnncompress.network.evaluate import Evaluation, paired_error
 from cnncompress.pipeline.fit import Fitted
 from cnncompress.pipeline.notes import Note, notes
+from cnncompress.reporting.accuracy import change_words
 from cnncompress.terminal.console import LOG
 
 TRIALS = 8  # networks that are made and evaluated
@@ -36,8 +37,11 @@ def search(
     measure: Callable[[nn.Module], Evaluation | None],
     max_drop: float,
     top1: float,
+    original: Evaluation | None = None,
 ) -> Found:
     """The network of the fewest MACs that loses at most `max_drop` points of `top1`, by bisection of the budget.
+
+    Losses have their standard errors where the hits of the `original` are known.
 
     CompressError where every network tried loses more, UsageError where no plan could be tried.
     """
@@ -59,7 +63,9 @@ def search(
         if result is None:
             raise CompressError("no accuracy to compare with; give --data with labelled evaluation images")
         drop = top1 - result.top1
-        tried.append(f"{planned.achieved['macs']:.3f} of the MACs: {drop:+.2f}")
+        tried.append(
+            f"{planned.achieved['macs']:.3f} of the MACs: {change_words(drop, paired_error(original, result))}"
+        )
         if drop <= max_drop:
             best, high = Found(planned, made.made, result, made.notes), share
         else:

@@ -1,4 +1,4 @@
-"""Reports: rows of measurements, and their rendering as terminal table, Markdown, CSV or JSON."""
+"""Reports: rows of measurements, and their rendering as terminal table, Markdown, CSV, JSON or HTML."""
 
 from cnncompress.reporting.render import FORMATS, render
 from cnncompress.reporting.rows import Kind, LayerRow, Report, Row, layer_rows, merge

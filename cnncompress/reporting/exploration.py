@@ -101,6 +101,10 @@ def render_exploration(found: Exploration, format: str = "table", width: int | N
         return escaped_json(json.dumps(finite(_values(found)), indent=2, ensure_ascii=False, allow_nan=False))
     if format == "csv":
         return _csv(records(found))
+    if format == "html":
+        from cnncompress.reporting.exploration_page import exploration_page
+
+        return exploration_page(found)
     parts: list[str] = []
     for curve in found.curves:
         layouts = [partial(table, *curve_table(curve, narrow), format) for narrow in (False, True)]

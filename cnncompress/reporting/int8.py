@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from cnncompress.programs.measured import Int8Measured
+from cnncompress.reporting.accuracy import judged
 from cnncompress.reporting.cells import NONE, divide, with_share
 from cnncompress.reporting.times import Columns, gain_words, milliseconds
 from cnncompress.terminal.words import human
@@ -34,5 +35,4 @@ def _cost(measured: Int8Measured) -> str:
     one, other = measured.single.evaluation, measured.int8.evaluation
     if one is None or other is None:
         return f"the same answer to {measured.same:.1f} % of {images}"
-    error = "" if measured.top1_error is None else f" ± {measured.top1_error:.2f}"
-    return f"top-1 {other.top1 - one.top1:+.2f}{error} points on {images}"
+    return f"top-1 {judged(other.top1 - one.top1, measured.top1_error)}, on {images}"

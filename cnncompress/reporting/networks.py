@@ -9,6 +9,7 @@ from typing import Any
 
 from cnncompress.latency.setting import TimingSetting
 from cnncompress.latency.timed import Latency
+from cnncompress.reporting.accuracy import change_words, is_noise
 from cnncompress.reporting.cells import NONE, divide, with_share
 from cnncompress.reporting.layout import fitting, table
 from cnncompress.reporting.rows import Report, Row, milliseconds_beside
@@ -226,7 +227,6 @@ def _where(setting: TimingSetting) -> str:
 
 def _change_of_top1(row: Row, original: Row) -> str:
     change = (row.top1 or 0.0) - (original.top1 or 0.0)
-    images = f"the same {row.images:,} images"
-    return (
-        f"{row.name}: top-1 {change:+.2f} ± {row.top1_error:.2f} points of the original's (standard error, {images})."
-    )
+    noise = ", within noise" * is_noise(change, row.top1_error)
+    told = f"{change_words(change, row.top1_error)} points of the original's"
+    return f"{row.name}: top-1 {told} (standard error, the same {row.images:,} images){noise}."

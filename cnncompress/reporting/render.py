@@ -1,4 +1,4 @@
-"""A report as terminal table, Markdown, CSV or JSON."""
+"""A report as terminal table, Markdown, CSV, JSON or a page of HTML."""
 
 from __future__ import annotations
 
@@ -15,30 +15,35 @@ from cnncompress.reporting.layers import LAYER_FORMS, kept_table, layer_records,
 from cnncompress.reporting.layout import AS_NEEDED, fill, fitting, table
 from cnncompress.reporting.networks import fitting_networks, in_several, network_records, network_table, notes_of
 from cnncompress.reporting.rows import Report
+from cnncompress.reporting.summary import summaries
 from cnncompress.reporting.times import Beside, headline, time_table
 from cnncompress.text import csv_cell, escaped_json, markdown, plain
 
-FORMATS = ("table", "markdown", "csv", "json")
+FORMATS = ("table", "markdown", "csv", "json", "html")
 
 
 def render(report: Report, format: str = "table", layers: bool = False, width: int | None = None) -> str:
     """The report as text, without a final newline.
 
     Tables and Markdown round; CSV and JSON have the full numbers. `layers` adds the decomposed and the kept layers;
-    as CSV is one table, it then has these instead of the networks. JSON always has all, after its schema. Tables keep
-    to `width` characters a line, if need be by fewer columns; Markdown, CSV and JSON have all columns.
+    as CSV is one table, it then has these instead of the networks. JSON always has all, after its schema, and so has a
+    page of HTML. Tables keep to `width` characters a line, if need be by fewer columns; the others have all columns.
     Raises UsageError for an unknown format.
     """
     if format == "json":
         return escaped_json(json.dumps(finite(report.to_json()), indent=2, ensure_ascii=False, allow_nan=False))
     if format == "csv":
         return _csv(layer_records(report) if layers else network_records(report))
+    if format == "html":
+        from cnncompress.reporting.report_page import report_page
+
+        return report_page(report)
     if format not in FORMATS:
         raise unknown("format", format, FORMATS)
     narrow = width if format == "table" else None
     notes = notes_of(report)
     timings = in_several(report.rows)
-    said = [
+    said = [f"{sentence}." for sentence in summaries(report)] + [
         headline(name if len(timings) > 1 else "this plan", times) for name, times in timings.items() if len(times) > 1
     ]
     if format == "markdown":
@@ -48,7 +53,8 @@ def render(report: Report, format: str = "table", layers: bool = False, width: i
         parts = [fitting_networks(report.rows, narrow), "\n".join(fill(plain(note), narrow) for note in notes)]
         said = [fill(plain(text), narrow) for text in said]
     if timings:
-        parts[:1] = ["\n".join(said), parts[0], _times(timings, format, narrow)]
+        parts.insert(1, _times(timings, format, narrow))
+    parts[:0] = ["\n".join(said)] * bool(said)
     if layers and report.layers:
         layouts = [layer_table(report)] if narrow is None else [layer_table(report, form) for form in LAYER_FORMS]
         drawn = [partial(table, *columns, format) for columns in layouts]

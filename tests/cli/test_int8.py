@@ -51,7 +51,9 @@ def export(done, saved, format_, name, *more):
 def test_onnx(saved, done, seen):
     text = export(done, saved, "onnx", "small.onnx")
     assert listing() == ["small.onnx"]
-    assert re.match(r"int8 is .*; top-1 [+-]\d+\.\d\d ± \d+\.\d\d points\s+on\s[\d,]+ images; scales", text)
+    assert re.match(
+        r"int8 is .*; top-1 [+−]?\d+\.\d\d\s±\s\d+\.\d\d\spoints(, within\snoise)?,\s+on\s[\d,]+ images; scales", text
+    )
     assert re.search(r"^int8 +\d+\.\d\d +[\d.]+ \[[\d.]+–[\d.]+\] +[\d.]+× ", text, re.MULTILINE)
     scales, evaluated = torch.cat(seen["scales"]), torch.cat(seen["evaluated"])
     assert len(scales) == 32

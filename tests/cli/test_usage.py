@@ -165,7 +165,7 @@ def test_completion_comes_with_click(done):
     [
         (["--nope"], "--nope"),
         (["decompos"], "did you mean 'decompose'?"),
-        (["xyz"], "known: decompose, finetune"),
+        (["xyz"], "known: explore, decompose"),
         (["help"], "did you mean '--help'?"),
         (["-v", "decompose", "digits_vgg", "-q"], "--verbose and --quiet exclude each other"),
         (["prune", "vgg16"], "did you mean 'decompose'?"),

@@ -1,0 +1,53 @@
+"""Pages and pictures that commands write."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import edit_json
+from tests.cli.test_usage import without_torch
+from tests.reporting.pages import look_at
+
+EVIL = "<script>alert(1)<"  # a folder may be called so
+
+
+def test_the_page_of_a_run_needs_no_torch(saved, tmp_path):
+    shutil.copytree(saved, tmp_path / EVIL)
+    edit_json(tmp_path / EVIL / "run.json", command=["cnncompress", "decompose", EVIL])
+    epochs = [{"epoch": epoch, "train_loss": 0.5, "val_top1": 80 + epoch, "val_loss": 0.4} for epoch in range(3)]
+    Path(tmp_path, EVIL, "history.jsonl").write_text("".join(json.dumps(epoch) + "\n" for epoch in epochs))
+    found = without_torch("report", EVIL, "--format", "html", "--output", "page.html", cwd=tmp_path)
+    assert found.returncode == 0, found.stderr
+    page = Path(tmp_path, "page.html").read_text()
+    seen = look_at(page)
+    assert seen.wrong == []
+    assert EVIL not in page
+    text = " ".join(seen.text)
+    assert f"cnncompress decompose '{EVIL}'" in text
+    assert "No accuracy was measured" in text
+    assert "features.0" in text
+    assert any("from 80 to 82" in (a.get("aria-label") or "") for a in seen.named("svg"))
+    assert len(page) < 2_000_000
+
+
+@pytest.mark.parametrize("line", ["[]", '{"epoch": "one"}', "{", '{"epoch": 1, "epoch": 2}'])
+def test_a_damaged_history_is_named(line, run_copy, refused):
+    Path("run/history.jsonl").write_text(line)
+    assert "history.jsonl is damaged" in refused("report", run_copy, "--format", "html")
+
+
+def test_layers_as_a_page_and_a_picture(done):
+    done("inspect", "digits_vgg", "--format", "html", "--output", "layers.html", "--plot", "layers.svg")
+    seen = look_at(Path("layers.html").read_text())
+    assert seen.wrong == []
+    assert "Half of the MACs are in 3 layers of 9." in seen.text
+    assert Path("layers.svg").read_text().startswith("<svg ")
+
+
+def test_a_page_without_a_place_is_printed_and_a_table_has_none(done, refused):
+    assert done("inspect", "digits_vgg", "--format", "html").startswith("<!doctype html>")
+    assert "give --format html" in refused("inspect", "digits_vgg", "--output", "layers.html", code=2)
