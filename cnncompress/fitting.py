@@ -73,6 +73,26 @@ def fit_alone(
     return finished(before, small, plan, errors, rises)
 
 
+def initialise(model: nn.Module, before: Provenance, plan: Plan, seed: int = 0) -> Compressed:
+    """A new network, from one that comes from `before`, whose layers of `plan` are chains with random kernels.
+
+    Kernels are those of the methods' papers, biases zero. Nothing is fitted, so that there are no errors.
+    """
+    selected = select(model, plan, {})
+    small, generator = copy_for(selected, model, plan), torch.Generator().manual_seed(seed)
+    for name, layer_plan in plan.layers.items():
+        original = small.get_submodule(name)
+        chain = build_chain(layer_plan, None, original)
+        if not dense_weight(original).is_meta:
+            method = get_method(layer_plan.method, **layer_plan.options)
+            kernels = method.scratch(layer_plan.spec, layer_plan.rank, generator)
+            kernels = lower_kernels(method.stages(layer_plan.spec, layer_plan.rank), kernels, layer_plan.lowering)
+            chain = build_chain(layer_plan, kernels, original)
+            chain.write_kernels([kernel.to(dense_weight(original).device) for kernel in kernels])  # biases are zero
+        swap(small, name, chain)
+    return finished(before, small, plan, {}, {})
+
+
 def copy_for(selected: Selected, model: nn.Module, plan: Plan) -> nn.Module:
     """The narrowed network, in which chains can be put; a copy of it where it is `model` itself."""
     if selected.network is not model:

@@ -49,7 +49,18 @@ LAYERS = {
     "1x1": lambda: nn.Conv2d(5, 6, 1, stride=2),
     "linear": lambda: nn.Linear(10, 6, bias=False),
 }
-METHODS = ["spatial-svd", "channel-svd", "svd", "tucker2", "cp", "monochromatic", "bicluster-svd", "bicluster-outer"]
+METHODS = [
+    "spatial-svd",
+    "channel-svd",
+    "svd",
+    "tucker2",
+    "cp",
+    "monochromatic",
+    "bicluster-svd",
+    "bicluster-outer",
+    "root",
+    "composite",
+]
 
 
 def oas_share(S: np.ndarray, count: int) -> float:

@@ -63,6 +63,7 @@ def job_of(settings: DecomposeSettings) -> Job:
         settings.calibration_images,
         settings.seed,
         settings.assumes_metric,
+        settings.init,
     )
     place = Place(settings.out, settings.force, settings.dry_run, settings.keep_statistics, settings.statistics)
     return Job(

@@ -38,6 +38,11 @@ from cnncompress.terminal import console
 @click.option("--max-drop", type=float, metavar="POINTS", help="Fewest MACs at which top-1 drops by at most POINTS.")
 @click.option("--plan", type=options.PATH, metavar="FILE", help="Use this plan: the plan.json of a run, edited or not.")
 @planning.planning_options
+@click.option(
+    "--init",
+    type=click.Choice(["fit", "scratch"]),
+    help="fit: kernels that stand for the layer; scratch: random ones, to be trained by finetune [default: fit].",
+)
 @click.option("--keep-statistics", is_flag=True, default=None, help="Save the statistics in the run, for reuse.")
 @options.config_option
 @click.option("--out", type=options.PATH, metavar="DIR", help="Run directory to write [default: runs/MODEL].")

@@ -105,6 +105,7 @@ class DecomposeSettings(ModelSettings):
     metric: str | None = None
     refine: Annotated[int, Field(ge=0)] | None = None
     correct: Literal["auto", "none", "bias", "refit"] = "auto"
+    init: Literal["fit", "scratch"] = "fit"
     reconstruct: Annotated[int, Field(ge=0)] = 0
     runtime: RuntimesField = []
     allow_slower: bool = False
@@ -154,7 +155,23 @@ class DecomposeSettings(ModelSettings):
         name, _, options = self.method.partition(":")
         method = catalogue().get(name)
         given = {option.partition("=")[0] for option in options.split(",")}
-        return method is not None and bool(given & set(method.rank_names))
+        return method is not None and bool(given & {*method.rank_names, *method.sizing})
+
+    def _from_scratch(self) -> DecomposeSettings:
+        """With nothing that looks at errors, of which random kernels have none to speak of."""
+        given = {
+            "--budget": self.budget is not None,
+            "--max-drop": self.max_drop is not None,
+            f"--correct {self.correct}": self.correct in ("bias", "refit"),
+            "--reconstruct": self.reconstruct > 0,
+            "--refine": self.refine is not None,
+            "--metric": self.metric not in (None, metrics.DEFAULT),
+        }
+        for flag in (flag for flag, is_given in given.items() if is_given):
+            raise UsageError(
+                f"--init scratch has random kernels, so there is no error for {flag}; leave one of them out"
+            )
+        return self.model_copy(update={"metric": metrics.DEFAULT, "correct": "none"})
 
     def resolved(self) -> DecomposeSettings:
         """With a metric and a correction; UsageError for settings that exclude each other.
@@ -163,6 +180,8 @@ class DecomposeSettings(ModelSettings):
         budget, a plan or the method select, the metric is `GUIDED` and outputs are corrected in order; otherwise the
         metric is `DEFAULT` and nothing is corrected.
         """
+        if self.init == "scratch":
+            return self._from_scratch()
         if self.data is not None and not self._says_how_much():
             assumed = self.model_copy(update={"budget": DEFAULT_BUDGET})
             assumed._assumes_budget = True

@@ -13,8 +13,9 @@ from torch import Tensor
 from cnncompress.chains.spec import Chain, ConvSpec, Rank
 from cnncompress.decompositions.refine import Bounds, error_of, nested_errors
 from cnncompress.decompositions.refine import refine as improve
+from cnncompress.decompositions.scratch import he_kernels
 from cnncompress.decompositions.whitening import whiten
-from cnncompress.errors import UnsupportedLayerError, UsageError, nearest
+from cnncompress.errors import UnsupportedLayerError, UsageError
 from cnncompress.maths.linalg import singular_values
 from cnncompress.metrics import FROBENIUS, Metric
 
@@ -42,6 +43,7 @@ class Decomposition(ABC):
     rank_names: ClassVar[tuple[str, ...]] = ("K",)
     options: ClassVar[dict[str, Any]] = {}
     counts: ClassVar[tuple[str, ...]] = ()  # the options that are at least 1
+    sizing: ClassVar[tuple[str, ...]] = ()  # the options that say how much is kept, as a rank does
     exact: ClassVar[bool] = True  # the full rank reproduces every weight
     whitens: ClassVar[bool] = False  # `group_factorize` takes the metric into account itself
     sliced: ClassVar[bool] = False  # the first K channels between its two stages are the chain of rank K
@@ -76,6 +78,10 @@ class Decomposition(ABC):
 
         Unless the method `whitens`, the metric is Frobenius here and the weight is already scaled for any other.
         """
+
+    def group_scratch(self, spec: ConvSpec, rank: Rank, generator: torch.Generator) -> list[Tensor]:
+        """Random kernels of one group to train from, one tensor a stage of `group_stages`: those of He et al. 2015."""
+        return he_kernels(self.group_stages(spec, rank), generator)
 
     def group_search(
         self, starts: list[list[Tensor]], weight: Tensor, spec: ConvSpec, metric: Metric
@@ -113,6 +119,19 @@ class Decomposition(ABC):
             chain = self.group_stages(spec, rank)
             errors.append(error_of(chain, self._factorize_group(weight, spec, rank, metric, 1), weight, metric))
         return torch.tensor(errors, dtype=torch.float64)
+
+    def fixed_rank(self, spec: ConvSpec) -> Rank | None:
+        """The rank that the options ask for on a layer that the method takes; None where they leave it open."""
+        return None
+
+    @property
+    def graded(self) -> bool:
+        """True where its options mean another thing at another depth of the network; `at_depth` tells what."""
+        return False
+
+    def at_depth(self, resolution: int, resolutions: int) -> Decomposition:
+        """This method for layers at one of so many resolutions of outputs, 0 for the highest of those it takes."""
+        return self
 
     def quick(self) -> Decomposition:
         """This method with shorter fits, to tell ranks apart; itself where its fits are short."""
@@ -184,6 +203,11 @@ class Decomposition(ABC):
         ]
         return [torch.cat(kernels) for kernels in zip(*by_group, strict=True)]
 
+    def scratch(self, spec: ConvSpec, rank: Rank, generator: torch.Generator) -> list[Tensor]:
+        """Random kernels to train from, as the method's paper has them; one tensor a stage of `stages(spec, rank)`."""
+        by_group = [self.group_scratch(spec.group(), rank, generator) for _ in range(spec.groups)]
+        return [torch.cat(kernels) for kernels in zip(*by_group, strict=True)]
+
     def _factorize_group(
         self,
         weight: Tensor,
@@ -252,28 +276,3 @@ def group_weights(weight: Tensor, spec: ConvSpec) -> tuple[Tensor, ...]:
     weight = weight.detach()
     weight = weight if weight.dtype == torch.float64 else weight.float()
     return weight.reshape(spec.weight_shape).chunk(spec.groups)
-
-
-def parse_options(cls: type[Decomposition], text: str) -> tuple[dict[str, Any], dict[str, int]]:
-    """Read `k=v,...` of `--method NAME:k=v,...` into (options, ranks by component); UsageError for anything else."""
-    options: dict[str, Any] = {}
-    ranks: dict[str, int] = {}
-    known = [*cls.options, *cls.rank_names]
-    for item in filter(None, text.split(",")):
-        key, _, value = item.partition("=")
-        if key not in known:
-            listed = ", ".join(known)
-            raise UsageError(f"method {cls.name} has no option '{key}' (it has: {listed}){nearest(key, known)}")
-        default = cls.options.get(key, 0)
-        try:
-            parsed = type(default)(value)
-        except ValueError:
-            kind = "a whole number" if isinstance(default, int) else "a number"
-            raise UsageError(f"option {key} of method {cls.name} takes {kind}, not '{value}'") from None
-        if key in cls.rank_names:
-            if parsed < 1:
-                raise UsageError(f"option {key} of method {cls.name} is a rank, at least 1, not {value}")
-            ranks[key] = parsed
-        else:
-            options[key] = parsed
-    return options, ranks

@@ -86,7 +86,7 @@ def refit_last(
     last = last_computing(chain)
     stage = chain[last]
     if last == 0:
-        return list(kernels)
+        return improve_stage(chain, kernels, last, weight, metric, ridge)
     rowwise = metric.alpha is not None and kernels[last].shape[1] <= ROWWISE_CHANNELS
     if not stage.free_kernel or not (metric.separable or rowwise):
         return improve_stage(chain, kernels, last, weight, metric, ridge)

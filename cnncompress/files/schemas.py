@@ -112,6 +112,9 @@ class Arguments(Schema):
     groups: Annotated[int, Field(ge=1, le=4096)] | None = None
     width_per_group: Annotated[int, Field(ge=1, le=4096)] | None = None
     width_mult: Annotated[float, Field(gt=0, le=16)] | None = None
+    depth: Annotated[int, Field(ge=10, le=1000)] | None = None
+    width: Annotated[int, Field(ge=1, le=64)] | None = None
+    last_channels: Annotated[int, Field(ge=1, le=4096)] | None = None
     aux_logits: bool | None = None
     transform_input: bool | None = None
     zero_init_residual: bool | None = None

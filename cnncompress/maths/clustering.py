@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -77,11 +78,14 @@ def balanced_kmeans(
     return Clustering(_renamed(best.labels, k), best.energy, best.history)
 
 
-def assign(costs: Float[Tensor, "n k"]) -> Int[Tensor, " n"]:
-    """Labels [n] of the cheapest assignment of n points to k clusters of n/k slots each, for costs [n, k]."""
+def assign(costs: Float[Tensor, "n k"], slots: Sequence[int] | None = None) -> Int[Tensor, " n"]:
+    """Labels [n] of the cheapest assignment of n points to k clusters for costs [n, k].
+
+    Each cluster has n/k slots, or as many of n as `slots` says.
+    """
     n, k = costs.shape
-    slots = costs.repeat_interleave(n // k, dim=1)
-    return torch.from_numpy(linear_sum_assignment(slots.numpy())[1]) // (n // k)
+    owners = torch.arange(k).repeat_interleave(torch.tensor(slots or [n // k] * k))
+    return owners[torch.from_numpy(linear_sum_assignment(costs[:, owners].numpy())[1])]
 
 
 def _lloyd(

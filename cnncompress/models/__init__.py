@@ -132,8 +132,11 @@ def _by_name(source: ModelSource, weights: str, seed: int) -> tuple[nn.Module, M
         return _construct(source), source, f"random (seed {seed})"
     if source.kind == "timm":
         return _timm_pretrained(source)
+    trained = BUILTIN[source.name].weights
+    if trained is None:
+        return _construct(source), source, f"random (seed {seed}): there are none of it"
     model = construct(source, empty=False)
-    load_weights(model, read_weights(BUILTIN[source.name].weights), "the built-in weights")
+    load_weights(model, read_weights(trained), "the built-in weights")
     return model, source, "built-in"
 
 

@@ -11,13 +11,14 @@ from cnncompress.names.classes import registered
 
 @dataclass
 class Entry:
-    """A decomposition's name, ranks, options with their defaults, chain in words, and source."""
+    """A decomposition: name, ranks, options with their defaults, chain in words, source, options that act as ranks."""
 
     name: str = ""
     source: str = ""
     rank_names: tuple[str, ...] = ()
     options: dict[str, Any] = field(default_factory=dict)
     chain: str = ""
+    sizing: tuple[str, ...] = ()
 
 
 SELECT = "select"
@@ -34,7 +35,7 @@ STRUCTURES = {
 
 def catalogue() -> dict[str, Entry]:
     """Every decomposition by its name."""
-    classes = registered("decompositions", ("name", "source", "rank_names", "options"))
+    classes = registered("decompositions", ("name", "source", "rank_names", "options", "sizing"))
     return {name: Entry(**one.values, chain=one.line) for name, one in classes.items()}
 
 

@@ -11,7 +11,7 @@ from cnncompress.errors import CompressError, UsageError, nearest
 from cnncompress.files.place import check_run, is_run
 
 NETWORKS = Path(__file__).parents[1] / "models" / "builtin"
-BUILTIN_NAMES = tuple(sorted(path.stem for path in NETWORKS.glob("*.safetensors")))  # each beside a file of its name
+BUILTIN_NAMES = tuple(sorted({path.stem for path in NETWORKS.glob("*.py")} - {"__init__", "base"}))  # a file each
 TIMM_PREFIX = "timm:"
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")  # of files of weights
 KINDS = f"a torchvision name, {', '.join(BUILTIN_NAMES)}, timm:NAME, package.module:FUNCTION, file.py:FUNCTION or a run"

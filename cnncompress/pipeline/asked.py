@@ -95,7 +95,7 @@ class LayersAsked:
 class FitAsked:
     """How chains are fitted: in which metric, corrected in which way, refined and reconstructed by how many steps.
 
-    `metric_assumed` marks a metric that nobody asked for.
+    `metric_assumed` marks a metric that nobody asked for. With `init` scratch nothing is fitted: kernels are random.
     """
 
     metric: str = DEFAULT
@@ -105,6 +105,7 @@ class FitAsked:
     calibration_images: int = 1000
     seed: int = 0
     metric_assumed: bool = False
+    init: str = "fit"
 
     @property
     def guided(self) -> bool:

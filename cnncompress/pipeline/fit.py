@@ -12,7 +12,7 @@ from cnncompress.correction import Correction, reconstruct, reestimate
 from cnncompress.correction.sequential import UNFOLLOWED, fit_in_order
 from cnncompress.data import Data, make_loader
 from cnncompress.errors import DataError
-from cnncompress.fitting import fit_alone
+from cnncompress.fitting import fit_alone, initialise
 from cnncompress.network.compressed import Compressed, compressed
 from cnncompress.network.divergence import Answers, agreement, to_check
 from cnncompress.network.subject import Subject
@@ -21,6 +21,8 @@ from cnncompress.pipeline.calibration import Calibration
 from cnncompress.pipeline.notes import Note, notes
 from cnncompress.terminal.console import Steps
 from cnncompress.terminal.words import counted
+
+SCRATCH = "the chains have random kernels: train the network with finetune"
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,9 @@ def fit(
     subject: Subject, plan: Plan, calibration: Calibration, asked: FitAsked, adjust: Collection[str], steps: Steps
 ) -> Fitted:
     """The compressed network of a plan; convolutions of `adjust` that stay get kernels that suit their new inputs."""
+    if asked.init == "scratch":
+        with steps("factorize", f"initialise {counted(len(plan.changes), 'layer')}"):
+            return Fitted(initialise(subject.network, subject.provenance, plan, asked.seed), notes("fit", SCRATCH))
     with steps("factorize", f"fit {counted(len(plan.changes), 'layer')}"):
         made = _corrected if asked.corrected else _plain
         fitted = made(subject, plan, calibration, asked, adjust)

@@ -26,6 +26,7 @@ from cnncompress.planning.rules import (
     Choice,
     Kept,
     RankRequest,
+    at_depths,
     check_pattern,
     check_rank,
     choose_method,
@@ -113,7 +114,7 @@ def choices_of(
             choices[name] = next(matching, default)
         else:
             reasons[name] = reason
-    return choices, reasons
+    return at_depths(choices, calls), reasons
 
 
 def reasons_of(cost: Profile) -> dict[str, str]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import fnmatch
+import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from cnncompress.chains.plan import LayerPlan
-from cnncompress.chains.spec import Call, ConvSpec, Rank, chain_params
+from cnncompress.chains.spec import Call, ConvSpec, Pair, Rank, chain_params
 from cnncompress.decompositions import REGISTRY, Decomposition, get_method
-from cnncompress.decompositions.base import parse_options
+from cnncompress.decompositions.options import as_text, parse_options
 from cnncompress.errors import UsageError, nearest
 from cnncompress.names.methods import SELECT
 
@@ -59,7 +61,31 @@ def choose_method(text: str, spec: ConvSpec) -> tuple[Decomposition, RankRequest
     if ranks and len(ranks) < len(method.rank_names):
         missing = ", ".join(n for n in method.rank_names if n not in ranks)
         raise UsageError(f"method {name}: give all its ranks or none; missing {missing}")
-    return method, tuple(ranks[n] for n in method.rank_names) if ranks else None
+    return method, tuple(ranks[n] for n in method.rank_names) if ranks else method.fixed_rank(spec)
+
+
+def at_depths(choices: Mapping[str, Choice], calls: Mapping[str, Call]) -> dict[str, Choice]:
+    """The choices, with methods that are `graded` as they are at the resolution of each layer's output."""
+    found, sizes = {}, dict[str, dict[str, Pair]]()
+    for name, choice in choices.items():
+        texts = []
+        for text in choice.methods:
+            method = None if text.partition(":")[0] in ("auto", SELECT) else choose_method(text, ConvSpec(1, 1))[0]
+            if method is None or not method.graded:
+                texts.append(text)
+                continue
+            if text not in sizes:
+                users = [other for other, its in choices.items() if text in its.methods]
+                sizes[text] = {n: _output_size(calls[n]) for n in users if method.refuse(calls[n].spec) is None}
+            areas = sorted({math.prod(size) for size in sizes[text].values()}, reverse=True)
+            own = math.prod(_output_size(calls[name]))
+            texts.append(as_text(method.at_depth(sum(area > own for area in areas), len(areas))))
+        found[name] = dataclasses.replace(choice, method="+".join(texts))
+    return found
+
+
+def _output_size(call: Call) -> Pair:
+    return call.spec.output_size(call.sizes[0])
 
 
 def seeded(text: str, seed: int) -> str:

@@ -23,7 +23,7 @@ from tests.decompositions.helpers import convolutions as any_convolution
 from tests.decompositions.helpers import decide, images, randn, randomize
 
 LOWERINGS = ["pad8", "pad16", "split", "dense", "pad8+split", "split+pad16", "pad8+dense", "merge", "dense+merge"]
-METHODS = ["spatial-svd", "channel-svd", "tucker2", "cp", "monochromatic", "bicluster-svd", "bicluster-outer"]
+METHODS = ["spatial-svd", "channel-svd", "tucker2", "cp", "monochromatic", "bicluster-svd", "bicluster-outer", "root"]
 
 
 def both(layer, decision, lowering, kernels=None):

@@ -8,7 +8,7 @@ import torch
 from cnncompress.chains.compose import compose, dense_kernel, extract_groups
 from cnncompress.chains.spec import ConvSpec, Permutation
 from cnncompress.decompositions import REGISTRY, get_method
-from cnncompress.decompositions.base import parse_options
+from cnncompress.decompositions.options import parse_options
 from cnncompress.errors import UnsupportedLayerError, UsageError
 from tests.decompositions.helpers import randn
 

@@ -49,7 +49,7 @@ def test_it_computes_what_the_network_does(batch):
     assert options.get_session_config_entry("session.force_spinning_stop") == "1"
 
 
-@pytest.mark.parametrize("name", ["spatial-svd", "bicluster-svd", "cp"])
+@pytest.mark.parametrize("name", ["spatial-svd", "bicluster-svd", "cp", "root"])
 def test_it_computes_what_a_chain_does(name):
     method, spec = get_method(name), ConvSpec(8, 8, (3, 3), padding=(1, 1))
     chain = FactoredLayer(method.stages(spec, method.rank(spec, 0.5))).eval()

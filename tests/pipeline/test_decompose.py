@@ -24,13 +24,22 @@ def decomposed(tmp_path, monkeypatch):
     return run
 
 
-@pytest.mark.parametrize("method", ["monochromatic:colours=2", "bicluster-svd:G=2,H=2,K1=1,K2=1", "spatial-svd:K=2"])
+@pytest.mark.parametrize(
+    "method", ["monochromatic:colours=2", "bicluster-svd:G=2,H=2,K1=1,K2=1", "root:groups=2", "spatial-svd:K=2"]
+)
 def test_a_dry_run_costs_what_the_network_will(decomposed, method):
     """Permutations count too: eight bytes a channel."""
     planned, done = decomposed(method=method, dry_run=True), decomposed(method=method)
     assert done.plan.layers
     rows = [[(row.params, row.macs, row.size_bytes) for row in each.report.rows] for each in (planned, done)]
     assert rows[0] == rows[1]
+
+
+def test_a_network_from_scratch_says_so_and_tells_no_error(decomposed):
+    done = decomposed(method="channel-svd:K=2", init="scratch")
+    assert any("random kernels: train the network with finetune" in note for note in done.report.notes)
+    assert [row.error for row in done.report.layers] == [None]
+    assert json.loads(Path("run/plan.json").read_text())["layers"]["two"]["rank"] == [2]
 
 
 @pytest.mark.parametrize(("images", "metric"), [(False, "frobenius"), (True, "kronecker")])

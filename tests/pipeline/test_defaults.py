@@ -9,7 +9,7 @@ import pytest
 from cnncompress.api import job_of, run_decompose
 from cnncompress.chains.plan import Budget, Plan
 from cnncompress.config import DecomposeSettings, merge
-from cnncompress.errors import UnreachableError
+from cnncompress.errors import UnreachableError, UsageError
 from cnncompress.pipeline.asked import Aim, ImagesAsked, Job, NetworkAsked
 from cnncompress.pipeline.plan import within_reach
 from cnncompress.pipeline.words import hint
@@ -40,6 +40,7 @@ def test_images_and_nothing_else_plan_for_half_the_macs(settings):
         {"rank": 4},
         {"rank": 0.25},
         {"method": "monochromatic:colours=6"},
+        {"method": "root:groups=8"},
         {"method": "bicluster-svd:G=2,H=2,K1=19,K2=24"},
         {"per_layer": {"one": {"rank": 3}}},
         {"plan": "plan.json"},
@@ -54,6 +55,21 @@ def test_what_says_how_much_is_followed(settings):
     guided = bool({"plan", "max_drop", "budget"} & set(settings))
     assert found.correct == ("refit" if guided else "none")
     assert found.metric == ("kronecker" if guided else "frobenius")
+
+
+def test_random_kernels_are_planned_by_rank():
+    found = resolved(data="images", init="scratch", rank=4)
+    assert (found.budget, found.metric, found.correct, found.init) == (None, "frobenius", "none", "scratch")
+    assert found.resolved() == found
+
+
+@pytest.mark.parametrize(
+    ("settings", "flag"),
+    [({"budget": "macs=0.5"}, "--budget"), ({"correct": "refit"}, "--correct refit"), ({"refine": 2}, "--refine")],
+)
+def test_random_kernels_have_no_errors_to_look_at(settings, flag):
+    with pytest.raises(UsageError, match=f"--init scratch has random kernels, so there is no error for {flag};"):
+        resolved(data="images", init="scratch", **settings)
 
 
 def test_without_images_every_layer_has_a_quarter_of_its_rank():

@@ -16,14 +16,15 @@ class BuiltIn:
     """A network that ships with the package: how it is built, its weights, its images and the data set of these.
 
     `build` takes `num_classes` and gives random weights; `weights` is a safetensors file, whose kernels may be of a
-    narrower dtype than the network's. It is right for at least `accuracy` percent of the test images.
+    narrower dtype than the network's, or None: a network to count and to train. One with weights is right for at least
+    `accuracy` percent of the test images of `data`.
     """
 
     build: Callable[..., nn.Module]
-    weights: Path
+    weights: Path | None
     preprocessing: Preprocessing
-    data: str
-    accuracy: float
+    data: str = ""
+    accuracy: float = 0.0
 
 
 BUILTIN: dict[str, BuiltIn] = {}

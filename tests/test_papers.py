@@ -1,0 +1,67 @@
+"""The files of `configs/` give the parameters and MACs that papers print, but for what each file says.
+
+Papers count one addition a filter for each bias, once; MACs here count none.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cnncompress.api import run_decompose
+from cnncompress.config import DecomposeSettings, merge
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+NIN_BIASES = 192 + 160 + 96 + 5 * 192 + 10
+VGG_BIASES = 64 + 128 + 2 * 256 + 4 * 512  # of the convolutions
+HEAD_BIASES = 4096 + 4096 + 1000
+MAP = 224 * 224  # positions of the first layer
+
+
+def rows(config: str):
+    """Parameters and MACs of the network, and of what the file makes of it."""
+    settings = merge(DecomposeSettings, CONFIGS / f"{config}.yaml", {"dry_run": True}).resolved()
+    return [(row.params, row.macs) for row in run_decompose(settings, []).report.rows]
+
+
+@pytest.mark.parametrize(("name", "macs", "params"), [("root2", 163_505_546, 736_586), ("root8", 103_343_498, 314_954)])
+def test_deep_roots_network_in_network(name, macs, params):
+    original, small = rows(f"ioannou2017_nin_{name}")
+    assert original == (966_986, 222_487_946 - NIN_BIASES)
+    assert small == (params, macs - NIN_BIASES)
+
+
+def test_vgg11_gmp_lr():
+    original, small = rows("ioannou2016_vgg11_gmp_lr")
+    biases = VGG_BIASES + HEAD_BIASES
+    assert original == (32_200_040, 7_508_438_696 - biases)
+    assert small == (26_054_888, 2_518_134_440 - biases)
+
+
+@pytest.mark.slow
+def test_vgg11_gmp_lr_2x():
+    _, small = rows("ioannou2016_vgg11_gmp_lr_2x")
+    assert small == (31_298_792, 3_136_795_304 - VGG_BIASES - HEAD_BIASES - 2 * 512)
+
+
+@pytest.mark.parametrize(
+    ("name", "macs", "params", "more", "first"),
+    [
+        pytest.param(
+            *("lr_join", 3_854_023_016, 27_257_768, 0, 3 * 64 * 3 + 64 * 64),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            *("lr_join_wfull", 6_336_823_656, 37_184_712, 2 * 512, 3 * (48 * 3 + 16 * 9) + 64 * 64),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(*("sf", 6_525_794_664, 29_658_024, 0, 3 * 64 * 3 + 64 * 64 * 3), marks=pytest.mark.slow),
+    ],
+)
+def test_vgg11_gmp_with_a_layer_after_each(name, macs, params, more, first):
+    """The paper has biases twice and also replaces the first layer, by `first` weights for 3·64·9."""
+    biases, dearer = VGG_BIASES + more, first - 3 * 64 * 9
+    _, small = rows(f"ioannou2016_vgg11_gmp_{name}")
+    assert small[0] == params - biases - dearer
+    assert small[1] == macs - 2 * biases - HEAD_BIASES - dearer * MAP
