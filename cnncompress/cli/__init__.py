@@ -5,10 +5,12 @@ from __future__ import annotations
 import atexit
 import importlib
 import os
+import platform
 import signal
 import sys
 import threading
 import warnings
+from importlib import metadata
 from typing import Any, NoReturn
 
 import click
@@ -93,12 +95,45 @@ def _nearest_command(name: str) -> str:
     return f"; did you mean '{known}'?" if known else nearest(name, COMMANDS)
 
 
+def versions() -> list[str]:
+    """A line each for the program, Python, torch and the runtimes; nothing of these is imported."""
+    from cnncompress.latency.runtimes import REGISTRY
+
+    lines = [f"cnncompress {__version__}", f"Python {platform.python_version()}"]
+    lines += [f"{package} {_version_of(package)}" for package in ("torch", "torchvision")]
+    known = ((name, one.package, _version_of(one.package)) for name, one in sorted(REGISTRY.items()))
+    runtimes = [
+        f"{name} {found}" if name == package else f"{name} ({package} {found})" for name, package, found in known
+    ]
+    return [*lines, f"runtimes: {', '.join(runtimes)}"]
+
+
+def _version_of(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _print_versions(context: click.Context, option: click.Parameter, asked: bool) -> None:
+    if asked and not context.resilient_parsing:
+        click.echo("\n".join(versions()))
+        context.exit()
+
+
 @click.group(
     cls=LazyGroup,
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
-@click.version_option(__version__, prog_name="cnncompress")
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_versions,
+    help="Versions of this program, of torch and of the runtimes.",
+)
 @voices
 @click.pass_context
 def cli(ctx: click.Context, verbose: bool, quiet: bool) -> None:

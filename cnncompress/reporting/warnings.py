@@ -44,5 +44,8 @@ def _of_row(row: Row, original: Row) -> list[str]:
         if ratio is not None and ratio >= 1:
             found.append(f"{row.name} is not faster in {latency.setting.label}: it takes {ratio:.2f} of the time.")
     if row.top1 is not None and original.top1 is not None and row.top1_error is None:
-        found.append(f"How certain the change of top-1 of {row.name} is, is not known: it has no standard error.")
+        found.append(
+            f"How certain the change of top-1 of {row.name} is, is not known: `report --data` measures it with its "
+            "standard error."
+        )
     return found

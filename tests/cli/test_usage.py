@@ -108,8 +108,17 @@ def test_without_arguments_the_help_is_printed(done):
     assert "..." not in text.partition("Commands:")[2]  # no description is cut
 
 
-def test_version(done):
-    assert __version__ in done("--version")
+def test_version(done, monkeypatch):
+    from importlib import metadata
+
+    from cnncompress.latency.runtimes.openvino_cpu import OpenVino
+
+    monkeypatch.setattr(OpenVino, "package", "no-such-package")
+    first, *others = done("--version").splitlines()
+    assert first == f"cnncompress {__version__}"
+    assert f"torch {metadata.version('torch')}" in others
+    assert f"onnxruntime {metadata.version('onnxruntime')}" in others[-1]
+    assert "openvino (no-such-package not installed)" in others[-1]
 
 
 @pytest.mark.parametrize("width", [80, 110])

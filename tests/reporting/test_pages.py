@@ -129,7 +129,7 @@ def test_warnings_say_what_the_numbers_are_not():
     slow = replace(SMALL, latency=replace(LATENCY, median=9.0, original=8.0), top1_error=None, images=40)
     told = " ".join(warnings_of(Report([replace(ORIGINAL, images=40), slow], notes=["it is a little optimistic", "x"])))
     assert "net macs=0.5 is not faster in torch: it takes 1.12 of the time." in told
-    assert "has no standard error" in told
+    assert "`report --data` measures it with its standard error" in told
     assert "40 images only" in told
     assert told.endswith("it is a little optimistic")
     nothing = [replace(row, top1=None, images=None) for row in (ORIGINAL, SMALL)]

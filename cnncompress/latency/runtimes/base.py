@@ -45,10 +45,11 @@ class Runtime(ABC):
     `precisions` are words of `setting.PRECISIONS`, the first the usual one. `memory_formats` are those of torch that
     a network may be put in, none where their order makes no difference to the runtime. `chains_in` names the runtime
     in which chains are timed for a plan, "" for this one: a runtime that takes seconds to prepare one times the whole
-    network only.
+    network only. `package` is the one that has to be installed, by its name in the package index.
     """
 
     name: ClassVar[str]
+    package: ClassVar[str] = "torch"
     precisions: ClassVar[tuple[str, ...]] = ("fp32",)
     devices: ClassVar[tuple[str, ...]] = ("cpu",)
     memory_formats: ClassVar[tuple[str, ...]] = ()

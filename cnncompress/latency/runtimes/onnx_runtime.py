@@ -25,6 +25,7 @@ class OnnxRuntime(OnnxProgramRuntime):
     """ONNX Runtime's CPU provider, all of its optimisations on."""
 
     name = "onnxruntime"
+    package = "onnxruntime"
     precisions = ("fp32", "int8")
 
     def version(self) -> str:

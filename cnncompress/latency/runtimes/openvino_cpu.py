@@ -20,6 +20,7 @@ class OpenVino(OnnxProgramRuntime):
     """OpenVINO's CPU plugin, for the least latency of one batch at a time."""
 
     name = "openvino"
+    package = "openvino"
     precisions = ("fp32", "bf16", "int8")
 
     def missing(self) -> str:
