@@ -68,7 +68,9 @@ def model_options(f: F) -> F:
 def loader_options(f: F) -> F:
     """How images are read."""
     f = click.option("--workers", type=int, metavar="N", help="Processes that read images [default: 0].")(f)
-    return click.option("--batch-size", type=int, metavar="N", help="Images at a time [default: 64].")(f)
+    return click.option(
+        "--batch-size", type=int, metavar="N", help="Images at a time [default: 64; on a CPU, fewer for accuracy]."
+    )(f)
 
 
 def config_option(f: F) -> F:

@@ -67,7 +67,7 @@ class ModelSettings(Settings):
     mean: FloatsField | None = None
     std: DeviationsField | None = None
     data: Name | None = None
-    batch_size: Count = 64
+    batch_size: Count | None = None
     workers: Annotated[int, Field(ge=0, le=MOST_WORKERS)] = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
@@ -77,8 +77,10 @@ class ModelSettings(Settings):
 class TuneSettings(ModelSettings):
     """Everything `cnncompress finetune` can be told; `model` is the run."""
 
+    batch_size: Count = 64
     schedule: str = "all"
     epochs: int = 1
+    images_per_epoch: int | None = None
     lr: float | None = None
     optimizer: str = "sgd"
     momentum: float = 0.9

@@ -20,7 +20,7 @@ from cnncompress.chains.modules import FactoredLayer
 from cnncompress.correction.blocks import Block, called, columns, gradient_moments, run_block, split_blocks, weighted
 from cnncompress.errors import UsageError
 from cnncompress.network.copying import clone
-from cnncompress.network.divergence import PIXELS_AT_ONCE, Answers
+from cnncompress.network.divergence import Answers
 from cnncompress.network.graph import Runner
 from cnncompress.network.inputs import in_single, input_dtype
 from cnncompress.network.meaning import meaning_of
@@ -28,7 +28,7 @@ from cnncompress.network.run import forward, inference
 from cnncompress.terminal.console import bar
 
 HELD_BACK = 8  # one image in so many decides which state is kept
-BATCH_IMAGES = 32
+BATCH_IMAGES, BATCH_PIXELS = 32, 2**21  # of a step, at most
 STEP_RATE = 0.01  # of a step, as a share of a tensor's own scale
 RATE_LEFT = 0.4  # of the rate is left where it made the held-back images worse
 CHECKS = 15  # looks at the held-back images
@@ -101,7 +101,7 @@ class _Session:
         self.steps, self.seed, self.progress = steps, seed, progress
         order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
         self.held, self.fit = order.tensor_split([max(1, len(images) // HELD_BACK)])
-        self.batch = max(1, min(BATCH_IMAGES, PIXELS_AT_ONCE // max(1, images[0, 0].numel())))
+        self.batch = max(1, min(BATCH_IMAGES, BATCH_PIXELS // max(1, images[0, 0].numel())))
         self.remarks: list[str] = []
         self.meaning = meaning_of(model, self.images)
 

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from cnncompress.errors import CompressError, DataError
 from cnncompress.network.inputs import input_dtype, read_batch
 from cnncompress.network.meaning import meaning_of
+from cnncompress.network.parts import images_at_once
 from cnncompress.network.run import forward, inference
 
-PIXELS_AT_ONCE = 2**21  # go through a network at once
 MACS_PER_CHECK = 5e10  # multiply-accumulates of one check of the answers
 IMAGES_PER_CHECK = (4, 256)  # images for such a check, at least and at most
 
@@ -89,4 +89,4 @@ def to_check(images: Tensor, macs: int) -> Tensor:
 
 def batches(images: Tensor) -> Iterator[Tensor]:
     """Parts of images [n, 3, H, W] that a network takes at once."""
-    return iter(images.split(max(1, PIXELS_AT_ONCE // max(1, images[0, 0].numel()))))
+    return iter(images.split(images_at_once(images[0, 0].numel(), images.device)))

@@ -7,12 +7,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from cnncompress.chains.plan import Budget
 from cnncompress.chains.spec import Pair
 from cnncompress.latency.setting import TimingSetting
 from cnncompress.metrics import get_metric
 from cnncompress.names.metrics import DEFAULT
+from cnncompress.network.parts import images_at_once
 from cnncompress.planning import Choice, RankRequest
+
+READING = 64  # images
 
 
 @dataclass(frozen=True)
@@ -32,12 +37,24 @@ class NetworkAsked:
 
 @dataclass(frozen=True)
 class ImagesAsked:
-    """A data set by its `spec`, None for none, and how its images are read and go through a network."""
+    """A data set by its `spec`, None for none, and how its images are read and go through a network.
+
+    Without a `batch_size`, they are read 64 at a time, and evaluated so many at a time as the device is fast with.
+    """
 
     spec: str | None = None
-    batch_size: int = 64
+    batch_size: int | None = None
     workers: int = 0
     device: str = "auto"
+
+    @property
+    def reading(self) -> int:
+        """Images that are read at a time."""
+        return self.batch_size or READING
+
+    def evaluating(self, pixels: int, device: torch.device) -> int:
+        """Images of so many pixels that are evaluated at a time."""
+        return self.batch_size or min(READING, images_at_once(pixels, device))
 
 
 @dataclass(frozen=True)

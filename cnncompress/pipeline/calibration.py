@@ -182,7 +182,7 @@ def _read_held(chosen: CalibrationSet, read: ImagesAsked, dtype: torch.dtype) ->
 
 
 def _loader(chosen: CalibrationSet, read: ImagesAsked, indices: Any) -> Loader:
-    return make_loader(chosen.images, read.batch_size, workers=read.workers, indices=indices)
+    return make_loader(chosen.images, read.reading, workers=read.workers, indices=indices)
 
 
 def remarks(statistics: Mapping[str, LayerStatistics]) -> Iterator[str]:

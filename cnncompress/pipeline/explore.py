@@ -107,7 +107,7 @@ class _Bench:
             work, data = self.work, self.work.data
             assert data is not None
             some = evenly(len(data.val), IMAGES_PER_CHECK[1])
-            loader = make_loader(data.val, work.job.images.batch_size, workers=work.job.images.workers, indices=some)
+            loader = make_loader(data.val, work.job.images.reading, workers=work.job.images.workers, indices=some)
             dtype = input_dtype(work.subject.network)
             images = torch.cat([read_batch(batch, dtype, labels=False)[0] for batch in loader])
             self._answers = Answers(work.subject.network, to_check(images, work.subject.cost.total_macs))

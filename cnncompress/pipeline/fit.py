@@ -109,7 +109,7 @@ def _normalised(made: Fitted, images: Tensor, answers: Answers) -> Fitted:
 
 def compared(subject: Subject, small: nn.Module, data: Data, read: ImagesAsked) -> tuple[Note, ...]:
     """How near the answers are to the original's, on images that calibrated nothing."""
-    loader = make_loader(data.val, read.batch_size, workers=read.workers)
+    loader = make_loader(data.val, read.reading, workers=read.workers)
     agreed = agreement(subject.network, small, loader)
     told = f"the answers diverge by {agreed.divergence:.3g} nats"
     if agreed.same is not None:

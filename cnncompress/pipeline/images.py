@@ -48,6 +48,7 @@ def evaluate_on(model: nn.Module, data: Data | None, asked: ImagesAsked) -> Eval
     if data is None or not data.labelled:
         return None
     device = resolve_device(asked.device)
-    loader = make_loader(data.val, asked.batch_size, workers=asked.workers)
+    height, width = data.val.preprocessing.size
+    loader = make_loader(data.val, asked.evaluating(height * width, device), workers=asked.workers)
     on_device = model if device.type == "cpu" else clone(model).to(device)
     return evaluate(on_device, loader, device)

@@ -78,11 +78,11 @@ def int8_of_run(
     train = data.train or data.val
     indices = evenly(len(train), asked.calibration_images)
     with steps("quantise", f"quantise on {len(indices)} images"):
-        loader = make_loader(train, read.batch_size, workers=read.workers, indices=indices)
+        loader = make_loader(train, read.reading, workers=read.workers, indices=indices)
         programs = quantise(opened.model, opened.example(2), _images_of(loader), asked.keep_float, asked.opset)
     with steps("measure", f"evaluate and time both in {target.runtime}"):
         measured = _timed(programs, target, opened.example(), len(indices))
-        measured = _answered(measured, programs, target, make_loader(data.val, read.batch_size, workers=read.workers))
+        measured = _answered(measured, programs, target, make_loader(data.val, read.reading, workers=read.workers))
         tell(measured)
     with steps("export", f"write {path}, run it and compare"):
         written = write_int8(programs.int8, opened.example(2), asked.format, path, asked.force)

@@ -8,7 +8,6 @@ from cnncompress.chains.plan import Budget
 from cnncompress.latency.setting import TimingSetting
 from cnncompress.names.metrics import GUIDED
 from cnncompress.network.compressed import Compressed
-from cnncompress.network.divergence import batches
 from cnncompress.network.memory_format import memory_format_of
 from cnncompress.network.subject import look_at
 from cnncompress.pipeline.asked import FitAsked, LayersAsked
@@ -41,7 +40,7 @@ def compress_network(
     names = list(choices)
     how, _ = with_gradients(FitAsked(GUIDED, "refit", seed=seed, metric_assumed=True), network, images[:1])
     statistics = collect_statistics(
-        network, batches(images), how.metric, layers=in_need_of_statistics(names, subject), seed=seed
+        network, [images], how.metric, layers=in_need_of_statistics(names, subject), seed=seed
     )
     calibration = Calibration(statistics, images)
     guide = Guide(how.metric, statistics, answers_of(subject, calibration))

@@ -16,6 +16,7 @@ from cnncompress.metrics import get_metric
 from cnncompress.network.checking import check_weights, remarks_on
 from cnncompress.network.device import resolve_device
 from cnncompress.network.evaluate import Evaluation, paired_error
+from cnncompress.network.memory_format import to_memory_format
 from cnncompress.network.profile import profile
 from cnncompress.network.subject import Subject, look_at
 from cnncompress.pipeline.asked import Job
@@ -78,6 +79,7 @@ def prepare(job: Job, held: ExitStack, steps: Steps) -> Work:
         check_weights(opened.model)
         check_packed(opened.model, opened.provenance)
         check_format(opened.model, opened.example(), job.memory_format)
+        to_memory_format(opened.model, job.memory_format)  # so that all the work is done in it
         subject = look_at(opened.model, opened.example(), opened.provenance)
         default, special = job.layers.rules(job.seed)
         choices, reasons = choices_of(subject, default, special, job.layers.layers, job.layers.skip)

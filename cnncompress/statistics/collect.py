@@ -19,6 +19,7 @@ from cnncompress.network.inputs import in_single, input_dtype, read_batch
 from cnncompress.network.kinds import called_with, known_kinds, weight_of
 from cnncompress.network.layers import layers_of, refuse_module
 from cnncompress.network.meaning import Meaning, meaning_of
+from cnncompress.network.parts import images_at_once
 from cnncompress.network.positions import image_seeds
 from cnncompress.network.run import forward, inference, run
 from cnncompress.statistics.layers import LayerSums
@@ -33,7 +34,7 @@ from cnncompress.terminal.console import bar
 POSITIONS = 32
 WRONG_CLASSES = 3  # as in Denton et al. 2014
 CONSTANT_SHARE = 1e-12  # of the mean square: a variance below it is that of a constant
-PIXELS_AT_ONCE = 2**19  # images go through the network in parts of so many pixels, whatever the loader's batches are
+PIXELS_AT_ONCE = 2**19  # at most, whatever the loader's batches are: what gradients need stays in memory
 
 
 def collect_statistics(
@@ -161,7 +162,8 @@ class _Collector:
                 if len(images):
                     if not self.images and "gradient" in self.wanted:
                         self.meaning = meaning_of(self.model, images[:1].to(self.device))
-                    part = max(1, PIXELS_AT_ONCE // max(1, images[0, 0].numel()))
+                    pixels = images[0, 0].numel()
+                    part = min(max(1, PIXELS_AT_ONCE // max(1, pixels)), images_at_once(pixels, self.device))
                     for start in range(0, len(images), part):
                         stop = slice(start, start + part)
                         self._add(images[stop], None if labels is None else labels[stop])

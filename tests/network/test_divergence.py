@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from cnncompress.errors import CompressError
-from cnncompress.network import divergence
+from cnncompress.network import divergence, parts
 from cnncompress.network.divergence import Answers, batches
 from tests.decompositions.helpers import randn
 
@@ -73,12 +73,12 @@ def test_answers_that_are_no_numbers():
 
 def test_large_sets_go_through_in_parts(monkeypatch):
     whole = Answers(Logits(), X).divergence(Logits(0.5))
-    monkeypatch.setattr(divergence, "PIXELS_AT_ONCE", 3 * 8 + 1)  # three images of 2×4
+    monkeypatch.setattr(parts, "PIXELS_ON_CPU", 3 * 8 + 1)  # three images of 2×4
     seen, forward = [], divergence.forward
     monkeypatch.setattr(divergence, "forward", lambda model, x: seen.append(len(x)) or forward(model, x))
     assert Answers(Logits(), X).divergence(Logits(0.5)) == pytest.approx(whole, rel=1e-12)
     assert seen == [3, 3, 1] * 2
-    monkeypatch.setattr(divergence, "PIXELS_AT_ONCE", 1)
+    monkeypatch.setattr(parts, "PIXELS_ON_CPU", 1)
     assert [len(part) for part in batches(X)] == [1] * 7
 
 

@@ -1,0 +1,16 @@
+"""How many images go through a network together."""
+
+from __future__ import annotations
+
+import torch
+
+# Measured on two cores in single precision, milliseconds an image. At 224×224 with 1, 4, 16 and 64 images: resnet18 40,
+# 33, 32 and 40; mobilenet_v2 29, 15, 29 and 43; resnet50 99, 75, 96 and, with 32, 118. A small VGG at 64×64 with 16, 64
+# and 300 images: 3.1, 4.0 and 5.2. More leave the caches, and the system clears new memory for every output.
+PIXELS_ON_CPU = 4 * 224 * 224
+PIXELS_ON_GPU = 2**21
+
+
+def images_at_once(pixels: int, device: torch.device) -> int:
+    """How many images of so many pixels to give to a network together, at least one."""
+    return max(1, (PIXELS_ON_CPU if device.type == "cpu" else PIXELS_ON_GPU) // max(1, pixels))
