@@ -26,6 +26,12 @@ from cnncompress.cli import frame, options
 )
 @click.option("--epochs", type=int, metavar="N", help="Passes over the training images [default: 1].")
 @click.option(
+    "--images-per-epoch",
+    type=int,
+    metavar="N",
+    help="Train on so many images an epoch, others in each [default: all training images].",
+)
+@click.option(
     "--lr", type=float, metavar="X", help="Peak learning rate of a cosine [default: 0.01 for sgd, 0.0003 for adamw]."
 )
 @click.option(

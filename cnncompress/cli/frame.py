@@ -27,7 +27,17 @@ GROUPS = {
     ),
     "How": ("method", "layers", "skip", "metric", "refine", "correct", "reconstruct", "keep_statistics", "statistics"),
     "Training": (
-        *("schedule", "epochs", "lr", "optimizer", "weight_decay", "precision", "checkpoint_minutes", "resume"),
+        *(
+            "schedule",
+            "epochs",
+            "images_per_epoch",
+            "lr",
+            "optimizer",
+            "weight_decay",
+            "precision",
+            "checkpoint_minutes",
+            "resume",
+        ),
         *("distill", "temperature", "teacher_share"),
     ),
     "Latency": ("latency", "runtime", "threads", "memory_format", "latency_table"),

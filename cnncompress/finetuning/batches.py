@@ -37,9 +37,10 @@ class Batches:
     def __init__(self, dataset: Dataset[Any], settings: FinetuneSettings, process: Process) -> None:
         self.dataset, self.settings, self.process = dataset, settings, process
         self.images = len(dataset)  # type: ignore[arg-type]
-        self.size = min(settings.batch_size, self.images)
+        an_epoch = min(self.images, settings.images_per_epoch or self.images)
+        self.size = min(settings.batch_size, an_epoch)
         self._check_sizes()
-        self.steps = self.images // self.size
+        self.steps = an_epoch // self.size
 
     def _check_sizes(self) -> None:
         processes = self.process.processes

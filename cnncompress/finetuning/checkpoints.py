@@ -25,7 +25,8 @@ from cnncompress.text import plain
 
 FORMAT = 1
 FREE_SETTINGS = ("workers", "checkpoint_minutes")  # settings that do not change the result
-LATER_SETTINGS = {"distill": "none"}  # settings that earlier versions lack, with the value that stands for them
+# Settings that earlier versions lack, with the value that stands for them.
+LATER_SETTINGS = {"distill": "none", "images_per_epoch": None}
 
 
 class NotWrittenError(RunError):

@@ -23,16 +23,18 @@ PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 class FinetuneSettings:
     """How to train. UsageError where a value makes no sense.
 
-    schedule: see `schedules.trainable_modules`. lr: the peak of a cosine that ends at 0; None is 0.01 for sgd, 0.0003
-    for adamw. batch_size: images of one step over all processes. weight_decay: on kernels only, not on biases and
-    normalisation; None is 0.0001 for sgd, 0.01 for adamw. momentum: sgd only. precision: of the training arithmetic;
-    auto is bf16 on a GPU that has it, else fp32. checkpoint_minutes: between checkpoints within an epoch. distill: with
-    logits, the loss is (1 - a) times the cross entropy plus a times `distillation.distillation_loss` of a teacher at
-    `temperature`, where a is `teacher_share`; None is 4 and 0.9.
+    schedule: see `schedules.trainable_modules`. images_per_epoch: so many, drawn anew for each epoch; None is all. lr:
+    the peak of a cosine that ends at 0; None is 0.01 for sgd, 0.0003 for adamw. batch_size: images of one step over all
+    processes. weight_decay: on kernels only, not on biases and normalisation; None is 0.0001 for sgd, 0.01 for adamw.
+    momentum: sgd only. precision: of the training arithmetic; auto is bf16 on a GPU that has it, else fp32.
+    checkpoint_minutes: between checkpoints within an epoch. distill: with logits, the loss is (1 - a) times the cross
+    entropy plus a times `distillation.distillation_loss` of a teacher at `temperature`, where a is `teacher_share`;
+    None is 4 and 0.9.
     """
 
     schedule: str = "all"
     epochs: int = 1
+    images_per_epoch: int | None = None
     lr: float | None = None
     batch_size: int = 64
     optimizer: str = "sgd"
@@ -59,6 +61,7 @@ class FinetuneSettings:
                 raise UsageError(f"unknown {key} '{value}'{nearest(str(value), known)}; known: {', '.join(known)}")
         ranges = {
             "epochs": (1, math.inf),
+            "images_per_epoch": (1, math.inf),
             "batch_size": (1, math.inf),
             "momentum": (0, 1),
             "weight_decay": (0, math.inf),

@@ -51,6 +51,17 @@ def test_the_learning_rates_are_a_half_cosine(tmp_path):
     assert cosine(0.5, 0, 7) == 0.5
 
 
+@pytest.mark.parametrize(("images", "each"), [(16, 16), (20, 16), (5, 5), (1000, 48)])
+def test_an_epoch_of_some_of_the_images(tmp_path, images, each):
+    """48 images in batches of 8, or of as many as there are."""
+    train, seen = Toy(48), {1: [], 2: []}
+    train.on_item = lambda epoch, index: seen[epoch].append(index)
+    result = tune(tmp_path, network(), train, images_per_epoch=images, epochs=2)
+    assert [len(set(seen[epoch])) for epoch in (1, 2)] == [len(seen[1]), len(seen[2])] == [each, each]
+    assert result.history[-1]["step"] == 2 * max(1, each // 8)
+    assert each == 48 or set(seen[1]) != set(seen[2])
+
+
 def test_one_step_of_sgd_by_hand(tmp_path):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(192, 3))
