@@ -204,6 +204,8 @@ def test_every_file_is_valid(path):
         ("width=8", 8),
         ("width=true", True),
         ("width=null", None),
+        ("width=None", None),
+        ("width=none", "none"),
         ("width=", None),
         ("width=a=b", "a=b"),
         ("width=[1, 2]", [1, 2]),

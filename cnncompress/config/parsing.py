@@ -76,14 +76,14 @@ def parse_deviations(value: Any) -> tuple[float, ...]:
 def parse_arguments(value: Any) -> dict[str, Any]:
     """`["width=0.5", "pretrained=false"]`, or a mapping, as keyword arguments of plain values; ValueError otherwise.
 
-    Values are read as YAML: numbers, true and false, null, [1, 2], and text.
+    Values are read as YAML: numbers, true and false, null, [1, 2], and text; Python's None is null.
     """
     if not isinstance(value, dict):
         items = [value] if isinstance(value, str) else list(value)
         pairs = [str(item).partition("=") for item in items]
         if not all(equals for _, equals, _ in pairs):
             raise ValueError(f"'{' '.join(map(str, items))}' is not NAME=VALUE, such as width=0.5")
-        value = {name.strip(): word(text) for name, _, text in pairs}
+        value = {name.strip(): None if text == "None" else word(text) for name, _, text in pairs}
     for name, given in value.items():
         if not str(name).isidentifier():
             raise ValueError(f"'{name}' is not the name of an argument; give NAME=VALUE, such as width=0.5")

@@ -53,7 +53,7 @@ def image_folder(root: Path, preprocessing: Preprocessing, num_classes: int | No
     for folder in folders.values():
         _check_classes(folder, num_classes)
     _same_classes(root, folders)
-    for note in layout.told:
+    for note in [*layout.told, *_order_of(folders["val"])]:
         LOG.info("%s: %s", plain(str(root)), plain(note))
     for folder in folders.values():
         _tell(folder)
@@ -86,6 +86,15 @@ def _evaluated(root: Path, folders: dict[str, _Folder]) -> dict[str, _Folder]:
     if list(folders) != ["val"]:
         LOG.info("%s: %s", plain(str(root)), plain(said))
     return parts
+
+
+def _order_of(folder: _Folder) -> list[str]:
+    """What to know where classes are called by numbers, and other ones than they get."""
+    names = [name for name in folder.index if name.isdecimal()]
+    if folder.mapped or len(names) < len(folder.index) or names == sorted(names, key=int):
+        return []
+    first = ", ".join(f"{name} is {folder.index[name]}" for name in names[:NAMES_SHOWN])
+    return [f"classes are numbered in the order of their names as text ({first}, ...); {CLASS_INDEX} has another order"]
 
 
 def _what(folder: _Folder) -> str:

@@ -19,6 +19,7 @@ from pathlib import Path
 from cnncompress.errors import RunError
 from cnncompress.files.regular import kind_of
 
+BEGINNING = 4096  # bytes, which hold a zero in files that are no text
 LONG_NAME = 100  # bytes; what stands beside a file of a longer name is named after a hash of it
 _WITHOUT_WAITING = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)  # a pipe that nobody reads never opens
 _UNSUPPORTED = {errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP}
@@ -47,11 +48,18 @@ def check_parent(target: Path) -> None:
 
 
 def check_file(path: str | Path, force: bool = False) -> Path:
-    """The real path of a file to write; RunError unless one can be written there. A file is replaced with `force`."""
+    """The real path of a file to write; RunError unless one can be written there.
+
+    A file is replaced with `force`, but not one that makes a run.
+    """
+    from cnncompress.files.place import FILES, INFO
+
     with os_errors(f"write {path}"):
         if kind := kind_of(path, follow=True):
             raise RunError(f"cannot write {path}: it is {kind}; name a file{' in it' * (kind == 'a folder')}")
         target = Path(os.path.realpath(path))
+        if target.name in FILES and (target.parent / INFO).exists():
+            raise RunError(f"cannot write {path}: that is a file of the run {target.parent}; choose another name")
         if os.path.lexists(target) and not force:
             raise RunError(f"{path} already exists; choose another name or replace it with --force")
         check_parent(target)
@@ -59,9 +67,17 @@ def check_file(path: str | Path, force: bool = False) -> Path:
 
 
 def check_text_output(path: str | Path) -> None:
-    """RunError unless `write_text` can write at `path`."""
+    """RunError unless `write_text` can write at `path`, and for a file there that is no text."""
     if not _is_stream(path):
-        check_file(path, force=True)
+        target = check_file(path, force=True)
+        with os_errors(f"write {path}"):
+            if target.exists() and b"\0" in _beginning(target):
+                raise RunError(f"cannot write {path}: what is there is no text, and is left alone; choose another name")
+
+
+def _beginning(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(BEGINNING)
 
 
 def _is_stream(path: str | Path) -> bool:

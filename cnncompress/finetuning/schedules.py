@@ -18,14 +18,15 @@ SCHEDULES = ("all", "upper")
 def first_calls(model: nn.Module, example: Tensor) -> dict[nn.Module, int]:
     """The position of every module in the order of first calls (the network itself is 0) on `example` [n, 3, H, W].
 
-    A module that is not called itself has the position of the nearest module around it that is.
+    A module that is not called itself, or is a script, has the position of the nearest module around it that is not.
     """
     calls: dict[nn.Module, int] = {}
 
     def watch(module: nn.Module, args: Any) -> None:
         calls.setdefault(module, len(calls))
 
-    handles = [module.register_forward_pre_hook(watch) for module in model.modules()]
+    watched = [module for module in model.modules() if not isinstance(module, torch.jit.ScriptModule)]
+    handles = [module.register_forward_pre_hook(watch) for module in watched]
     try:
         with inference(model):
             run(model, example)

@@ -61,10 +61,12 @@ def unknown_model(name: str) -> UsageError:
         return UsageError(f"unknown model '{name}'; did you mean '{TIMM_PREFIX}{name.removeprefix('timm/')}'?")
     for task in sorted({path.parent.name for path in _files("*/*.py")}):
         if name in _builders(f"{task}/*.py"):
+            own = "file.py:FUNCTION, a function of your own that returns the network"
+            if task == "segmentation":
+                own = f"torchvision.models.{task}:{name} with --model-arg weights_backbone=null, or {own}"
             return UsageError(
                 f"{name} is one of torchvision's networks for {task.replace('_', ' ')}; those by name are for "
-                "classification, whose images and accuracy are known: give file.py:FUNCTION, a function of your own "
-                "that returns the network"
+                f"classification, whose images and accuracy are known: give {own}"
             )
     return UsageError(f"unknown model '{name}'{nearest(name, [*BUILTIN_NAMES, *_builders('*.py')])} ({KINDS})")
 

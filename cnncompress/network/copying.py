@@ -116,6 +116,11 @@ def same_random_numbers(gpus: Iterable[torch.device] = ()) -> Iterator[None]:
         np.random.set_state(others)
 
 
+def _differ(buffer: Tensor, before: Tensor) -> bool:
+    """Whether values differ, where that can be told: batch normalisation changes its own without a new version."""
+    return buffer.layout is torch.strided and not torch.equal(buffer, before)
+
+
 class _Kept:
     """The state of one module that its forward pass may change."""
 
@@ -140,9 +145,10 @@ class _Kept:
             value = self.attributes[name]
             value.clear()
             (value.extend if isinstance(value, list) else value.update)(content)
-        module._buffers.update(self.buffers)
+        if not isinstance(module, torch.jit.ScriptModule):  # the buffers of a script stay the ones they are
+            module._buffers.update(self.buffers)
         for name, (version, before) in self.values.items():
             buffer = self.buffers[name]
-            if buffer is not None and buffer._version != version:
+            if buffer is not None and (buffer._version != version or _differ(buffer, before)):
                 with torch.no_grad():
                     buffer.copy_(before)

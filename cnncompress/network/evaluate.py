@@ -18,6 +18,10 @@ from cnncompress.network.run import forward, inference
 from cnncompress.terminal.console import bar
 
 Batches = Iterable[Any]
+ONE_NUMBER = (
+    "the network gives one number an image, not scores of classes, so there is no accuracy; where it is the logit x of "
+    "the second of two classes, return torch.stack([torch.zeros_like(x), x], 1), x as [images], from its forward pass"
+)
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,8 @@ def tally(
             if labels is None:
                 raise DataError("the images have no labels, so there is no accuracy; give batches (images, labels)")
             output = forward(model, images.to(device, non_blocking=True))
+            if output.numel() == len(output):
+                raise CompressError(ONE_NUMBER)
             if output.dim() != 2:
                 raise CompressError(f"the network returns logits of {output.dim()} dimensions, not [images, classes]")
             if output.isnan().any():

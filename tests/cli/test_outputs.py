@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from cnncompress.files.place import FILES
 from tests.cli.conftest import listing
 
 DECOMPOSE = ["decompose", "digits_vgg", "--rank", "4", "--out"]
@@ -72,6 +73,27 @@ def test_report_outputs(output, words, saved, refused):
     Path("files").mkdir()
     Path("there").touch()
     assert words in refused("report", saved, "--output", output)
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize(
+    "command", [["report", "--format", "csv"], ["export", "--format", "pt2", "--force"], ["export", "--format", "onnx"]]
+)
+def test_nothing_is_written_over_the_files_of_a_run(name, command, run_copy, refused):
+    before = contents("run")
+    assert "a file of the run" in refused(command[0], "run", *command[1:], "--output", f"run/{name}")
+    Path("link").symlink_to(f"run/{name}")
+    assert "a file of the run" in refused(command[0], "run", *command[1:], "--output", "link")
+    assert contents("run") == before
+
+
+def test_a_report_replaces_texts_alone(saved, done, refused):
+    Path("image.png").write_bytes(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR")
+    assert "no text, and is left alone" in refused("report", saved, "--output", "image.png")
+    assert Path("image.png").read_bytes().endswith(b"IHDR")
+    Path("report.md").write_text("the one before")
+    done("report", saved, "--output", "report.md")
+    assert "the one before" not in Path("report.md").read_text()
 
 
 def test_a_report_goes_into_a_device_or_a_pipe_which_stay(saved, cli, refused, tmp_path):

@@ -1,5 +1,6 @@
 """Folders of images as people lay them out."""
 
+import json
 import logging
 from pathlib import Path
 
@@ -70,6 +71,28 @@ def test_a_class_may_have_the_name_of_a_part(tmp_path):
     data = load_data(str(tree(tmp_path, {"bus": 1, "car": 1, "train": 2})), PLAIN, 3)
     assert sizes(data) == [4, None, None]
     assert labels(data.val) == [0, 1, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["0", "1", "2", "10"], "0 is 0, 1 is 1, 10 is 2, ..."),
+        (["8", "9"], ""),
+        (["00", "01", "10"], ""),
+        (["1", "10", "2", "cat"], ""),
+    ],
+)
+def test_numbers_that_are_not_the_numbers_of_their_classes(names, said, tmp_path, caplog):
+    caplog.set_level(logging.INFO, "cnncompress")
+    data = load_data(str(tree(tmp_path, dict.fromkeys(names, 1))), PLAIN, len(names))
+    assert [Path(data.val.name(i)).parent.name for i in range(len(names))] == sorted(names)
+    assert labels(data.val) == list(range(len(names)))
+    assert ("numbered in the order of their names as text" in caplog.text) == bool(said)
+    assert said in caplog.text
+    (tmp_path / "class_index.json").write_text(json.dumps({name: i for i, name in enumerate(names)}))
+    caplog.clear()
+    load_data(str(tmp_path), PLAIN, len(names))
+    assert "as text" not in caplog.text
 
 
 def test_what_stands_beside_the_parts_is_named(tmp_path, caplog):

@@ -28,6 +28,17 @@ def test_a_decomposed_last_layer_falls_back_to_after_the_first():
     assert "first decomposed layer, 3, trains" in note
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+def test_a_script_within_a_network_trains_with_it(tmp_path):
+    model = network()
+    model[0] = torch.jit.script(model[0])
+    names, _ = trainable_modules(model, EXAMPLE, "all")
+    assert sorted(names) == sorted(trainable_modules(network(), EXAMPLE, "all")[0])
+    before = model[0].weight.detach().clone()
+    tune(tmp_path, model, epochs=1, lr=0.05)
+    assert not torch.equal(model[0].weight, before)
+
+
 class Branches(nn.Module):
     """Runs its children in another order than they were made in: low, side (decomposed), high, then the head."""
 

@@ -36,6 +36,7 @@ def test_networks_for_other_tasks_are_named_as_such(task):
         ("digits_vg", "did you mean 'digits_vgg'?"),
         ("ResNet18", "did you mean 'resnet18'?"),
         ("fasterrcnn_resnet50_fpn", "networks for detection"),
+        ("fcn_resnet50", "give torchvision.models.segmentation:fcn_resnet50 with --model-arg weights_backbone=null"),
         ("timm/resnet18", "did you mean 'timm:resnet18'?"),
         ("nets.py", "give nets.py:FUNCTION"),
         ("none.py:build", "no such file: none.py"),

@@ -175,6 +175,17 @@ def test_the_network_is_never_touched(name, training):
     assert state(model) == before
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+@pytest.mark.parametrize("form", [nn.Module.eval, torch.jit.script])
+def test_what_normalisation_does_to_its_buffers_is_undone(form):
+    model = nn.Sequential(form(nn.BatchNorm2d(3)))
+    with undone(model):
+        model.train()(torch.arange(24.0).reshape(2, 3, 2, 2))
+        assert model[0].running_mean.any()
+    assert not model[0].running_mean.any()
+    assert model[0].num_batches_tracked == 0
+
+
 def test_modules_that_are_put_in_meanwhile_stay():
     model = Net()
     with undone(model):

@@ -92,6 +92,18 @@ def test_no_images():
         evaluate(Table(), [], progress=False)
 
 
+@pytest.mark.parametrize("network", [nn.Flatten(0), nn.Flatten(1), nn.Identity()])
+def test_a_single_number_is_no_score_of_classes_but_can_be_made_one(network):
+    x = torch.tensor([-1.0, 2.0])
+    images, labels = x[:, None, None, None], (x > 0).long()
+    with pytest.raises(CompressError, match="one number an image, not scores of classes, so there is no accuracy"):
+        evaluate(network, [(images, labels)], progress=False)
+    two = torch.stack([torch.zeros_like(x), x], 1)  # the remedy: softmax of [0, x] is sigmoid of x for the second class
+    result = evaluate(Table(), [(two[:, None, None, :], labels)], progress=False)
+    assert result.top1 == 100
+    assert result.loss == pytest.approx(-float(x.double().abs().sigmoid().log().mean()))
+
+
 def test_output_that_is_not_logits():
     with pytest.raises(CompressError, match="4 dimensions"):
         evaluate(nn.Identity(), [(images_of([[1, 2]]), torch.tensor([1]))], progress=False)
