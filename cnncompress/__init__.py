@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from cnncompress.correction import Correction, decompose_in_order
     from cnncompress.data import load_data, make_loader
     from cnncompress.errors import CompressError, UsageError
-    from cnncompress.finetuning import FinetuneResult, FinetuneSettings, distillation_loss
+    from cnncompress.finetuning import FinetuneResult, FinetuneSettings, attention_loss, distillation_loss, trainable
     from cnncompress.fitting import decompose
     from cnncompress.models import load_model
     from cnncompress.network.compressed import Compressed
@@ -50,6 +50,7 @@ _HOME = {
     "Preprocessing": "network.preprocessing",
     "Report": "reporting",
     "UsageError": "errors",
+    "attention_loss": "finetuning",
     "collect_statistics": "statistics",
     "compress": "api",
     "decompose": "fitting",
@@ -67,6 +68,7 @@ _HOME = {
     "render": "reporting",
     "report": "api",
     "save": "runs",
+    "trainable": "finetuning",
 }
 
 __all__ = [
@@ -86,6 +88,7 @@ __all__ = [
     "Report",
     "UsageError",
     "__version__",
+    "attention_loss",
     "collect_statistics",
     "compress",
     "decompose",
@@ -103,6 +106,7 @@ __all__ = [
     "render",
     "report",
     "save",
+    "trainable",
 ]
 
 

@@ -1,14 +1,18 @@
 """Settings files: what they may say, what wins, and what is refused in which words."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
+import torch
 
 from cnncompress.api import run_decompose
 from cnncompress.chains.plan import Budget
 from cnncompress.config import DecomposeSettings, TuneSettings, merge, parse_arguments, validate
 from cnncompress.config.parsing import parse_budgets
+from cnncompress.data import check_augmentation
 from cnncompress.errors import UsageError
+from cnncompress.finetuning import FinetuneSettings
 
 LEVEL = ", ".join(["*a{}"] * 9)
 BOMB = "method:\n- &a0 [x]\n" + "".join(f"- &a{i} [{LEVEL.replace('{}', str(i - 1))}]\n" for i in range(1, 9))
@@ -193,8 +197,21 @@ def test_alexnet_with_the_fully_connected_layers_of_denton_et_al():
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_file_is_valid(path):
-    assert merge(DecomposeSettings, path, {}).model
+    recipe = path.stem.startswith("finetune")  # for a network that is given
+    assert bool(merge(DecomposeSettings, path, {}).model) != recipe
     assert merge(TuneSettings, path, {}, section="finetune")
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("finetune_*.yaml")), ids=lambda path: path.stem)
+def test_recipes_of_fine_tuning_validate_and_explain_every_line(path):
+    settings = merge(TuneSettings, path, {"model": "runs/net"}, section="finetune")
+    keys = {field.name for field in dataclasses.fields(FinetuneSettings)} & set(TuneSettings.model_fields)
+    training = FinetuneSettings(**{key: getattr(settings, key) for key in keys})
+    assert training.resolved(torch.device("cpu")).teacher_share == 0.9
+    check_augmentation(settings.augment)
+    lines = path.read_text().partition("finetune:\n")[2].splitlines()
+    assert len(lines) > 10
+    assert all("# " in line for line in lines)
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,7 @@ def test_there_are_command_lines():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("document", ["README.md", "docs/usage.md"])
+@pytest.mark.parametrize("document", ["README.md", "docs/usage.md", "docs/fine-tuning.md"])
 def test_python_runs_as_it_stands(document, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (code,) = re.findall(r"```python\n(.*?)```", text_of(document), re.DOTALL)

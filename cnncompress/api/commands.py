@@ -94,7 +94,7 @@ def run_finetune(settings: TuneSettings, command: Sequence[str]) -> Tuned | None
         raise UsageError("no run: give RUN")
     keys = {f.name for f in dataclasses.fields(FinetuneSettings)} & set(TuneSettings.model_fields)
     training = FinetuneSettings(**{k: getattr(settings, k) for k in keys})
-    asked = TrainingAsked(settings.out, settings.force, settings.resume)
+    asked = TrainingAsked(settings.out, settings.force, settings.resume, settings.augment)
     return train_run(Path(settings.model), _network(settings), _images(settings), training, asked, command)
 
 

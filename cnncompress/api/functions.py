@@ -82,7 +82,8 @@ def finetune(
     class index). `settings` default to one epoch of SGD with a cosine; `device` "auto" is a GPU where there is one.
     `checkpoints` is a folder that training can
     `resume` from, and that one process at a time trains in; without one nothing is left on the disk. `teacher` is the
-    network whose answers `model` learns from, its original, for settings with `distill="logits"`.
+    network whose answers `model` learns from, its original, for settings with `distill="logits"`, `"attention"` or
+    `"logits+attention"`. Settings that are `unlabelled` read no labels: items may be images alone.
 
     Raises UsageError for settings that do not fit, DataError for labels, RunError for files, CompressError where the
     loss is no longer finite.

@@ -15,7 +15,8 @@ from cnncompress.cli import frame, options
     "finetune",
     "finetune runs/resnet50 --data imagenet/ --epochs 2",
     "finetune runs/resnet50 --data imagenet/ --epochs 2 --resume",
-    "finetune runs/resnet50 --data imagenet/ --epochs 2 --distill logits",
+    "finetune runs/resnet50 --data imagenet/ --epochs 2 --distill logits+attention",
+    "finetune runs/resnet50 --data photos/ --distill logits --unlabelled",
 )
 @click.argument("run", type=options.PATH)
 @options.data_option
@@ -32,7 +33,10 @@ from cnncompress.cli import frame, options
     help="Train on so many images an epoch, others in each [default: all training images].",
 )
 @click.option(
-    "--lr", type=float, metavar="X", help="Peak learning rate of a cosine [default: 0.01 for sgd, 0.0003 for adamw]."
+    "--lr",
+    type=float,
+    metavar="X",
+    help="Highest learning rate, between warm-up and cosine [default: found by trials].",
 )
 @click.option(
     "--optimizer", type=click.Choice(["sgd", "adamw"]), help="SGD has a momentum of 0.9, see --config [default: sgd]."
@@ -40,21 +44,48 @@ from cnncompress.cli import frame, options
 @click.option("--weight-decay", type=float, metavar="X", help="[default: 0.0001 for sgd, 0.01 for adamw]")
 @click.option(
     "--distill",
-    type=click.Choice(["none", "logits"]),
-    help="Learn from the original's answers to the same images too [default: none].",
+    type=click.Choice(["none", "logits", "attention", "logits+attention"]),
+    help="Learn from the original too: its answers to the same images, where it looks, or both [default: none].",
 )
 @click.option(
     "--temperature",
     type=float,
     metavar="T",
-    help="With --distill: temperature of both networks' answers [default: 4].",
+    help="With --distill logits: temperature of both networks' answers [default: 4].",
 )
 @click.option(
     "--teacher-share",
     type=float,
     metavar="A",
-    help="With --distill: weight of the original's answers in the loss; the labels have the rest [default: 0.9].",
+    help="With --distill logits: weight of the original's answers; the labels have the rest [default: 0.9].",
 )
+@click.option(
+    "--attention-weight",
+    type=float,
+    metavar="B",
+    help="With --distill attention: weight of the difference of attention maps in the loss [default: 1000].",
+)
+@click.option(
+    "--unlabelled",
+    is_flag=True,
+    default=None,
+    help="With --distill logits: learn from images alone, whose folder needs no classes; labels are not read.",
+)
+@click.option(
+    "--augment",
+    type=click.Choice(["standard", "trivial", "none"]),
+    help="Training images are shifted or cropped and flipped, with TrivialAugment too, or left [default: standard].",
+)
+@click.option("--mixup", type=float, metavar="A", help="Mix pairs of images, in shares of Beta(A, A) [default: 0].")
+@click.option(
+    "--label-smoothing", type=float, metavar="X", help="Share of a label that goes to all classes alike [default: 0]."
+)
+@click.option("--ema", type=float, metavar="D", help="Keep the moving average of the weights, of decay D [default: 0].")
+@click.option(
+    "--freeze-bn", is_flag=True, default=None, help="Leave the statistics of batch normalisation as they are."
+)
+@click.option("--lr-rest", type=float, metavar="X", help="Rate outside of chains, as a share of --lr [default: 1].")
+@click.option("--accumulate", type=int, metavar="N", help="Compute a batch in N parts, in less memory [default: 1].")
 @click.option(
     "--precision",
     type=click.Choice(["auto", "fp32", "bf16", "fp16"]),
@@ -85,7 +116,8 @@ def command(run: Path, config: Path | None, **flags: Any) -> None:
     """Train the network of RUN; keep the best weights.
 
     The best weights are those with the highest top-1 on the evaluation images. Without `val/`, these are the images
-    that the run was evaluated on, or a fifth of all images.
+    that the run was evaluated on, or a fifth of all images. With --unlabelled, the best weights are those whose answers
+    to these images diverge least from the original's.
     Ctrl-C, SIGTERM and SIGHUP stop with a checkpoint and exit code 1; the same command goes on with --resume. Only one
     process at a time trains or writes a run.
 

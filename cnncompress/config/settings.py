@@ -90,6 +90,15 @@ class TuneSettings(ModelSettings):
     distill: str = "none"
     temperature: float | None = None
     teacher_share: float | None = None
+    attention_weight: float | None = None
+    unlabelled: bool = False
+    freeze_bn: bool = False
+    lr_rest: float = 1.0
+    ema: float = 0.0
+    accumulate: Count = 1
+    label_smoothing: float = 0.0
+    mixup: float = 0.0
+    augment: str = "standard"
     out: Path | None = None
     force: bool = False
     resume: bool = False

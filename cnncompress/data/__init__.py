@@ -7,15 +7,26 @@ from pathlib import Path
 
 import numpy as np
 
+from cnncompress.data.augmentation import Augmented, check_augmentation
 from cnncompress.data.builtin import BUILTIN, built_in
 from cnncompress.data.folders import image_folder
-from cnncompress.data.loading import Augmented, Images, Loader, evaluation_transform, make_loader
+from cnncompress.data.loading import Images, Loader, evaluation_transform, make_loader
 from cnncompress.data.sources import Data, torchvision_set
 from cnncompress.errors import DataError, UsageError
 from cnncompress.names.data import check_data, is_torchvision
 from cnncompress.network.preprocessing import Preprocessing
 
-__all__ = ["Augmented", "Data", "Images", "Loader", "evaluation_transform", "load_data", "make_loader", "split"]
+__all__ = [
+    "Augmented",
+    "Data",
+    "Images",
+    "Loader",
+    "check_augmentation",
+    "evaluation_transform",
+    "load_data",
+    "make_loader",
+    "split",
+]
 
 
 def load_data(spec: str, preprocessing: Preprocessing, num_classes: int | None) -> Data:

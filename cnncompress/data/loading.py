@@ -1,4 +1,4 @@
-"""Reading images: data sets that skip what cannot be read, batches for evaluation, augmentation for training."""
+"""Reading images: data sets that skip what cannot be read, and batches for evaluation."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, default_collate
@@ -33,7 +32,6 @@ UNREADABLE = (
     Image.DecompressionBombError,
 )
 NAMES_SHOWN = 3
-SMALL_IMAGE = 64  # pixels of a side
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # of Pillow, by the channels of the network
 
@@ -54,17 +52,19 @@ class UnreadableError(DataError):
 
 def evaluation_transform(preprocessing: Preprocessing) -> Callable[[Image.Image], torch.Tensor]:
     """The transform of an image to a normalised tensor `[c, H, W]`, as torchvision's presets do it."""
-    return v2.Compose([*_geometry(preprocessing), *_normalisation(preprocessing)])
+    return v2.Compose([*geometry(preprocessing), *normalisation(preprocessing)])
 
 
-def _geometry(preprocessing: Preprocessing) -> list[Callable[..., Any]]:
+def geometry(preprocessing: Preprocessing) -> list[Callable[..., Any]]:
+    """The steps that bring an image to the size of the network, as at evaluation."""
     interpolation = v2.InterpolationMode(preprocessing.interpolation)
     if preprocessing.resize is None:
         return [v2.Resize(preprocessing.size, interpolation=interpolation)]
     return [v2.Resize([preprocessing.resize], interpolation=interpolation), v2.CenterCrop(preprocessing.size)]
 
 
-def _normalisation(preprocessing: Preprocessing) -> list[Callable[..., Any]]:
+def normalisation(preprocessing: Preprocessing) -> list[Callable[..., Any]]:
+    """The steps from an image to a normalised tensor."""
     return [
         v2.PILToTensor(),
         v2.ToDtype(torch.float32, scale=True),
@@ -232,55 +232,3 @@ def report_skipped(images: Images, skipped: dict[str, str]) -> None:
     more = ", ..." if len(new) > NAMES_SHOWN else ""
     line = f"warning: skipped {len(new)} of {len(images)} images that cannot be read: {first}{more}"
     tqdm.write(line, file=sys.stderr)
-
-
-class Augmented(Dataset[Any]):
-    """A set for training: random shift (images up to 64 pixels) or random resized crop, and horizontal flip.
-
-    The random numbers of an item follow from `(seed, epoch, index)` alone, so that neither the number of workers or
-    processes nor an interruption changes what is seen. An image that cannot be read gives its place to the next one
-    that can, so batches stay whole.
-    """
-
-    def __init__(self, dataset: Images, preprocessing: Preprocessing, *, flip: bool, seed: int) -> None:
-        self.dataset = dataset
-        self.seed = seed
-        self.epoch = 0
-        steps: list[Callable[..., Any]] = []
-        size = preprocessing.size
-        if max(size) <= SMALL_IMAGE:
-            steps += [
-                *_geometry(preprocessing),
-                v2.RandomCrop(size, padding=[size[1] // 8, size[0] // 8], padding_mode="edge"),
-            ]
-        else:
-            interpolation = v2.InterpolationMode(preprocessing.interpolation)
-            steps.append(v2.RandomResizedCrop(size, scale=(0.35, 1.0), interpolation=interpolation))
-        if flip:
-            steps.append(v2.RandomHorizontalFlip())
-        self._transform = v2.Compose([*steps, *_normalisation(preprocessing)])
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the random numbers of an epoch; call it before the epoch's iterator (and its workers) start."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, index: int) -> Item:
-        image, source = self._readable(index)
-        entropy = np.random.SeedSequence([self.seed % 2**63, self.epoch, index]).generate_state(1, np.uint64)[0]
-        with torch.random.fork_rng(devices=[]):
-            # Not torch.manual_seed: that would also reset the generator of a GPU, and with it dropout.
-            torch.default_generator.manual_seed(int(entropy >> np.uint64(1)))
-            return self._transform(image), self.dataset.label(source)
-
-    def _readable(self, index: int) -> tuple[Image.Image, int]:
-        """The first image from `index` on that can be read, and its index."""
-        for step in range(len(self)):
-            source = (index + step) % len(self)
-            try:
-                return self.dataset.image(source), source
-            except UnreadableError as error:
-                report_skipped(self.dataset, {error.name: error.reason})
-        raise DataError(f"none of the {len(self)} training images can be read")

@@ -1,4 +1,4 @@
-"""Train a decomposed network: SGD or AdamW with cosine decay, on one or several processes, resumable at any step."""
+"""Train a decomposed network: SGD or AdamW with warm-up and cosine, on one or several processes, resumable."""
 
 from __future__ import annotations
 
@@ -8,21 +8,25 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from cnncompress.chains.training import fold, start_training
 from cnncompress.data import make_loader
 from cnncompress.errors import UsageError
 from cnncompress.files.state import packed
+from cnncompress.finetuning.attention import attention_loss
 from cnncompress.finetuning.checkpoints import Checkpoints
-from cnncompress.finetuning.distillation import distillation_loss, teaching
+from cnncompress.finetuning.distillation import ATTENTION, distillation_loss, learns, tallied, teaching
+from cnncompress.finetuning.learner import Learner
 from cnncompress.finetuning.lessons import Lessons
-from cnncompress.finetuning.schedules import freeze_others, trainable_modules
+from cnncompress.finetuning.schedules import freeze_others, trainable_modules, training_modes
 from cnncompress.finetuning.settings import FinetuneResult, FinetuneSettings
-from cnncompress.finetuning.trainer import Learner, Trainer
+from cnncompress.finetuning.trainer import Trainer
+from cnncompress.network.compressed import Compressed, network_of
 from cnncompress.network.device import resolve_device
-from cnncompress.network.evaluate import evaluate
+from cnncompress.network.evaluate import summarise
 from cnncompress.network.inputs import float_types, input_dtype, read_batch, with_types
+from cnncompress.network.provenance import provenance
 from cnncompress.network.run import forward, inference
 from cnncompress.terminal.console import LOG, is_main_process
 
@@ -31,9 +35,11 @@ __all__ = [
     "FinetuneResult",
     "FinetuneSettings",
     "Lessons",
+    "attention_loss",
     "distillation_loss",
     "finetune",
     "is_main_process",
+    "trainable",
     "trainable_modules",
 ]
 
@@ -57,6 +63,8 @@ def finetune(
     resume: bool = False,
 ) -> FinetuneResult:
     """Train `model` in place; afterwards it holds the weights of the best epoch by top-1, then by loss.
+
+    An unlabelled training has the epoch whose answers diverge least from the teacher's.
 
     The weights before training count as epoch 0, so the result is never worse than the start. Writes the files of
     `Checkpoints` to a folder, or as they say. With `resume`, training goes on from the last checkpoint and gives, on a
@@ -89,18 +97,22 @@ def finetune(
         with teaching(lessons.teacher, model, chosen) as taught:
             if taught is not None:
                 taught.check(example[:1].to(chosen), classes)
+                if learns(settings.distill, ATTENTION):
+                    taught.look(model, example[:1])
             learner = Learner(model, names, classes, taught)
             result = Trainer(learner, lessons, settings, kept, chosen).run(resume)
     if half:
         notes.append(f"trained in float32 and rounded to {str(usual).removeprefix('torch.')}")
-        best = evaluate(model.to(chosen), make_loader(lessons.val, settings.batch_size), chosen, progress=False)
+        with teaching(lessons.teacher if settings.unlabelled else None, model, chosen) as judge:
+            loader = make_loader(lessons.val, settings.batch_size)
+            best = summarise(tallied(model.to(chosen), loader, judge, chosen, progress=False))
         model.to(origin)
         result = dataclasses.replace(result, best=best)
     if result.best_epoch == 0:
         unchanged = "no epoch was better than the start, whose weights are kept"
         LOG.info(unchanged)
         notes.append(unchanged)
-    return dataclasses.replace(result, note="; ".join(notes))
+    return dataclasses.replace(result, note="; ".join(filter(None, [*notes, result.note])))
 
 
 def check_teacher(teacher: nn.Module | None, settings: FinetuneSettings) -> None:
@@ -111,6 +123,31 @@ def check_teacher(teacher: nn.Module | None, settings: FinetuneSettings) -> None
             if teacher is None
             else 'a teacher is for distillation: give FinetuneSettings(distill="logits") with it'
         )
+
+
+def trainable(
+    model: nn.Module | Compressed, schedule: str = "all", example: Tensor | None = None
+) -> list[nn.Parameter]:
+    """The parameters that a schedule (`all`, `upper`) trains, to give to an optimizer in a loop of your own.
+
+    No other parameter requires gradients afterwards. The modules that train are in train mode, the others in eval mode:
+    call neither `train()` nor `eval()` on the network, or this again after it. `example` [1, c, h, w] is an input,
+    which a network of `load_model` or of a run knows itself.
+    UsageError for an unknown schedule, where nothing would train, and without an example.
+    """
+    network = network_of(model)
+    check_trainable(network)
+    if example is None:
+        known = provenance(network)
+        if known is None or known.preprocessing is None:
+            raise UsageError("the size of this network's input is not known; give trainable(..., example=IMAGE)")
+        example = torch.zeros(1, known.preprocessing.channels, *known.preprocessing.size)
+    device = next((p.device for p in network.parameters()), example.device)
+    example = example.to(device, input_dtype(network))
+    names, _ = trainable_modules(network, example, schedule)
+    freeze_others(network, names, example)
+    training_modes(network, names)()
+    return [p for p in network.parameters() if p.requires_grad]
 
 
 @contextmanager

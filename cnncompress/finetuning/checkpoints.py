@@ -26,7 +26,18 @@ from cnncompress.text import plain
 FORMAT = 1
 FREE_SETTINGS = ("workers", "checkpoint_minutes")  # settings that do not change the result
 # Settings that earlier versions lack, with the value that stands for them.
-LATER_SETTINGS = {"distill": "none", "images_per_epoch": None}
+LATER_SETTINGS: dict[str, Any] = {
+    "distill": "none",
+    "images_per_epoch": None,
+    "unlabelled": False,
+    "freeze_bn": False,
+    "lr_rest": 1.0,
+    "ema": 0.0,
+    "accumulate": 1,
+    "label_smoothing": 0.0,
+    "mixup": 0.0,
+    "augmentation": "standard",
+}
 
 
 class NotWrittenError(RunError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
@@ -12,7 +13,9 @@ from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cnncompress.finetuning.distillation import distillation_loss
+from cnncompress.chains.modules import FactoredLayer
+from cnncompress.finetuning.attention import attention_loss, watched
+from cnncompress.finetuning.distillation import Answers, distillation_loss
 from cnncompress.finetuning.settings import FinetuneSettings
 from cnncompress.network.evaluate import Evaluation
 from cnncompress.network.run import forward
@@ -21,20 +24,34 @@ from cnncompress.network.run import forward
 class Objective(nn.Module):
     """The summed loss of a network's logits; what accelerate wraps, so that the network stays as it is.
 
-    It is the cross entropy and, with a teacher, the distillation loss, as resolved settings weigh them.
+    It is the cross entropy and, with a teacher, the distillation losses, as resolved settings weigh them. `places` are
+    the modules whose attention maps are learnt.
     """
 
-    def __init__(self, network: nn.Module, settings: FinetuneSettings) -> None:
+    def __init__(self, network: nn.Module, settings: FinetuneSettings, places: Sequence[str] = ()) -> None:
         super().__init__()
-        self.network, self.temperature, self.share = network, settings.temperature, settings.teacher_share
+        self.network, self.settings, self.places = network, settings, places
 
-    def forward(self, images: Tensor, labels: Tensor, expected: Tensor | None = None) -> Tensor:
-        """The loss, summed over images [n, 3, H, W], labels [n] and the teacher's logits [n, classes]."""
-        logits = forward(self.network, images).float()
-        loss = F.cross_entropy(logits, labels, reduction="sum")
-        if expected is None or self.temperature is None or self.share is None:
-            return loss
-        return (1 - self.share) * loss + self.share * distillation_loss(logits, expected, self.temperature)
+    def forward(self, images: Tensor, labels: Tensor | None, expected: Answers | None = None) -> Tensor:
+        """The loss, summed over images [n, 3, H, W], labels [n] and the teacher's answers.
+
+        Labels may be mixed: the weight of each class, [n, classes].
+        Without labels the teacher's answers are all there is to learn.
+        """
+        with watched(self.network, self.places) as features:
+            logits = forward(self.network, images).float()
+        share, temperature, weight = (
+            getattr(self.settings, key) for key in ("teacher_share", "temperature", "attention_weight")
+        )
+        loss = logits.new_zeros(())
+        if labels is not None:
+            smoothing = self.settings.label_smoothing
+            loss = F.cross_entropy(logits, labels, reduction="sum", label_smoothing=smoothing)
+        if expected is not None and share is not None:
+            loss = (1 - share) * loss + share * distillation_loss(logits, expected.logits, temperature)
+        if expected is not None and weight is not None:
+            loss = loss + weight * attention_loss(features, expected.maps)
+        return loss
 
 
 def mixed_seed(*parts: int) -> int:
@@ -43,27 +60,32 @@ def mixed_seed(*parts: int) -> int:
 
 
 def make_optimizer(model: nn.Module, settings: FinetuneSettings) -> torch.optim.Optimizer:
-    """The optimizer of resolved settings over what requires gradients; weight decay on kernels only."""
-    lr, decay = cast(float, settings.lr), cast(float, settings.weight_decay)
-    parameters = [p for p in model.parameters() if p.requires_grad]
+    """The optimizer of resolved settings over what requires gradients; weight decay on kernels only.
+
+    Its learning rate is 0 until a step sets it: that of a group is `scale` times the rate of the step.
+    """
+    decay, rest = cast(float, settings.weight_decay), settings.lr_rest
+    chained = {p for m in model.modules() if isinstance(m, FactoredLayer) for p in m.parameters()}
+    kinds: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for parameter in (p for p in model.parameters() if p.requires_grad):
+        kind = (decay if parameter.dim() > 1 else 0.0, 1.0 if parameter in chained else rest)
+        kinds.setdefault(kind, []).append(parameter)
+    order = sorted(kinds, reverse=True)  # kernels first, as in earlier versions
     groups: list[dict[str, Any]] = [
-        {"params": [p for p in parameters if p.dim() > 1], "weight_decay": decay},
-        {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
+        {"params": kinds[kind], "weight_decay": kind[0], "scale": kind[1], "lr": 0.0} for kind in order
     ]
-    groups = [group for group in groups if group["params"]]
     if settings.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=lr, momentum=settings.momentum)
-    return torch.optim.AdamW(groups, lr=lr)
+        return torch.optim.SGD(groups, lr=0.0, momentum=settings.momentum)
+    return torch.optim.AdamW(groups, lr=0.0)
 
 
-def better(new: Evaluation, old: Evaluation) -> bool:
-    """True where `new` has the higher top-1, or the same and the lower loss; a loss that is not finite never wins."""
-    return math.isfinite(new.loss) and ((new.top1, -new.loss) > (old.top1, -old.loss) or not math.isfinite(old.loss))
+def better(new: Evaluation, old: Evaluation, by_loss: bool = False) -> bool:
+    """True where `new` has the higher top-1, or the same and the lower loss; a loss that is not finite never wins.
 
-
-def cosine(peak: float, step: int, steps: int) -> float:
-    """The learning rate of step number `step`, from 0 on, of `steps`: from `peak` along half a cosine towards 0."""
-    return peak * 0.5 * (1 + math.cos(math.pi * step / steps))
+    `by_loss` compares the losses alone.
+    """
+    values = [(x.loss if by_loss else -x.top1, x.loss) for x in (new, old)]
+    return math.isfinite(new.loss) and (values[0] < values[1] or not math.isfinite(old.loss))
 
 
 def make_accelerator(device: torch.device, precision: str) -> Accelerator:

@@ -16,7 +16,9 @@ from cnncompress.terminal.console import LOG
 class Progress:
     """`step` steps are done in epoch `epoch` (from 1 on); `loss_sum` and `seconds` belong to that epoch.
 
-    `history` has one row for each epoch that is done, and one, of epoch 0, for the network before training.
+    `history` has one row for each epoch that is done, and one, of epoch 0, for the network before training. `rate` is
+    the learning rate at its highest, `found` says how it was chosen where the training did that itself, and `setbacks`
+    why the training went back, each of which halves the rate.
     """
 
     epoch: int = 1
@@ -24,6 +26,9 @@ class Progress:
     loss_sum: float = 0.0
     seconds: float = 0.0
     history: list[dict[str, Any]] = field(default_factory=list)
+    rate: float | None = None
+    found: str = ""
+    setbacks: list[str] = field(default_factory=list)
 
     def state(self) -> dict[str, Any]:
         """The values as a checkpoint has them."""
@@ -31,24 +36,31 @@ class Progress:
 
     @classmethod
     def of(cls, state: Mapping[str, Any]) -> Progress:
-        """From a checkpoint; KeyError where it lacks a value."""
-        return cls(**{f.name: state[f.name] for f in dataclasses.fields(cls)})
+        """From a checkpoint; KeyError where it lacks a value. Earlier versions have the rate in the settings."""
+        later = {"rate": state["settings"].get("lr"), "found": "", "setbacks": []}
+        values = {**later, **state}
+        return cls(**{f.name: values[f.name] for f in dataclasses.fields(cls)})
 
     def start_epoch(self) -> None:
         """Go on to the next epoch."""
         self.epoch, self.step, self.loss_sum, self.seconds = self.epoch + 1, 0, 0.0, 0.0
 
-    def record(self, epoch: int, epochs: int, result: Evaluation, **training: Any) -> None:
-        """Add epoch number `epoch` of `epochs`: its accuracy, and `training`, the values that describe its steps."""
+    def record(self, epoch: int, epochs: int, result: Evaluation, what: str = "top-1", **training: Any) -> None:
+        """Add epoch number `epoch` of `epochs`: its accuracy, and `training`, the values that describe its steps.
+
+        `what` its percentage is, in words.
+        """
         accuracy = {f"val_{name}": getattr(result, name) for name in ("top1", "top5", "loss", "images")}
         self.history.append({"epoch": epoch, **training, **accuracy, "seconds": round(self.seconds, 3)})
         when = f"epoch {epoch} of {epochs}" if epoch else "before training"
-        LOG.info("%s: top-1 %.2f %%, loss %.4f (%.0f s)", when, result.top1, result.loss, self.seconds)
+        LOG.info("%s: %s %.2f %%, loss %.4f (%.0f s)", when, what, result.top1, result.loss, self.seconds)
 
-    def result(self, best_epoch: int, best: Evaluation) -> FinetuneResult:
-        """The result of a training whose best weights are those of `best_epoch`."""
+    def result(self, best_epoch: int, best: Evaluation, rate: float) -> FinetuneResult:
+        """The result of a training whose best weights are those of `best_epoch`, and whose learning rate was `rate`."""
         start, last = (
             Evaluation(row["val_top1"], row["val_top5"], row["val_loss"], row["val_images"])
             for row in (self.history[0], self.history[-1])
         )
-        return FinetuneResult(best, best_epoch, last, start, self.history)
+        went_back = [f"{reason}, so it went back and halved the rate" for reason in self.setbacks]
+        note = "; ".join(filter(None, [self.found, *went_back]))
+        return FinetuneResult(best, best_epoch, last, start, self.history, note, rate)

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from cnncompress.chains.modules import FactoredLayer
 from cnncompress.errors import UsageError, nearest
@@ -104,10 +105,14 @@ def freeze_others(model: nn.Module, names: Iterable[str], example: Tensor) -> No
         parameter.requires_grad_(gradient is not None)
 
 
-def training_modes(model: nn.Module, names: Iterable[str]) -> Callable[[], None]:
-    """A function that puts the modules `names`, and those around them, in train mode and all others in eval mode."""
+def training_modes(model: nn.Module, names: Iterable[str], freeze_bn: bool = False) -> Callable[[], None]:
+    """A function that puts the modules `names`, and those around them, in train mode and all others in eval mode.
+
+    With `freeze_bn`, batch normalisations are in eval mode too: they use their statistics and leave them as they are.
+    """
     chosen = {model.get_submodule(name) for name in names}
-    modes = [(m, any(inner in chosen for inner in m.modules())) for m in model.modules()]
+    frozen = {m for m in model.modules() if freeze_bn and isinstance(m, _BatchNorm)}
+    modes = [(m, m not in frozen and any(inner in chosen for inner in m.modules())) for m in model.modules()]
 
     def apply() -> None:
         for module, training in modes:

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 
 from cnncompress.errors import UsageError, nearest
-from cnncompress.finetuning.distillation import DISTILLATIONS, TEACHER_SHARE, TEMPERATURE
+from cnncompress.finetuning.attention import ATTENTION_WEIGHT
+from cnncompress.finetuning.distillation import ATTENTION, DISTILLATIONS, LOGITS, TEACHER_SHARE, TEMPERATURE, learns
 from cnncompress.finetuning.schedules import SCHEDULES
 from cnncompress.network.evaluate import Evaluation
 
-LEARNING_RATES = {"sgd": 0.01, "adamw": 3e-4}
 WEIGHT_DECAYS = {"sgd": 1e-4, "adamw": 0.01}
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
@@ -24,12 +24,18 @@ class FinetuneSettings:
     """How to train. UsageError where a value makes no sense.
 
     schedule: see `schedules.trainable_modules`. images_per_epoch: so many, drawn anew for each epoch; None is all. lr:
-    the peak of a cosine that ends at 0; None is 0.01 for sgd, 0.0003 for adamw. batch_size: images of one step over all
-    processes. weight_decay: on kernels only, not on biases and normalisation; None is 0.0001 for sgd, 0.01 for adamw.
-    momentum: sgd only. precision: of the training arithmetic; auto is bf16 on a GPU that has it, else fp32.
+    the peak of a cosine that ends at 0; None has the training find it (see `rates`). batch_size: images of one step
+    over all processes. weight_decay: on kernels only, not on biases and normalisation; None is 0.0001 for sgd, 0.01 for
+    adamw. momentum: sgd only. precision: of the training arithmetic; auto is bf16 on a GPU that has it, else fp32.
     checkpoint_minutes: between checkpoints within an epoch. distill: with logits, the loss is (1 - a) times the cross
     entropy plus a times `distillation.distillation_loss` of a teacher at `temperature`, where a is `teacher_share`;
-    None is 4 and 0.9.
+    None is 4 and 0.9. With attention, `attention_weight` times `attention.attention_loss` is added to it; None is 1000.
+    unlabelled: labels are not read, a is 1, and the best epoch is the one whose answers to the validation images
+    diverge least from the teacher's. freeze_bn: the statistics of batch normalisation stay as they are. lr_rest: the
+    learning rate of what is in no chain, as a share of lr. ema: the decay of the moving average of the weights that is
+    validated and kept; 0 is none. accumulate: parts of a batch that are computed one after the other, whose gradients
+    are added. label_smoothing: the share of a label that goes to all classes alike. mixup: alpha of the beta
+    distribution by which pairs of images and labels are mixed; 0 is none.
     """
 
     schedule: str = "all"
@@ -47,11 +53,19 @@ class FinetuneSettings:
     distill: str = "none"
     temperature: float | None = None
     teacher_share: float | None = None
+    attention_weight: float | None = None
+    unlabelled: bool = False
+    freeze_bn: bool = False
+    lr_rest: float = 1.0
+    ema: float = 0.0
+    accumulate: int = 1
+    label_smoothing: float = 0.0
+    mixup: float = 0.0
 
     def __post_init__(self) -> None:
         choices = {
             "schedule": SCHEDULES,
-            "optimizer": LEARNING_RATES,
+            "optimizer": WEIGHT_DECAYS,
             "precision": PRECISIONS,
             "distill": DISTILLATIONS,
         }
@@ -68,6 +82,11 @@ class FinetuneSettings:
             "seed": (0, 2**63),
             "workers": (0, math.inf),
             "checkpoint_minutes": (0, math.inf),
+            "lr_rest": (0, math.inf),
+            "ema": (0, 1),
+            "accumulate": (1, self.batch_size + 1),
+            "label_smoothing": (0, 1),
+            "mixup": (0, math.inf),
         }
         for key, (low, end) in ranges.items():
             value = getattr(self, key)
@@ -75,20 +94,31 @@ class FinetuneSettings:
                 raise UsageError(f"{key} {value} is out of range; give a number from {low} to below {end}")
         if self.lr is not None and not 0 < self.lr < math.inf:
             raise UsageError(f"lr {self.lr} makes no sense; give a positive number such as 0.01")
+        if self.unlabelled and self.label_smoothing:
+            raise UsageError("label_smoothing is for labels, which unlabelled leaves out; leave it out too")
         self._check_distillation()
 
     def _check_distillation(self) -> None:
-        for key in ("temperature", "teacher_share"):
-            if self.distill == "none" and getattr(self, key) is not None:
-                raise UsageError(f"{key} is for distillation: give --distill logits with it")
-        if self.temperature is not None and not 0 < self.temperature < math.inf:
-            raise UsageError(f"temperature {self.temperature} makes no sense; give a positive number such as 4")
+        if self.unlabelled and not learns(self.distill, LOGITS):
+            raise UsageError(
+                "unlabelled learns the teacher's answers: give --distill logits or logits+attention with it"
+            )
+        needs = {"temperature": LOGITS, "teacher_share": LOGITS, "attention_weight": ATTENTION}
+        for key, what in needs.items():
+            value = getattr(self, key)
+            if value is None:
+                continue
+            if not learns(self.distill, what):
+                raise UsageError(f"{key} is for distillation: give --distill {what} with it")
+            if key != "teacher_share" and not 0 < value < math.inf:
+                raise UsageError(f"{key} {value} makes no sense; give a positive number such as 4")
         if self.teacher_share is not None and not 0 < self.teacher_share <= 1:
             raise UsageError(f"teacher_share {self.teacher_share} is out of range; give a number above 0 and up to 1")
+        if self.unlabelled and self.teacher_share not in (None, 1):
+            raise UsageError("teacher_share is beside labels, which unlabelled leaves out; leave it out too")
 
     def resolved(self, device: torch.device) -> FinetuneSettings:
-        """With the defaults of the optimizer, device and distillation filled in; UsageError for fp16 without a GPU."""
-        lr = LEARNING_RATES[self.optimizer] if self.lr is None else self.lr
+        """With the defaults of optimizer, device and distillation, but for `lr`; UsageError for fp16 on a CPU."""
         decay = WEIGHT_DECAYS[self.optimizer] if self.weight_decay is None else self.weight_decay
         precision = self.precision
         if precision == "auto":
@@ -96,19 +126,27 @@ class FinetuneSettings:
             precision = "bf16" if bf16 else "fp32"
         if precision == "fp16" and device.type == "cpu":
             raise UsageError("fp16 training needs a GPU; give --precision fp32 or bf16")
-        known = dataclasses.replace(self, lr=lr, weight_decay=decay, precision=precision)
-        if self.distill == "none":
-            return known
-        temperature = TEMPERATURE if self.temperature is None else self.temperature
-        share = TEACHER_SHARE if self.teacher_share is None else self.teacher_share
-        return dataclasses.replace(known, temperature=temperature, teacher_share=share)
+        known = dataclasses.replace(self, weight_decay=decay, precision=precision)
+        return dataclasses.replace(known, **self._distillation())
+
+    def _distillation(self) -> dict[str, Any]:
+        """The settings of the distillation that was asked for, with their defaults."""
+        defaults: dict[str, Any] = {}
+        if learns(self.distill, LOGITS):
+            defaults = {"temperature": TEMPERATURE, "teacher_share": 1.0 if self.unlabelled else TEACHER_SHARE}
+        if learns(self.distill, ATTENTION):
+            defaults["attention_weight"] = ATTENTION_WEIGHT
+        given = {key: getattr(self, key) for key in defaults}
+        return {key: value if given[key] is None else given[key] for key, value in defaults.items()}
 
 
 @dataclass(frozen=True)
 class FinetuneResult:
     """Validation accuracies: of the best epoch (0 is the start), the last and the start; `history.jsonl`'s rows.
 
-    `note` says in a sentence or two what the user should know about the training, and is empty otherwise.
+    Of an unlabelled training they are those of `distillation.tallied`, against the teacher's answers. `note` says in a
+    sentence or two what the user should know about the training, and is empty otherwise. `lr` is the highest learning
+    rate of the training, as given or as found.
     """
 
     best: Evaluation
@@ -117,3 +155,4 @@ class FinetuneResult:
     start: Evaluation
     history: list[dict[str, Any]]
     note: str = ""
+    lr: float | None = None

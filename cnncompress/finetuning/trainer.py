@@ -5,40 +5,33 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
 from accelerate.utils import broadcast
-from torch import Tensor, nn
+from torch import Tensor
 
 from cnncompress.data import make_loader
-from cnncompress.errors import CompressError, RunError
+from cnncompress.errors import CompressError, DataError, RunError
 from cnncompress.finetuning.batches import Batches, Process
 from cnncompress.finetuning.checkpoints import Checkpoints, NotWrittenError, tensors_of
-from cnncompress.finetuning.distillation import Teacher
+from cnncompress.finetuning.distillation import tallied
 from cnncompress.finetuning.interrupts import Interrupts
+from cnncompress.finetuning.learner import Learner
 from cnncompress.finetuning.lessons import Lessons
-from cnncompress.finetuning.optimization import Objective, better, cosine, make_accelerator, make_optimizer, mixed_seed
+from cnncompress.finetuning.optimization import better, mixed_seed
 from cnncompress.finetuning.progress import Progress
+from cnncompress.finetuning.rates import find_rate, rate_at
 from cnncompress.finetuning.schedules import training_modes
 from cnncompress.finetuning.settings import FinetuneResult, FinetuneSettings
-from cnncompress.network.evaluate import Evaluation, summarise, tally
+from cnncompress.finetuning.stepping import DivergedError, Stepper
+from cnncompress.network.evaluate import Evaluation, summarise
 from cnncompress.network.inputs import input_dtype
 from cnncompress.terminal.console import LOG, bar
 
-
-@dataclass(frozen=True)
-class Learner:
-    """A network to train, the names of its modules that train, and the number of its classes.
-
-    With a `teacher` it learns from that network's answers too.
-    """
-
-    network: nn.Module
-    names: list[str]
-    classes: int
-    teacher: Teacher | None = None
+SETBACKS = 2  # that a training goes on from, each with half the rate
 
 
 class Trainer:
@@ -54,12 +47,11 @@ class Trainer:
     ) -> None:
         self.model, self.classes, self.teacher = learner.network, learner.classes, learner.teacher
         self.val, self.settings, self.checkpoints = lessons.val, settings, checkpoints
-        self.set_modes = training_modes(self.model, learner.names)
-        self.accelerator = make_accelerator(device, settings.precision)
-        self.device, self.main = self.accelerator.device, self.accelerator.is_main_process
-        self.rank, self.processes = self.accelerator.process_index, self.accelerator.num_processes
+        self.set_modes = training_modes(self.model, learner.names, settings.freeze_bn)
+        self.stepper = Stepper(learner, settings, device)
+        self.accelerator, self.device, self.main = self.stepper.accelerator, self.stepper.device, self.stepper.main
+        self.rank, self.processes = self.stepper.rank, self.stepper.processes
         self.batches = Batches(lessons.train, settings, Process(self.rank, self.processes, self.device))
-        self.optimizer: Any = make_optimizer(self.model.to(self.device), settings)
         self.interrupts = Interrupts(shared=self.processes > 1)
         self.progress = Progress()
         self.between_steps = False
@@ -73,13 +65,11 @@ class Trainer:
                 f"warning: {self.checkpoints.last.parent} holds an unfinished training ({where}), which is started "
                 "over: to go on with it, stop now and resume (--resume)"
             )
+        self.stepper.prepare(self.batches.size)
         if state is not None:
             self._restore(state)
             if self.main:
                 self.checkpoints.tidy()
-        self.objective, self.optimizer = self.accelerator.prepare(Objective(self.model, self.settings), self.optimizer)
-        if state is not None and self.accelerator.scaler is not None:
-            self.accelerator.scaler.load_state_dict(state["scaler"])
         with self.interrupts:
             try:
                 if state is None:
@@ -87,8 +77,11 @@ class Trainer:
                 self.saved = time.monotonic()
                 self.between_steps = True
                 while self.progress.epoch <= self.settings.epochs:
-                    self._train_epoch()
-                    self._finish_epoch()
+                    try:
+                        self._train_epoch()
+                        self._finish_epoch()
+                    except DivergedError as error:
+                        self._go_back(error)
             except (KeyboardInterrupt, RuntimeError) as error:
                 # A process that stopped first, or a worker that Ctrl-C ended, shows as RuntimeError in the others.
                 if not isinstance(error, KeyboardInterrupt) and not self.interrupts.requested:
@@ -96,6 +89,10 @@ class Trainer:
                 if self.between_steps:
                     self._keep()
                 raise KeyboardInterrupt from None
+            except DataError:  # an image, say: what was learnt so far is not lost
+                if self.between_steps:
+                    self._keep()
+                raise
         self.accelerator.wait_for_everyone()
         result = self._result()
         self.accelerator.end_training()
@@ -107,8 +104,7 @@ class Trainer:
 
     def _restore(self, state: dict[str, Any]) -> None:
         try:
-            self.model.load_state_dict(state["model"])
-            self.optimizer.load_state_dict(state["optimizer"])
+            self.stepper.load(state)
             self.progress = Progress.of(state)
         except (RuntimeError, KeyError, ValueError) as error:
             raise RunError(
@@ -116,9 +112,40 @@ class Trainer:
             ) from error
         self.best_epoch, self.best = self.checkpoints.load_best()
 
+    def _go_back(self, error: DivergedError) -> None:
+        """Go on from the last checkpoint with half the learning rate, and say so; the error where that was in vain."""
+        before = self.progress.setbacks
+        if len(before) == SETBACKS:
+            raise CompressError(
+                f"{error}, and so it was before with {2**SETBACKS} and {SETBACKS} times the learning rate: check the "
+                f"images and the weights, or lower --lr (it is {self._peak():.2g}); the best weights so far, of epoch "
+                f"{self.best_epoch}, are in {self.checkpoints.best}"
+            ) from error
+        self.between_steps = False
+        self.accelerator.wait_for_everyone()
+        state = self.checkpoints.load_last(self._comparable(), self.batches.images)
+        best = self.best_epoch, self.best
+        self._restore(state)
+        self.best_epoch, self.best = best  # its weights may be in memory alone
+        self.accelerator.wait_for_everyone()
+        self.progress.setbacks = [*before, str(error)]
+        told = f"{error}: gone back to step {self._number()} with half the learning rate, {self._peak():.2g}"
+        LOG.warning(f"warning: {told}")
+        self.between_steps = True
+        self._keep()
+
+    def _number(self) -> int:
+        """The number of steps that are done."""
+        return (self.progress.epoch - 1) * self.batches.steps + self.progress.step
+
     def _start(self) -> None:
         self.best_epoch, self.best = 0, self._validate()
         self._record(0, self.best, lr=None, train_loss=None)
+        self.progress.rate = self.settings.lr
+        if self.progress.rate is None:
+            found = find_rate(self.stepper, self.batches, self.settings, self.set_modes)
+            self.progress.rate, self.progress.found = found.rate, str(found)
+            LOG.info(str(found))
         if self.main:
             self.checkpoints.clear()
             self.checkpoints.save_best(self.model, 0, self.best)
@@ -126,15 +153,12 @@ class Trainer:
 
     def _save(self) -> None:
         """Write the last checkpoint and the history."""
-        if not self.main:
+        if not self.main or not self.stepper.finite:  # a state that is not finite is none to go back to
             return
-        scaler = self.accelerator.scaler
         state = {
             "settings": self._comparable(),
             "images": self.batches.images,
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": None if scaler is None else scaler.state_dict(),
+            **self.stepper.state(),
             **self.progress.state(),
         }
         self.checkpoints.save_last(state)
@@ -190,58 +214,52 @@ class Trainer:
                 steps.update()
                 steps.set_postfix(loss=f"{loss / self.batches.size:.3f}", lr=f"{lr:.2g}")
 
+    def _peak(self) -> float:
+        """The highest learning rate, halved at each setback."""
+        return cast(float, self.progress.rate) * 0.5 ** len(self.progress.setbacks)
+
     def _lr(self, step: int) -> float:
-        return cosine(cast(float, self.settings.lr), step, self.batches.steps * self.settings.epochs)
+        return rate_at(self._peak(), step, self.batches.steps * self.settings.epochs)
 
-    def _step(self, images: Tensor, labels: Tensor) -> tuple[float, float, bool]:
+    def _step(self, images: Tensor, labels: Tensor | None) -> tuple[float, float, bool]:
         """The learning rate, the loss summed over all processes, and whether one of them was told to stop."""
-        step = (self.progress.epoch - 1) * self.batches.steps + self.progress.step
-        lr = self._lr(step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        try:
-            loss = self.objective(images, labels, self._expected(images))
-            # Gradients are averaged over the processes; this makes them those of the mean over the whole batch.
-            self.accelerator.backward(loss * (self.processes / self.batches.size))
-            self.optimizer.step()
-            self.optimizer.zero_grad()
-        except (torch.OutOfMemoryError, CompressError) as error:
-            if isinstance(error.__cause__ or error, torch.OutOfMemoryError):
-                raise CompressError(
-                    f"a batch of {self.batches.size} does not fit the GPU; lower --batch-size"
-                ) from error
-            raise
-        flags = loss.new_tensor([float(self.interrupts.requested)])
-        total, stop = self.accelerator.reduce(torch.cat([loss.detach().reshape(1), flags]).double(), "sum").tolist()
+        lr = self._lr(self._number())
+        total, stop = self.stepper.step(images, labels, lr, self.interrupts.requested)
         if not math.isfinite(total):
-            raise CompressError(
-                f"the training loss is {total} at step {step + 1} (epoch {self.progress.epoch}); lower --lr (it is "
-                f"{self.settings.lr:g}); the best weights so far, of epoch {self.best_epoch}, are in "
-                f"{self.checkpoints.best}"
+            raise DivergedError(
+                f"the training loss is {total} at step {self._number() + 1} (epoch {self.progress.epoch})"
             )
-        return lr, total, self.interrupts.shared and stop > 0
-
-    def _expected(self, images: Tensor) -> Tensor | None:
-        """The teacher's logits of a batch; None without a teacher."""
-        if self.teacher is None:
-            return None
-        with self.accelerator.autocast():
-            return self.teacher.answers(images)
+        return lr, total, self.interrupts.shared and stop
 
     def _finish_epoch(self) -> None:
         at, began = self.progress, time.monotonic()
-        result = self._validate()
-        with self.interrupts.hold():
-            at.seconds += time.monotonic() - began
-            images = self.batches.steps * self.batches.size
-            lr = self._lr(at.epoch * self.batches.steps - 1)
-            self._record(at.epoch, result, lr=lr, train_loss=at.loss_sum / images)
-            if better(result, self.best):
-                self.best_epoch, self.best = at.epoch, result
-                if self.main:
-                    self._keep_best()
-            at.start_epoch()
-            self._keep()
+        bad = self.accelerator.reduce(torch.tensor([float(not self.stepper.finite)], device=self.device), "sum")
+        if float(bad):
+            raise DivergedError(f"the weights are not finite after epoch {at.epoch}")
+        with self._averaged():
+            result = self._validate()
+            with self.interrupts.hold():
+                at.seconds += time.monotonic() - began
+                images = self.batches.steps * self.batches.size
+                lr = self._lr(at.epoch * self.batches.steps - 1)
+                self._record(at.epoch, result, lr=lr, train_loss=at.loss_sum / images)
+                if better(result, self.best, self.settings.unlabelled):
+                    self.best_epoch, self.best = at.epoch, result
+                    if self.main:
+                        self._keep_best()
+                at.start_epoch()
+        self._keep()
+
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """Within the block the network has the average of its weights, where there is one."""
+        try:
+            with self.interrupts.hold():
+                self.stepper.swap()
+            yield
+        finally:
+            with self.interrupts.hold():
+                self.stepper.swap()
 
     def _validate(self) -> Evaluation:
         """The accuracy over all processes, each of which sees its share of the images."""
@@ -251,11 +269,12 @@ class Trainer:
         loader = make_loader(
             self.val, max(1, self.batches.size // self.processes), workers=self.settings.workers, indices=mine
         )
-        return summarise(self.accelerator.reduce(tally(self.model, loader, self.device, progress=self.main), "sum"))
+        judge = self.teacher if self.settings.unlabelled else None
+        return summarise(self.accelerator.reduce(tallied(self.model, loader, judge, self.device, self.main), "sum"))
 
     def _record(self, epoch: int, result: Evaluation, lr: float | None, train_loss: float | None) -> None:
-        step = epoch * self.batches.steps
-        self.progress.record(epoch, self.settings.epochs, result, step=step, lr=lr, train_loss=train_loss)
+        step, what = epoch * self.batches.steps, "the teacher's class" if self.settings.unlabelled else "top-1"
+        self.progress.record(epoch, self.settings.epochs, result, what, step=step, lr=lr, train_loss=train_loss)
 
     def _result(self) -> FinetuneResult:
         """The result, after putting the best weights into the network."""
@@ -263,4 +282,4 @@ class Trainer:
         if self.unwritten:
             self.model.load_state_dict(self.unwritten)
             best_epoch, best = self.best_epoch, self.best
-        return self.progress.result(best_epoch, best)
+        return self.progress.result(best_epoch, best, self._peak())

@@ -176,11 +176,15 @@ class GridAsked:
 
 @dataclass(frozen=True)
 class TrainingAsked:
-    """Where a training writes, None for the run itself, whether it replaces what is there, and whether it goes on."""
+    """Where a training writes, None for the run itself, whether it replaces what is there, and whether it goes on.
+
+    `augment` says how its images are changed.
+    """
 
     out: Path | None = None
     force: bool = False
     resume: bool = False
+    augment: str = "standard"
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,11 @@ import dataclasses
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
-from cnncompress.data import Augmented, Data, split
+from cnncompress.data import Augmented, Data, check_augmentation, split
 from cnncompress.errors import DataError, RunError, UsageError
 from cnncompress.finetuning import (
     Checkpoints,
@@ -21,21 +22,20 @@ from cnncompress.finetuning import (
 )
 from cnncompress.network.device import resolve_device
 from cnncompress.network.memory_format import memory_format_of, to_memory_format
-from cnncompress.network.profile import profile
 from cnncompress.pipeline.asked import ImagesAsked, NetworkAsked, TrainingAsked
 from cnncompress.pipeline.images import evaluate_on, held_out, open_data
 from cnncompress.pipeline.opened import Opened, is_program, open_run, with_code
 from cnncompress.pipeline.original import measured_again, original_network, with_accuracy
 from cnncompress.pipeline.rows import recorded
 from cnncompress.pipeline.training import TrainingPlace, origin_of, training_in
-from cnncompress.reporting import Report, Row
+from cnncompress.pipeline.tuned import add_notes, as_tuned, last_row, program_note
+from cnncompress.pipeline.unlabelled import add_taught, told
+from cnncompress.reporting import Report
 from cnncompress.runs import update_run
 from cnncompress.terminal.console import LOG, Steps
 from cnncompress.terminal.words import counted
-from cnncompress.text import plain
 
 VALIDATION_SHARE = 0.2
-ERRORS_OF_FIT = "relative errors of layers are those of their fit, before fine-tuning"
 
 
 @dataclasses.dataclass
@@ -61,6 +61,7 @@ def train_run(
     network is replaced in one step at the end.
     """
     resolve_device(images.device)
+    check_augmentation(asked.augment)
     steps = Steps(["load", "train", "save"])
     with training_in(run, asked) as place:
         steps.announce("load", f"load {run}")
@@ -69,23 +70,28 @@ def train_run(
         if is_program(opened):
             check_schedule(opened, training.schedule)
             LOG.warning(program_note(opened))
-        data = open_training_data(images.spec, opened, training.seed)
+        data = open_training_data(images.spec, opened, training)
         teacher = find_teacher(opened, training.distill)
         steps.announce("train", f"train {counted(training.epochs, 'epoch')} on {images.spec}")
+        accuracy = partial(evaluate_on, data=data, asked=images)
+        before = accuracy(opened.model) if training.unlabelled else None
         result = _train(opened, data, training, place, images.device, teacher)
         if not is_main_process():
             return None
         steps.announce("save", f"save in {place.target}")
-        add_tuned(report, opened, result, data)
-        again = partial(evaluate_on, data=data, asked=images)
-        report.rows[:1] = [measured_again(report.rows[0], opened, data, again)]
+        if training.unlabelled:
+            add_taught(report, opened, result, data, (before, accuracy(opened.model)))
+        else:
+            add_tuned(report, opened, result, data)
+        if data.labelled:
+            report.rows[:1] = [measured_again(report.rows[0], opened, data, accuracy)]
         info = {
-            "finetune": {"command": list(command), **dataclasses.asdict(training), "data": images.spec},
+            "finetune": {"command": list(command), **_record(training, asked, result), "data": images.spec},
             "held_out": held_out(opened, data),
         }
         place.ready()
         report.notes += update_run(place.target, opened.compressed, report.to_json(), info)
-        return Tuned(report, place.target, summary(result))
+        return Tuned(report, place.target, told(result, data) if training.unlabelled else summary(result))
 
 
 def _train(
@@ -99,10 +105,16 @@ def _train(
     """Train the network in place, with checkpoints in the place of the training."""
     if data.train is None:
         raise DataError(f"{data.name} holds no training images")
-    train = Augmented(data.train, opened.preprocessing, flip=data.flip, seed=training.seed)
-    checkpoints = Checkpoints(place.folder, place.ready, origin_of(opened, data))
+    augment = place.asked.augment
+    train = Augmented(data.train, opened.preprocessing, flip=data.flip, seed=training.seed, augment=augment)
+    checkpoints = Checkpoints(place.folder, place.ready, {**origin_of(opened, data), "augmentation": augment})
     lessons = Lessons(train, data.val, teacher, opened.example())
     return finetune(opened.model, lessons, training, checkpoints, device=device, resume=place.asked.resume)
+
+
+def _record(training: FinetuneSettings, asked: TrainingAsked, result: FinetuneResult) -> dict[str, Any]:
+    """The settings of a training as its run has them, with the learning rate that it had in the end."""
+    return {**dataclasses.asdict(training), "lr": result.lr, "augment": asked.augment}
 
 
 def check_schedule(opened: Opened, schedule: str) -> None:
@@ -113,15 +125,6 @@ def check_schedule(opened: Opened, schedule: str) -> None:
         raise UsageError(
             f"--schedule {schedule} needs layers, which the stored program of {opened.weights} lacks; {remedy}"
         )
-
-
-def program_note(opened: Opened) -> str:
-    """How the training of a program differs, in a line."""
-    other = f"; to train the network itself, {with_code(opened)}" if with_code(opened) else ""
-    return plain(
-        "fine-tuning trains the stored program: the statistics of batch normalisation stay as they are, and dropout is "
-        f"off{other}"
-    )
 
 
 def find_teacher(opened: Opened, distill: str) -> nn.Module | None:
@@ -138,12 +141,12 @@ def find_teacher(opened: Opened, distill: str) -> nn.Module | None:
     return to_memory_format(original, memory_format_of(opened.model))
 
 
-def open_training_data(spec: str | None, opened: Opened, seed: int) -> Data:
+def open_training_data(spec: str | None, opened: Opened, training: FinetuneSettings) -> Data:
     """Images to train and to validate on; a flat folder is split, the same way every time."""
-    data = open_data(spec, opened, "fine-tuning")
+    data = open_data(spec, opened, "" if training.unlabelled else "fine-tuning without --unlabelled")
     if data is None:
         raise UsageError("nothing to train on; give --data FOLDER, cifar10:ROOT or digits")
-    return split(data, VALIDATION_SHARE, seed)
+    return split(data, VALIDATION_SHARE, training.seed)
 
 
 def add_tuned(report: Report, opened: Opened, result: FinetuneResult, data: Data) -> None:
@@ -153,7 +156,7 @@ def add_tuned(report: Report, opened: Opened, result: FinetuneResult, data: Data
     no cost.
     """
     rows, start, best = report.rows, result.start, result.best
-    last = rows[-1] if rows else Row.of(opened.name, "decomposed", profile(opened.model, opened.example()))
+    last = last_row(report, opened)
     again, same = last.kind == "finetuned", (best.top1, best.top5) == (start.top1, start.top5)
     if same:
         what = f"loss {start.loss:.4f} → {best.loss:.4f}" if result.best_epoch else result.note
@@ -162,10 +165,8 @@ def add_tuned(report: Report, opened: Opened, result: FinetuneResult, data: Data
     if result.best_epoch == 0:  # it is the network that it was
         report.rows = [*rows[:-1], with_accuracy(last, start, data)]
         return
-    told = [ERRORS_OF_FIT, program_note(opened)] if is_program(opened) else [ERRORS_OF_FIT]
-    report.notes += [text for text in told if text not in report.notes]
-    name = last.name if again else f"{last.name}, fine-tuned"
-    tuned = with_accuracy(dataclasses.replace(last, name=name, kind="finetuned"), best, data)
+    add_notes(report, opened)
+    tuned = with_accuracy(as_tuned(last), best, data)
     before = [] if again or same else [with_accuracy(last, start, data)]
     report.rows = [*rows[:-1], *before, tuned]
 

@@ -43,7 +43,10 @@ def test_from_a_config(run_copy, data, done):
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        (["--distill", "attention"], "'attention'"),
+        (["--distill", "features"], "'features'"),
+        (["--distill", "attention", "--temperature", "3"], "temperature is for distillation: give --distill logits"),
+        (["--attention-weight", "3"], "attention_weight is for distillation: give --distill attention with it"),
+        (["--unlabelled"], "unlabelled learns the teacher's answers: give --distill logits"),
         (["--temperature", "3"], "temperature is for distillation: give --distill logits with it"),
         (["--distill", "logits", "--temperature", "-1"], "temperature -1.0 makes no sense"),
         (["--distill", "logits", "--teacher-share", "2"], "teacher_share 2.0 is out of range"),
@@ -61,3 +64,14 @@ def test_a_run_whose_original_is_gone(run_copy, data, refused):
     words = refused("finetune", "run", "--data", data, *QUICK, "--out", "B")
     assert "--distill needs the original of run run" in words
     assert "leave out --distill" in words
+
+
+def test_attention_maps_are_learnt_at_the_ends_of_the_groups(run_copy, data, done, monkeypatch):
+    seen = set()
+    answers = Teacher.answers
+    monkeypatch.setattr(Teacher, "answers", lambda self, x: seen.add(tuple(self.places)) or answers(self, x))
+    done("finetune", "run", "--data", data, *QUICK[:-1], "logits+attention", "--attention-weight", "10")
+    before_the_pools = ("features.5", "features.12", "features.19")
+    assert seen == {(), (*before_the_pools, "features")}
+    found = json.loads(Path("run/run.json").read_text())["finetune"]
+    assert (found["distill"], found["attention_weight"]) == ("logits+attention", 10)

@@ -17,7 +17,7 @@ from tests.cli.conftest import complaint, listing
 
 QUIET = "error: interrupted; nothing is left half-written\n"
 DECOMPOSE = ["decompose", "digits_vgg", "--rank", "4", "--data", "digits", "--out", "out"]
-FINETUNE = ["finetune", "run", "--data", "digits", "--epochs", "2", "--batch-size", "128"]
+FINETUNE = ["finetune", "run", "--data", "digits", "--epochs", "2", "--batch-size", "128", "--lr", "0.01"]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": os.getcwd()}
 
 

@@ -10,9 +10,11 @@ import pytest
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader
+from torchvision.transforms import v2
 from torchvision.transforms._presets import ImageClassification
 
 from cnncompress.data import Augmented, evaluation_transform, load_data, make_loader, split
+from cnncompress.data.augmentation import AUGMENTATIONS
 from cnncompress.errors import DataError, UsageError
 from cnncompress.network.preprocessing import Preprocessing
 from tests.data.helpers import PLAIN, labels, refused, tree
@@ -158,6 +160,20 @@ def test_flip_mirrors_half_of_the_images():
         assert torch.equal(plain, flipped) or torch.equal(plain, flipped.flip(-1))
         mirrored += not torch.equal(plain, flipped)
     assert 10 < mirrored < 30
+
+
+def test_augmentations_by_name():
+    """`none` is the image as it is evaluated, `trivial` the standard one and one of TrivialAugment's operations."""
+    data = load_data("digits", Preprocessing((32, 32), None, (0, 0, 0), (1, 1, 1)), 10)
+    named = {n: Augmented(data.val, data.val.preprocessing, flip=False, seed=0, augment=n) for n in AUGMENTATIONS}
+    for training in named.values():
+        training.set_epoch(2)
+    assert all(torch.equal(named["none"][i][0], data.val[i][0]) for i in range(5))
+    assert not all(torch.equal(named["standard"][i][0], named["trivial"][i][0]) for i in range(20))
+    operations = [step for step in named["trivial"]._transform.transforms if isinstance(step, v2.TrivialAugmentWide)]
+    assert len(operations) == 1
+    with pytest.raises(UsageError, match="unknown augment 'trivia'; did you mean 'trivial'"):
+        Augmented(data.val, PLAIN, flip=False, seed=0, augment="trivia")
 
 
 # --- split ---

@@ -119,3 +119,19 @@ def test_upper_leaves_all_below_bitwise_unchanged(tmp_path):
     }
     assert [False] * 4 + [True] * 6 in modes
     assert all(mode in ([False] * 4 + [True] * 6, [False] * 10) for mode in modes)
+
+
+def test_nothing_below_the_lowest_layer_that_trains_is_in_the_graph(tmp_path):
+    model, seen = network(), {}
+
+    def watch(name):
+        def hook(module, args, output):
+            if model[9].training and torch.is_grad_enabled():
+                seen.setdefault(name, set()).add(output.requires_grad)
+
+        return hook
+
+    for name, module in model.named_children():
+        module.register_forward_hook(watch(name))
+    tune(tmp_path, model, schedule="upper", epochs=1)
+    assert seen == {str(i): {i >= 4} for i in range(10)}

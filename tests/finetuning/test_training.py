@@ -7,9 +7,9 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from cnncompress.errors import CompressError, DataError, UsageError
+from cnncompress.errors import DataError, UsageError
 from cnncompress.finetuning import FinetuneSettings, Lessons, finetune
-from cnncompress.finetuning.optimization import better, cosine, make_optimizer
+from cnncompress.finetuning.optimization import better, make_optimizer
 from cnncompress.network.evaluate import Evaluation
 from tests.finetuning.toy import (
     Auxiliary,
@@ -43,12 +43,12 @@ def test_training_learns_and_keeps_the_best(tmp_path, optimizer):
     ]
 
 
-def test_the_learning_rates_are_a_half_cosine(tmp_path):
+def test_the_learning_rates_are_a_half_cosine_after_a_warm_up(tmp_path):
     result = tune(tmp_path, network(), lr=0.04)
-    # Epoch e ends with step 6 e - 1 of 12, counted from 0.
-    expected = [0.02 * (1 + math.cos(math.pi * step / 12)) for step in (5, 11)]
+    # Epoch e ends with step 6 e - 1 of 12, counted from 0; the first step has half the rate.
+    expected = [0.02 * (1 + math.cos(math.pi * (step - 1) / 11)) for step in (5, 11)]
     assert [row["lr"] for row in result.history[1:]] == pytest.approx(expected, rel=1e-12)
-    assert cosine(0.5, 0, 7) == 0.5
+    assert result.lr == 0.04
 
 
 @pytest.mark.parametrize(("images", "each"), [(16, 16), (20, 16), (5, 5), (1000, 48)])
@@ -103,19 +103,6 @@ def test_better_compares_top1_then_loss():
     assert not better(dataclasses.replace(base, top1=79.0, loss=0.1), base)
     assert not better(dataclasses.replace(base, top1=99.0, loss=math.nan), base)
     assert better(base, dataclasses.replace(base, top1=99.0, loss=math.nan))
-
-
-def test_a_loss_that_is_not_finite_stops_and_keeps_the_best(tmp_path):
-    model = network()
-    start = state_of(model)
-    train = Toy()
-    train.images[:] = float("inf")
-    with pytest.raises(CompressError, match=r"loss is nan at step 1 .*lower --lr") as caught:
-        tune(tmp_path, model, train)
-    assert "\n" not in str(caught.value)
-    assert_same(start, load_file(tmp_path / "checkpoints" / "best.safetensors"))
-    last = torch.load(tmp_path / "checkpoints" / "last.pt", weights_only=True)
-    assert_same(start, last["model"])
 
 
 def test_labels_the_network_lacks(tmp_path):
