@@ -8,14 +8,19 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
+import cnncompress as cc
 from cnncompress.api import run_decompose
 from cnncompress.config import DecomposeSettings, merge
+from cnncompress.models.builtin import BUILTIN
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 NIN_BIASES = 192 + 160 + 96 + 5 * 192 + 10
 VGG_BIASES = 64 + 128 + 2 * 256 + 4 * 512  # of the convolutions
 HEAD_BIASES = 4096 + 4096 + 1000
+RESNET_BIASES = 64 + 1000
+NORMALISED = 2 * 26_560  # parameters of batch normalisations
 MAP = 224 * 224  # positions of the first layer
 
 
@@ -32,6 +37,32 @@ def test_deep_roots_network_in_network(name, macs, params):
     assert small == (params, macs - NIN_BIASES)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "macs", "params"),
+    [
+        ("root2", 3_684_566_056, 25_448_680),
+        ("root8", 2_860_876_840, 23_195_368),
+        ("root64", 2_114_860_072, 15_312_808),
+    ],
+)
+def test_deep_roots_resnet_50(name, macs, params):
+    """The paper leaves out batch normalisations."""
+    original, small = rows(f"ioannou2017_resnet50_{name}")
+    assert original == (25_503_976 + NORMALISED, 3_857_974_312 - RESNET_BIASES)
+    assert small == (params + NORMALISED, macs - RESNET_BIASES)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("groups", "fewer"), [(8, 13_367_808), (64, 29_636_928)])
+def test_deep_roots_resnet_200(groups, fewer):
+    network = BUILTIN["resnet50_v1"].build(depth=200)
+    method = f"root:groups={groups},join=network"
+    plan = cc.plan(network, torch.zeros(1, 3, 64, 64), method=method, layers=["*.spatial"])
+    assert sum(before - after for before, after in (layer.params for layer in plan.layers.values())) == fewer
+
+
+@pytest.mark.slow
 def test_vgg11_gmp_lr():
     original, small = rows("ioannou2016_vgg11_gmp_lr")
     biases = VGG_BIASES + HEAD_BIASES
@@ -45,18 +76,13 @@ def test_vgg11_gmp_lr_2x():
     assert small == (31_298_792, 3_136_795_304 - VGG_BIASES - HEAD_BIASES - 2 * 512)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "macs", "params", "more", "first"),
     [
-        pytest.param(
-            *("lr_join", 3_854_023_016, 27_257_768, 0, 3 * 64 * 3 + 64 * 64),
-            marks=pytest.mark.slow,
-        ),
-        pytest.param(
-            *("lr_join_wfull", 6_336_823_656, 37_184_712, 2 * 512, 3 * (48 * 3 + 16 * 9) + 64 * 64),
-            marks=pytest.mark.slow,
-        ),
-        pytest.param(*("sf", 6_525_794_664, 29_658_024, 0, 3 * 64 * 3 + 64 * 64 * 3), marks=pytest.mark.slow),
+        ("lr_join", 3_854_023_016, 27_257_768, 0, 3 * 64 * 3 + 64 * 64),
+        ("lr_join_wfull", 6_336_823_656, 37_184_712, 2 * 512, 3 * (48 * 3 + 16 * 9) + 64 * 64),
+        ("sf", 6_525_794_664, 29_658_024, 0, 3 * 64 * 3 + 64 * 64 * 3),
     ],
 )
 def test_vgg11_gmp_with_a_layer_after_each(name, macs, params, more, first):

@@ -77,6 +77,7 @@ def test_shape_of_photodigits_vgg():
     ("name", "arguments", "params"),
     [
         ("cifar_nin", {}, 966_986),
+        ("resnet50_v1", {}, 25_503_976 + 2 * 26_560),  # of channels that are normalised
         ("vgg11_gmp", {}, 32_200_040),
         ("wrn_40_2", {}, 2_243_546),
         ("wrn_40_2", {"depth": 28, "width": 10}, 36_479_194),
