@@ -65,7 +65,7 @@ def command(format_: str | None, output: Path | None, plot: Path | None, **flags
 
 def _print(title: str, layers: Sequence[Inspected]) -> None:
     """The layers as a table that fits the terminal."""
-    from cnncompress.reporting.inspection import ENERGY, letters_of
+    from cnncompress.reporting.inspection import ENERGY, letters_of, told_of
     from cnncompress.reporting.layout import AS_NEEDED, fill, fitting, table, terminal_width
     from cnncompress.terminal.words import human
 
@@ -90,5 +90,5 @@ def _print(title: str, layers: Sequence[Inspected]) -> None:
     narrow = [partial(short, "% MACs"), partial(short, "% MACs", "shape")]
     narrow.append(partial(narrow[-1], names=AS_NEEDED))
     options.echo(fitting([partial(draw, str), short, *narrow], width) + "\n")
-    for line in (ENERGY, *(f"{letter}: {methods}" for methods, letter in letters.items())):
+    for line in (ENERGY, *told_of(layers)):
         options.echo(fill(line, width or 110))

@@ -12,6 +12,7 @@ from cnncompress.network.graph import Traced
 from cnncompress.network.kinds import is_layer, kind_of, spec_of
 
 SUMMED = "they are added to those of another branch"
+CONCATENATED = "they are concatenated with those of another branch"
 JOINED = "they go into {}, which does not keep channels apart"
 RETURNED = "they are what the network returns"
 AGAIN = "{} is called more than once"
@@ -19,6 +20,7 @@ GROUPED = "{} takes them in groups"
 FIXED = "{} cannot change"
 UNKNOWN = "torch.fx cannot follow the forward pass"
 GIVEN = "no layer gives them one by one"
+OF_IMAGE = "they are those of the image"
 
 
 @dataclass(frozen=True, eq=False)
@@ -214,6 +216,8 @@ class _Reading:
 
     def _operation(self, node: fx.Node) -> _Value | None:
         values, what = self._read_values(node), operations.kind_of_operation(node)
+        if node.op == "placeholder":
+            self.why[node] = OF_IMAGE
         if not values or what == "shape":
             return None
         if what == "elementwise" and len(node.all_input_nodes) == 1:
@@ -226,8 +230,8 @@ class _Reading:
             for other in values[1:]:
                 values[0].space.join(other.space)
             return values[0]
-        reason = RETURNED if node.op == "output" else SUMMED if what == "sum" else JOINED.format(_named(node))
-        self._keep(node, reason)
+        known = {"sum": SUMMED, "concatenation": CONCATENATED}
+        self._keep(node, RETURNED if node.op == "output" else known.get(what, JOINED.format(_named(node))))
         return None
 
 

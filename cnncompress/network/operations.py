@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from torch import fx, nn
 
-What = Literal["elementwise", "spatial", "flatten", "mean", "product", "sum", "shape", "other"]
+What = Literal["elementwise", "spatial", "flatten", "mean", "product", "sum", "concatenation", "shape", "other"]
 
 ACTIVATIONS = (
     *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Hardtanh, nn.Hardswish),
@@ -31,6 +31,7 @@ POOLING = frozenset(
     ["max_pool2d", "avg_pool2d", "lp_pool2d", "adaptive_avg_pool2d", "adaptive_max_pool2d", "interpolate"]
 )
 PRODUCTS, SUMS = frozenset({"mul", "imul"}), frozenset({"add", "iadd", "sub", "isub"})
+CONCATENATIONS = frozenset({"cat", "concat", "concatenate"})
 SHAPES = frozenset({"size", "dim", "numel"})
 
 
@@ -62,6 +63,8 @@ def kind_of_operation(node: fx.Node) -> What:
         return "product" if len(node.all_input_nodes) > 1 else "elementwise"
     if name in SUMS:
         return "sum" if len(node.all_input_nodes) > 1 else "elementwise"
+    if name in CONCATENATIONS:
+        return "concatenation"
     if name in ELEMENTWISE:
         return "elementwise"
     if name in POOLING or (name == "pad" and _is_spatial_pad(node)):

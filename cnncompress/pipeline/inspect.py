@@ -7,12 +7,15 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from cnncompress.names.methods import SELECT
 from cnncompress.network.kinds import dense_weight, spec_of
 from cnncompress.network.layers import layers_of, refuse_module
-from cnncompress.network.subject import look_at
+from cnncompress.network.subject import Subject, look_at
+from cnncompress.network.widths import channels_of
 from cnncompress.pipeline.asked import NetworkAsked
 from cnncompress.pipeline.opened import Opened, need_layers, open_network
 from cnncompress.planning import choose_method, describe_methods
+from cnncompress.planning.selecting import staying
 from cnncompress.reporting.inspection import Inspected
 from cnncompress.terminal.console import bar
 
@@ -34,6 +37,7 @@ def inspect_layers(
     modules = layers_of(model)
     subject = look_at(model, example)
     calls = subject.calls
+    stay = _staying(subject)
     rows = []
     order = sorted(modules, key=lambda n: calls[n].order if n in calls else len(calls))
     for name in bar(order, desc="inspect", unit="layer", leave=False):
@@ -47,6 +51,8 @@ def inspect_layers(
             unfit = "" if row.methods else next(why for why in reasons.values() if why)
             row.note = refuse_module(module) or calls[name].kept or unfit
         if not row.note:
+            row.whole = stay.get(name, "")
+            row.methods += [] if row.whole or spec.depthwise else [SELECT]
             method = choose_method("auto", spec)[0]
             row.full_rank = method.full_rank(spec)[0]
             weight = dense_weight(module)
@@ -56,6 +62,14 @@ def inspect_layers(
         rows.append(row)
     rest = subject.cost.others
     return [*rows, *(Inspected(o.name, o.kind, o.params, o.macs, [], note=o.reason) for o in rest)]
+
+
+def _staying(subject: Subject) -> dict[str, str]:
+    """Why the input channels of layers stay whole; of none on the meta device, where no forward pass shows it."""
+    names = [name for name, call in subject.calls.items() if not call.kept]
+    if any(p.is_meta for p in subject.network.parameters()):
+        return dict.fromkeys(names, "their values are not known")
+    return staying(channels_of(subject), names, subject)
 
 
 def rank_for_energy(singular_values: torch.Tensor, share: float) -> int:

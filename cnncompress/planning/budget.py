@@ -14,10 +14,11 @@ from cnncompress.metrics import get_metric
 from cnncompress.planning.alone import Alone, Change
 from cnncompress.planning.candidates import Layer, spread
 from cnncompress.planning.clocked import CLOCKINGS, Scaled, Sums, best_of
-from cnncompress.planning.collection import Candidates
+from cnncompress.planning.collection import Candidates, with_channels
 from cnncompress.planning.cuts import Cut
 from cnncompress.planning.joint import Prices, components
 from cnncompress.planning.realize import costs_of, planned
+from cnncompress.planning.selecting import CIRCLE, WHOLE
 from cnncompress.planning.solution import Joint, Solution
 from cnncompress.planning.solver.highs import Floats
 from cnncompress.planning.solver.knapsack import solve
@@ -69,6 +70,8 @@ class _Search:
         self.layers = [_afresh(layer) for layer in candidates.layers]
         self.cuts = [replace(cut, factor=1.0) for cut in candidates.cuts]
         self.parts = components(self.layers, self.cuts)
+        settled = {cut for part in self.parts for cut in part.cuts}
+        self.circling = {name for cut in self.cuts if cut not in settled for name in cut.group.takers}
         self.alone = Alone(candidates)
 
     def plan(self) -> Plan:
@@ -133,13 +136,18 @@ class _Search:
 
     def _told(self, solution: Solution) -> Plan:
         plan = planned(self.all.subject, solution, self.guide.metric, self.guide.centred)
-        stays = {name: self.all.kept.get(name, STAYS) for name in solution if name not in plan.changes}
+        stays = {name: self._reason(name) for name in solution if name not in plan.changes}
         plan.kept = {name: why for name, why in self.all.kept.items() if name not in solution} | stays
         costs = costs_of(self.all.subject, plan)
         if "latency" in self.totals:
             costs["latency"] = self._fixed()["latency"] + solution.cost("latency")
         plan.achieved = {cost: costs[cost] / total for cost, total in self.references.items()}
         return plan
+
+    def _reason(self, name: str) -> str:
+        """Why a layer that might change stays."""
+        reason = self.all.kept.get(name) or with_channels(STAYS, self.all.whole.get(name))
+        return with_channels(reason, WHOLE.format(CIRCLE) if name in self.circling else None)
 
     def _fixed(self) -> dict[str, float]:
         """What the rest of the network costs."""

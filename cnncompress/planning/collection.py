@@ -24,7 +24,7 @@ from cnncompress.network.widths import channels_of
 from cnncompress.planning.candidates import Common, Layer, make_layer, methods_of
 from cnncompress.planning.cuts import Cut, make_cuts
 from cnncompress.planning.rules import Choice, Kept
-from cnncompress.planning.selecting import WHOLE
+from cnncompress.planning.selecting import WHOLE, staying
 from cnncompress.terminal.console import bar
 
 T = TypeVar("T")
@@ -72,7 +72,8 @@ class LatencyModel:
 class Candidates:
     """Layers that may change with all they may become, and those that cannot, with the reason.
 
-    `cuts` tell how many of the channels between layers may be left. `measured` has the divergences that were measured
+    `cuts` tell how many of the channels between layers may be left, `whole` why a layer that might take fewer takes
+    all. `measured` has the divergences that were measured
     so far, by layer, family and place of the rank, or by cut and place.
     """
 
@@ -83,6 +84,7 @@ class Candidates:
     guide: Guide
     times: LatencyModel | None = None
     progress: bool = True
+    whole: Mapping[str, str] = field(default_factory=dict)
     measured: dict[tuple[str, int, int], float] = field(default_factory=dict, repr=False)
 
     @property
@@ -132,6 +134,7 @@ def make_candidates(
     result = Candidates(subject, (), (), kept, guide, times, progress)
     selecting = {name for name, choice in choices.items() if choice.selects and guide.selects}
     groups = channels_of(subject) if selecting else Channels((), {})
+    whole = {name: WHOLE.format(why) for name, why in staying(groups, selecting, subject).items()}
     cuts = make_cuts(subject, groups.groups, selecting, guide.metric, guide.statistics, multiple)
     narrowing = {name for cut in cuts for name in cut.group.modules}
     for name in result.bar(choices, "candidates"):
@@ -148,6 +151,11 @@ def make_candidates(
         elif name in narrowing:
             layers.append(Layer(name, call, [], guide.centred))
         if isinstance(layer, Kept):
-            why = groups.whole.get(name)
-            kept[name] = WHOLE.format(why) if choices[name].method == SELECT and why else layer.reason
-    return replace(result, layers=tuple(layers), cuts=tuple(cuts))
+            alone = choices[name].method == SELECT and name in whole
+            kept[name] = whole[name] if alone else with_channels(layer.reason, whole.get(name))
+    return replace(result, layers=tuple(layers), cuts=tuple(cuts), whole=whole)
+
+
+def with_channels(reason: str, whole: str | None) -> str:
+    """Why a layer stays, with why it takes all its channels."""
+    return f"{reason}; {whole}" if whole else reason

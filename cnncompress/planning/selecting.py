@@ -7,13 +7,14 @@ from collections.abc import Collection, Mapping
 from cnncompress.chains.plan import Plan
 from cnncompress.errors import UsageError
 from cnncompress.names.methods import SELECT
-from cnncompress.network.channels import Group
+from cnncompress.network.channels import GIVEN, Channels, Group
 from cnncompress.network.selection import MOST_INPUTS
 from cnncompress.network.subject import Subject
 from cnncompress.network.widths import channels_of, narrowed_to
 from cnncompress.planning.rules import Choice, Kept, RankRequest
 
 WHOLE = "its input channels stay whole: {}"
+CIRCLE = "layers that share channels close a circle, in which one group has to stay"
 
 
 def select_by_rank(subject: Subject, choices: Mapping[str, Choice], biased: bool) -> Plan:
@@ -36,7 +37,7 @@ def select_by_rank(subject: Subject, choices: Mapping[str, Choice], biased: bool
     plan = narrowed_to(subject.calls, counts, biased)
     for name in choices:
         if name not in plan.narrowed:
-            plan.kept[name] = kept.get(name, WHOLE.format("no layer gives them one by one"))
+            plan.kept[name] = kept.get(name, WHOLE.format(GIVEN))
     return plan
 
 
@@ -63,6 +64,16 @@ def unfit(group: Group, choices: Collection[str], subject: Subject) -> str | Non
         if inputs > MOST_INPUTS:
             return f"{name} takes {inputs} inputs at a position, too many to choose from (at most {MOST_INPUTS})"
     return None
+
+
+def staying(channels: Channels, names: Collection[str], subject: Subject) -> dict[str, str]:
+    """Why the input channels of layers among `names` stay whole, in words, where these alone may change."""
+    why = dict(channels.whole)
+    for group in channels.groups:
+        reason = "there is only one" if group.channels < 2 else unfit(group, names, subject)
+        if reason is not None:
+            why |= dict.fromkeys(group.takers, reason)
+    return {name: reason for name, reason in why.items() if name in names}
 
 
 def _rank(channels: int, request: RankRequest) -> int:

@@ -27,9 +27,10 @@ from cnncompress.programs.export import (
     publishing,
     random_batch,
 )
+from cnncompress.terminal.words import listed
 
 TOLERANCE = 2e-2  # of a file's outputs: another order of additions moves a value by one of 255 steps
-LISTED = 8  # layers in a message
+NAMES_SHOWN = 8  # layers in a message
 
 
 @dataclass(frozen=True)
@@ -105,8 +106,7 @@ def check_patterns(program: bytes, patterns: Sequence[str]) -> None:
     names = layers_of(onnx.load_from_string(program))
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in names):
-            more = f", … {len(names) - LISTED} more" if len(names) > LISTED else ""
-            raise UsageError(f"--keep-float '{pattern}' matches no layer; they are {', '.join(names[:LISTED])}{more}")
+            raise UsageError(f"--keep-float '{pattern}' matches no layer; they are {listed(names, NAMES_SHOWN)}")
 
 
 def write_int8(

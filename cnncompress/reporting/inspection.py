@@ -9,7 +9,7 @@ from html import escape
 from cnncompress.reporting.cells import NONE
 from cnncompress.reporting.page import Cell, Page, Section, Table, Tile, with_bars
 from cnncompress.reporting.palette import DARK, LIGHT
-from cnncompress.terminal.words import counted, human
+from cnncompress.terminal.words import counted, human, listed
 from cnncompress.text import plain
 
 ROW, NAMES, BAR, GAP = 22, 250, 230, 90  # pixels of a picture: a line, its name, a bar, the number beside it
@@ -19,7 +19,10 @@ LONGEST = 32  # characters of a name in a picture
 
 @dataclass
 class Inspected:
-    """One layer: what it is, what it costs, which methods apply, and the rank that keeps a share of its energy."""
+    """One layer: what it is, what it costs, which methods apply, and the rank that keeps a share of its energy.
+
+    `whole` says why it takes all its input channels, and is empty where the method select may leave fewer.
+    """
 
     layer: str
     shape: str
@@ -29,6 +32,7 @@ class Inspected:
     full_rank: int | None = None
     rank_at: dict[float, int] = field(default_factory=dict)
     note: str = ""
+    whole: str = ""
 
     @property
     def ranks(self) -> str:
@@ -49,8 +53,7 @@ def inspection_page(title: str, lead: str, layers: Sequence[Inspected]) -> str:
     caption = "Layers in the order of their calls; bars are shares of the longest"
     cells = [_cells(layer, layers, letters) for layer in layers]
     table = Table(caption, headers, cells, ["", "", "", "l", "", "words" if any(x.note for x in layers) else "l"])
-    told = [f"{letter}: {methods}" for methods, letter in letters.items()]
-    section = Section("Layers", text=f"{ENERGY}.", tables=[table], sentences=told)
+    section = Section("Layers", text=f"{ENERGY}.", tables=[table], sentences=told_of(layers))
     return Page(title, _summary(layers, macs), tiles, lead, (), [section]).html()
 
 
@@ -58,6 +61,17 @@ def letters_of(layers: Sequence[Inspected]) -> dict[str, str]:
     """A letter for each set of methods that apply to a layer, by their names."""
     sets = dict.fromkeys(", ".join(layer.methods) for layer in layers if not layer.note)
     return {methods: chr(ord("A") + i) for i, methods in enumerate(sets)}
+
+
+def told_of(layers: Sequence[Inspected]) -> list[str]:
+    """What letters stand for, and a line for each reason why layers take all their input channels."""
+    reasons: dict[str, list[str]] = {}
+    for layer in layers:
+        if layer.whole:
+            reasons.setdefault(layer.whole, []).append(layer.layer)
+    told = "no select for {}, whose input channels stay whole: {}"
+    staying = [told.format(listed(names), reason) for reason, names in reasons.items()]
+    return [*(f"{letter}: {methods}" for methods, letter in letters_of(layers).items()), *staying]
 
 
 def _sums(layers: Sequence[Inspected]) -> tuple[int, int]:

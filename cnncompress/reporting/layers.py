@@ -9,10 +9,9 @@ from typing import Any
 
 from cnncompress.reporting.cells import NONE, divide, share, with_share
 from cnncompress.reporting.rows import Report
-from cnncompress.terminal.words import human
+from cnncompress.terminal.words import human, listed
 from cnncompress.text import plain
 
-LISTED = 4  # names of kept layers in a table, for each reason
 NUMBER = re.compile(r"(?<![\w.])\d[\d,×.]*\b")
 LAYER_FORMS = ("whole", "after", "shares", "fewest")
 
@@ -64,9 +63,7 @@ def kept_table(kept: dict[str, str]) -> tuple[list[str], list[list[str]], str]:
         groups.setdefault(NUMBER.sub("…", reason), {})[name] = reason
     cells = []
     for members in groups.values():
-        names = list(members)
-        more = f", … {len(names) - LISTED} more" if len(names) > LISTED else ""
-        cells.append([", ".join(names[:LISTED]) + more, str(len(names)), _common(list(members.values()))])
+        cells.append([listed(list(members)), str(len(members)), _common(list(members.values()))])
     return ["kept layers", "number", "because"], cells, "lrl"
 
 

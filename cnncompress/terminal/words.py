@@ -1,8 +1,9 @@
-"""Numbers in words."""
+"""Numbers and names in words."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 
 def human(value: int, unit: str = "") -> str:
@@ -10,6 +11,11 @@ def human(value: int, unit: str = "") -> str:
     exponent = 0 if value < 1000 else min(4, int(math.log10(float(f"{value:.3e}"))) // 3)
     digits = f"{value / 1000**exponent:.4g}" if exponent == 0 else f"{value / 1000**exponent:#.4g}"
     return digits.rstrip(".") + ("", "K", "M", "G", "T")[exponent] + unit
+
+
+def listed(names: Sequence[str], most: int = 4) -> str:
+    """Names in a row, the first `most` of them: `a, b, … 3 more`."""
+    return ", ".join([*names[:most], *([f"… {len(names) - most} more"] if len(names) > most else [])])
 
 
 def counted(number: int, noun: str) -> str:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from torch import nn
 from torch.nn import functional as F
 
@@ -15,6 +16,7 @@ from cnncompress.chains.plan import Budget
 from cnncompress.errors import UnreachableError
 from cnncompress.network.subject import look_at
 from cnncompress.planning import Choice, Guide, Planner, make_candidates
+from cnncompress.planning.budget import STAYS
 from cnncompress.planning.joint import Prices, components, front_of
 from cnncompress.planning.realize import costs_of, planned
 from cnncompress.planning.solution import Joint, Solution
@@ -155,6 +157,41 @@ def test_a_circle_of_channels_is_opened():
     shared = components(found.layers, found.cuts)
     assert {cut for part in shared for cut in part.cuts} == set(found.cuts)
     assert one in next(part for part in shared if two in part.cuts).cuts
+
+
+class Circle(nn.Module):
+    """A gate whose own two layers and the layer before share their channels in a circle; then a concatenation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 6, 1), nn.Conv2d(6, 7, 3, padding=1)
+        self.d, self.e, self.f, self.last = (nn.Conv2d(*two, 1) for two in ((7, 8), (8, 8), (8, 8), (16, 6)))
+
+    def forward(self, x):
+        x = F.relu(self.a(x))
+        x = x * self.d(F.relu(self.c(F.relu(self.b(x))))).sigmoid()
+        return self.last(F.relu(torch.cat([self.e(x), self.f(x)], 1))).mean((2, 3))
+
+
+def test_channels_that_stay_whole_are_told_with_the_reason():
+    """b takes the channels of a and d, c those of b, d those of c: the last of the three groups has to stay."""
+    model, x = made(Circle()), natural(30)
+    statistics = cc.collect_statistics(model, [x], "data-covariance", progress=False)
+    subject = look_at(model, x)
+
+    def kept(method, budget):
+        choices = {name: Choice(method) for name in subject.calls}
+        found = make_candidates(subject, choices, Guide("data-covariance", statistics), progress=False)
+        return Planner(found).plan(budget).kept
+
+    alone, both = kept("select", Budget(macs=1.0)), kept("auto+select", Budget(macs=1.0))
+    assert alone["a"] == "its input channels stay whole: they are those of the image"
+    assert both["a"].startswith(f"{STAYS}; its input channels stay whole")
+    for plan in (alone, both):
+        assert "they are concatenated with those of another branch" in plan["last"]
+        circling = [name for name, why in plan.items() if "close a circle" in why]
+        assert len(circling) == 1
+        assert circling[0] in "bcd"
 
 
 def test_fronts_hold_what_no_other_way_beats():
