@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,20 +63,19 @@ def command(
     by_layer = [layer_times(opened, timing, layout) for timing, layout in ways] if layers else []
     text = "" if latency_table is None else measured_table(opened, timings[0])
     if len(measured) > 1:
-        echo_side_by_side(opened.name, measured)
+        echo_side_by_side(measured)
     rows = cost_rows(cost) + [row for times in measured for row in latency_rows(times) if len(measured) == 1]
     options.echo(f"{opened.name}, {opened.weights}, one image of {'×'.join(map(str, cost.input_shape[1:]))}")
     options.echo(tabulate(rows, tablefmt="plain", disable_numparse=True))
     for times in measured:
         one = list(times.values())[-1]
-        options.echo(f"latency{_where(one)}: batch {one.setting.batch}, {one.setting.words}")
-    for timed_layers, times in zip_longest(by_layer, measured):
+        where = f" in {one.setting.label}" if len(measured) > 1 else _where(one)
+        options.echo(f"latency{where}: batch {one.setting.batch}, {one.setting.words}")
+    for timed_layers, times in zip(by_layer, measured, strict=False):
         *before, one = times.values()
-        if timed_layers is not None:
-            options.echo()
-            echo_layers(timed_layers, one, before[-1] if before else None)
-        if before and one.median >= before[-1].median:
-            options.echo(f"{opened.name} is not faster than its original here{_where(one)}")
+        options.echo()
+        echo_layers(timed_layers, one, before[-1] if before else None)
+    echo_slower(measured)
     if latency_table is not None:
         write_text(latency_table, text)
         options.echo(f"written to {latency_table}", err=True)
@@ -106,7 +104,7 @@ def cost_rows(cost: Profile) -> list[list[str]]:
     return rows
 
 
-def echo_side_by_side(name: str, measured: Sequence[Mapping[str, Latency]]) -> None:
+def echo_side_by_side(measured: Sequence[Mapping[str, Latency]]) -> None:
     """The times of a network and its fastest original in several runtimes, after the sentence that they come to."""
     from cnncompress.reporting.layout import fill, terminal_width
     from cnncompress.reporting.times import Beside, headline, legend, time_table
@@ -115,12 +113,12 @@ def echo_side_by_side(name: str, measured: Sequence[Mapping[str, Latency]]) -> N
     for times in measured:
         *before, now = times.values()
         timed.append(Beside(now, before[-1].median, before[-1]) if before else Beside(now))
-    options.echo(fill(headline(name, timed), terminal_width()))
+    options.echo(fill(headline("this plan", timed), terminal_width()))
     options.echo()
-    headers, rows, align = time_table({name: timed}, percentiles=(terminal_width() or 100) >= 100)
+    headers, rows, align = time_table({"": timed}, percentiles=(terminal_width() or 100) >= 100)
     options.echo_table(rows, headers, [None] * len(headers), align)
     options.echo()
-    options.echo(fill(legend({name: timed}), terminal_width()))
+    options.echo(fill(legend({"": timed}), terminal_width()))
     options.echo()
 
 
@@ -128,9 +126,22 @@ def latency_rows(times: Mapping[str, Latency]) -> list[list[str]]:
     """The latency of a network in one runtime and of its originals, and its share of theirs, as rows."""
     one = list(times.values())[-1]
     what = f"latency{_where(one)}"
-    rows = [[f"{what}, {n}", f"{t.median:.2f} ms (p10 {t.p10:.2f}, p90 {t.p90:.2f})"] for n, t in times.items()]
+    names = [*list(times)[:-1], "compressed" if len(times) > 1 else list(times)[-1]]
+    timed = zip(names, times.values(), strict=True)
+    rows = [[f"{what}, {n}", f"{t.median:.2f} ms (p10 {t.p10:.2f}, p90 {t.p90:.2f})"] for n, t in timed]
     rows += [[f"{what}, share of the {n}", f"{one.median / times[n].median:.2f}"] for n in list(times)[:-1]]
     return rows
+
+
+def echo_slower(measured: Sequence[Mapping[str, Latency]]) -> None:
+    """A line where the network of a run takes no less time than its fastest original in some runtimes."""
+    from cnncompress.reporting.layout import fill, terminal_width
+    from cnncompress.reporting.times import not_faster
+
+    pairs = [list(times.values())[-2:] for times in measured if len(times) > 1]
+    shares = [(now.setting.label, now.median / before.median) for before, now in pairs]
+    for line in not_faster("the compressed network", shares):
+        options.echo(fill(line, terminal_width()))
 
 
 def echo_layers(layer_times: Sequence[LayerTime], now: Latency, before: Latency | None) -> None:

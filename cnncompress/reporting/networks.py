@@ -13,7 +13,7 @@ from cnncompress.reporting.accuracy import change_words, is_noise
 from cnncompress.reporting.cells import NONE, divide, with_share
 from cnncompress.reporting.layout import fitting, table
 from cnncompress.reporting.rows import Report, Row, milliseconds_beside
-from cnncompress.reporting.times import EAGER, Beside, legend
+from cnncompress.reporting.times import EAGER, Beside, legend, not_faster
 from cnncompress.terminal.words import human
 from cnncompress.text import plain
 
@@ -210,15 +210,8 @@ def _conditions(setting: TimingSetting, several: bool) -> TimingSetting:
 
 
 def _not_faster(row: Row, original: Row) -> list[str]:
-    shares = [(latency.setting, share_of_time(latency, original)) for latency in row.latencies]
-    slower = [(setting, ratio) for setting, ratio in shares if ratio is not None and ratio >= 1]
-    if len(slower) > 1:
-        told = ", ".join(f"{setting.label} ({ratio:.2f} of its latency)" for setting, ratio in slower)
-        return [f"{row.name} is not faster than the original in {told}."]
-    return [
-        f"{row.name} is not faster than the original{_where(setting)}: {ratio:.2f} of its latency."
-        for setting, ratio in slower
-    ]
+    shares = [(latency.setting.label, share_of_time(latency, original)) for latency in row.latencies]
+    return not_faster(row.name, [(label, share) for label, share in shares if share is not None])
 
 
 def _where(setting: TimingSetting) -> str:

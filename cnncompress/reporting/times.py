@@ -48,7 +48,7 @@ def time_table(timings: Mapping[str, Sequence[Beside]], percentiles: bool = True
         "timed",
         "runtime",
         f"original {unit}",
-        f"network {unit}",
+        f"{'compressed' if compared else 'network'} {unit}",
         "share",
         "alone",
         "together" if compared else "speed-up",
@@ -70,11 +70,14 @@ def time_table(timings: Mapping[str, Sequence[Beside]], percentiles: bool = True
 
 
 def legend(timings: Mapping[str, Sequence[Beside]]) -> str:
-    """What the speed-ups of the table are over."""
+    """What the shares and speed-ups of the table are of."""
     base = words(base_of(next(iter(timings.values()))))
     if not _compared(timings):
         return f"speed-up: how many times as fast as in {base}."
-    return f"alone, together: how many times as fast as the original in {base}, without and with compression."
+    return (
+        "share: of the original's time in the same runtime. alone, together: how many times as fast as the original in "
+        f"{base}, without and with compression."
+    )
 
 
 def _compared(timings: Mapping[str, Sequence[Beside]]) -> bool:
@@ -98,7 +101,7 @@ def headline(name: str, timed: Sequence[Beside]) -> str:
     base, best = base_of(timed), min(timed, key=lambda one: one.least)
     compressed = best.before is not None
     if best is base:
-        told = f"no runtime of these is faster than {words(base)}"
+        told = f"{words(base)} is the fastest of these runtimes"
     else:
         steps = _steps(base, best, timed)
         told = f"{steps[0]}{' alone' * compressed} is {gain_words(base.alone / steps[1])} than {words(base)}"
@@ -127,6 +130,15 @@ def _added(name: str, gain: float) -> str:
 def gain_words(gain: float) -> str:
     """How many times faster or slower something is that takes 1 / `gain` of the time."""
     return f"{_gain(gain)} times faster" if gain >= 1 else f"{_gain(1 / gain)} times slower"
+
+
+def not_faster(name: str, shares: Sequence[tuple[str, float]]) -> list[str]:
+    """A line where a network is not faster than its original in some runtimes, of which `shares` has the times."""
+    slower = [f"{label} ({share:.2f} of its latency)" for label, share in shares if share >= 1]
+    if len(shares) == 1 and slower:
+        where = "" if shares[0][0] == EAGER else f" in {shares[0][0]}"
+        return [f"{name} is not faster than the original{where}: {shares[0][1]:.2f} of its latency."]
+    return [f"{name} is not faster than the original in {', '.join(slower)}."] if slower else []
 
 
 def _gain(gain: float) -> str:

@@ -228,7 +228,7 @@ def test_several_runtimes_side_by_side():
     assert re.search(r"^other +2 \[7–9.5\] +3 \[7–9.5\] +1.50× +4.00 +2.67$", text, re.MULTILINE)
     assert "| other | " in re.sub(" +", " ", render(Report(rows), "markdown"))
     assert max(map(len, render(Report(rows), width=80).splitlines())) <= 80
-    assert "runs/net is not faster than the original in other: 1.50 of its latency." in text
+    assert "runs/net is not faster than the original in other (1.50 of its latency)." in text
     assert "\nLatency: median and percentiles of a forward pass of a batch of 1 on cpu, 2 threads.\n" in text
     slower = rows[1].timed([replace(one, median=9.0) for one in rows[1].latencies])
     said = "runs/net is not faster than the original in torch (1.12 of its latency), other (4.50 of its latency)."
