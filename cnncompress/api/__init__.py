@@ -26,7 +26,6 @@ from cnncompress.network.costs import Profile
 from cnncompress.pipeline.decompose import Decomposed
 from cnncompress.pipeline.explore import Explored
 from cnncompress.pipeline.finetune import Tuned
-from cnncompress.pipeline.inspect import Inspected
 from cnncompress.pipeline.int8 import Int8Asked, Int8Settings
 from cnncompress.pipeline.latencies import LayerTime, layer_times
 from cnncompress.pipeline.table import measured_table
@@ -36,7 +35,6 @@ __all__ = [
     "Compressed",
     "Decomposed",
     "Explored",
-    "Inspected",
     "Int8Asked",
     "Int8Measured",
     "Int8Settings",
