@@ -23,6 +23,7 @@ from cnncompress.reporting.rows import Row
 from cnncompress.text import csv_cell, escaped_json, plain
 
 OPTIMISTIC = "the evaluation images chose these budgets, so their accuracies are a little optimistic"
+NARROWER = ((), ("params",), ("params", "top-1 %"))  # columns that narrow terminals have no room for
 LEFT = {"macs": "MACs", "params": "params", "latency": "time"}
 
 
@@ -107,7 +108,7 @@ def render_exploration(found: Exploration, format: str = "table", width: int | N
         return exploration_page(found)
     parts: list[str] = []
     for curve in found.curves:
-        layouts = [partial(table, *curve_table(curve, narrow), format) for narrow in (False, True)]
+        layouts = [partial(table, *curve_table(curve, hidden), format) for hidden in NARROWER]
         parts.append(fitting(layouts, width))
         parts.append("\n".join(fill(pick.words, width) for pick in picks(curve)))
     parts.append("\n".join(fill(plain(note), width) for note in notes_of(found)))
@@ -146,8 +147,11 @@ def commands(found: Exploration) -> list[tuple[str, str]]:
     ]
 
 
-def curve_table(curve: Curve, narrow: bool = False) -> tuple[list[str], list[list[str]], str]:
-    """A line for each point, the cheapest first; predicted rises and divergences are nats an image."""
+def curve_table(curve: Curve, without: Sequence[str] = ()) -> tuple[list[str], list[list[str]], str]:
+    """A line for each point, the cheapest first; predicted rises and divergences are nats an image.
+
+    Columns that say nothing are left out, and those `without`, by their headers.
+    """
     told, points = marks(curve), curve.points
     headers = ["budget", "MACs", "params", "time", "predicted", "diverges", "top-1 %", "change", ""]
     cells = []
@@ -165,8 +169,8 @@ def curve_table(curve: Curve, narrow: bool = False) -> tuple[list[str], list[lis
                 told.get(point.budget, "no plan" if point.refused else ""),
             ]
         )
-    hidden = {i for i in (3, 5, 6, 7) if all(line[i] == NONE for line in cells)} | ({2} if narrow else set())
-    shown = [i for i in range(len(headers)) if i not in hidden]
+    hidden = {i for i in (3, 5, 6, 7) if all(line[i] == NONE for line in cells)}
+    shown = [i for i, header in enumerate(headers) if i not in hidden and header not in without]
     aligned = "".join("lrrrrrrrl"[i] for i in shown)
     return [headers[i] for i in shown], [[line[i] for i in shown] for line in cells], aligned
 
