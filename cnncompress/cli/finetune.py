@@ -82,7 +82,9 @@ from cnncompress.cli import frame, options
 )
 @click.option("--ema", type=float, metavar="D", help="Keep the moving average of the weights, of decay D [default: 0].")
 @click.option(
-    "--freeze-bn", is_flag=True, default=None, help="Leave the statistics of batch normalisation as they are."
+    "--freeze-bn/--live-bn",
+    default=None,
+    help="Keep the statistics of batch normalisation, or not [default: keep, unless the network knows nothing].",
 )
 @click.option("--lr-rest", type=float, metavar="X", help="Rate outside of chains, as a share of --lr [default: 1].")
 @click.option("--accumulate", type=int, metavar="N", help="Compute a batch in N parts, in less memory [default: 1].")

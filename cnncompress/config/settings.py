@@ -92,7 +92,7 @@ class TuneSettings(ModelSettings):
     teacher_share: float | None = None
     attention_weight: float | None = None
     unlabelled: bool = False
-    freeze_bn: bool = False
+    freeze_bn: bool | None = None
     lr_rest: float = 1.0
     ema: float = 0.0
     accumulate: Count = 1

@@ -30,7 +30,7 @@ LATER_SETTINGS: dict[str, Any] = {
     "distill": "none",
     "images_per_epoch": None,
     "unlabelled": False,
-    "freeze_bn": False,
+    "freeze_bn": None,
     "lr_rest": 1.0,
     "ema": 0.0,
     "accumulate": 1,

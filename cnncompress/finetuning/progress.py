@@ -18,7 +18,7 @@ class Progress:
 
     `history` has one row for each epoch that is done, and one, of epoch 0, for the network before training. `rate` is
     the learning rate at its highest, `found` says how it was chosen where the training did that itself, and `setbacks`
-    why the training went back, each of which halves the rate.
+    why the training went back, each of which halves it. `frozen`: batch normalisation keeps its statistics.
     """
 
     epoch: int = 1
@@ -27,6 +27,7 @@ class Progress:
     seconds: float = 0.0
     history: list[dict[str, Any]] = field(default_factory=list)
     rate: float | None = None
+    frozen: bool = False
     found: str = ""
     setbacks: list[str] = field(default_factory=list)
 
@@ -37,7 +38,7 @@ class Progress:
     @classmethod
     def of(cls, state: Mapping[str, Any]) -> Progress:
         """From a checkpoint; KeyError where it lacks a value. Earlier versions have the rate in the settings."""
-        later = {"rate": state["settings"].get("lr"), "found": "", "setbacks": []}
+        later = {"rate": state["settings"].get("lr"), "frozen": False, "found": "", "setbacks": []}
         values = {**later, **state}
         return cls(**{f.name: values[f.name] for f in dataclasses.fields(cls)})
 
@@ -63,4 +64,4 @@ class Progress:
         )
         went_back = [f"{reason}, so it went back and halved the rate" for reason in self.setbacks]
         note = "; ".join(filter(None, [self.found, *went_back]))
-        return FinetuneResult(best, best_epoch, last, start, self.history, note, rate)
+        return FinetuneResult(best, best_epoch, last, start, self.history, note, rate, self.frozen)

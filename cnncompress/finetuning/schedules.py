@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -103,6 +104,16 @@ def freeze_others(model: nn.Module, names: Iterable[str], example: Tensor) -> No
         gradients = torch.autograd.grad(answers.sum(), parameters, allow_unused=True)
     for parameter, gradient in zip(parameters, gradients, strict=True):
         parameter.requires_grad_(gradient is not None)
+
+
+def knows(loss: float, classes: int) -> bool:
+    """Whether a network has learnt something: its validation loss, in nats, is below half of that of a guess.
+
+    Such a network was fitted to the statistics of its batch normalisations. Those of augmented images and small batches
+    would move them further in one epoch than the weights can make good. Those of a network with random layers mean
+    nothing yet.
+    """
+    return loss < 0.5 * math.log(classes)
 
 
 def training_modes(model: nn.Module, names: Iterable[str], freeze_bn: bool = False) -> Callable[[], None]:

@@ -31,7 +31,8 @@ class FinetuneSettings:
     entropy plus a times `distillation.distillation_loss` of a teacher at `temperature`, where a is `teacher_share`;
     None is 4 and 0.9. With attention, `attention_weight` times `attention.attention_loss` is added to it; None is 1000.
     unlabelled: labels are not read, a is 1, and the best epoch is the one whose answers to the validation images
-    diverge least from the teacher's. freeze_bn: the statistics of batch normalisation stay as they are. lr_rest: the
+    diverge least from the teacher's. freeze_bn: the statistics of batch normalisation stay as they are; None
+    is so where the network knows something (`schedules.knows`). lr_rest: the
     learning rate of what is in no chain, as a share of lr. ema: the decay of the moving average of the weights that is
     validated and kept; 0 is none. accumulate: parts of a batch that are computed one after the other, whose gradients
     are added. label_smoothing: the share of a label that goes to all classes alike. mixup: alpha of the beta
@@ -55,7 +56,7 @@ class FinetuneSettings:
     teacher_share: float | None = None
     attention_weight: float | None = None
     unlabelled: bool = False
-    freeze_bn: bool = False
+    freeze_bn: bool | None = None
     lr_rest: float = 1.0
     ema: float = 0.0
     accumulate: int = 1
@@ -146,7 +147,7 @@ class FinetuneResult:
 
     Of an unlabelled training they are those of `distillation.tallied`, against the teacher's answers. `note` says in a
     sentence or two what the user should know about the training, and is empty otherwise. `lr` is the highest learning
-    rate of the training, as given or as found.
+    rate of the training, as given or as found, and `freeze_bn` whether batch normalisation kept its statistics.
     """
 
     best: Evaluation
@@ -156,3 +157,4 @@ class FinetuneResult:
     history: list[dict[str, Any]]
     note: str = ""
     lr: float | None = None
+    freeze_bn: bool = False

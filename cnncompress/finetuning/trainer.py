@@ -24,7 +24,7 @@ from cnncompress.finetuning.lessons import Lessons
 from cnncompress.finetuning.optimization import better, mixed_seed
 from cnncompress.finetuning.progress import Progress
 from cnncompress.finetuning.rates import find_rate, rate_at
-from cnncompress.finetuning.schedules import training_modes
+from cnncompress.finetuning.schedules import knows, training_modes
 from cnncompress.finetuning.settings import FinetuneResult, FinetuneSettings
 from cnncompress.finetuning.stepping import DivergedError, Stepper
 from cnncompress.network.evaluate import Evaluation, summarise
@@ -47,7 +47,7 @@ class Trainer:
     ) -> None:
         self.model, self.classes, self.teacher = learner.network, learner.classes, learner.teacher
         self.val, self.settings, self.checkpoints = lessons.val, settings, checkpoints
-        self.set_modes = training_modes(self.model, learner.names, settings.freeze_bn)
+        self.names = learner.names
         self.stepper = Stepper(learner, settings, device)
         self.accelerator, self.device, self.main = self.stepper.accelerator, self.stepper.device, self.stepper.main
         self.rank, self.processes = self.stepper.rank, self.stepper.processes
@@ -141,9 +141,11 @@ class Trainer:
     def _start(self) -> None:
         self.best_epoch, self.best = 0, self._validate()
         self._record(0, self.best, lr=None, train_loss=None)
+        frozen = self.settings.freeze_bn
+        self.progress.frozen = knows(self.best.loss, self.classes) if frozen is None else frozen
         self.progress.rate = self.settings.lr
         if self.progress.rate is None:
-            found = find_rate(self.stepper, self.batches, self.settings, self.set_modes)
+            found = find_rate(self.stepper, self.batches, self.settings, self._set_modes)
             self.progress.rate, self.progress.found = found.rate, str(found)
             LOG.info(str(found))
         if self.main:
@@ -184,7 +186,7 @@ class Trainer:
 
     def _train_epoch(self) -> None:
         at, settings = self.progress, self.settings
-        self.set_modes()
+        self._set_modes()
         steps = bar(
             progress=self.main,
             total=self.batches.steps,
@@ -213,6 +215,9 @@ class Trainer:
                     raise KeyboardInterrupt
                 steps.update()
                 steps.set_postfix(loss=f"{loss / self.batches.size:.3f}", lr=f"{lr:.2g}")
+
+    def _set_modes(self) -> None:
+        training_modes(self.model, self.names, self.progress.frozen)()
 
     def _peak(self) -> float:
         """The highest learning rate, halved at each setback."""

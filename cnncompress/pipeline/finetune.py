@@ -113,8 +113,8 @@ def _train(
 
 
 def _record(training: FinetuneSettings, asked: TrainingAsked, result: FinetuneResult) -> dict[str, Any]:
-    """The settings of a training as its run has them, with the learning rate that it had in the end."""
-    return {**dataclasses.asdict(training), "lr": result.lr, "augment": asked.augment}
+    """The settings of a training as its run has them, with those that it found itself."""
+    return {**dataclasses.asdict(training), "lr": result.lr, "freeze_bn": result.freeze_bn, "augment": asked.augment}
 
 
 def check_schedule(opened: Opened, schedule: str) -> None:

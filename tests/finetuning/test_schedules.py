@@ -1,10 +1,12 @@
+import math
+
 import pytest
 import torch
 from torch import nn
 
 from cnncompress.errors import UsageError
 from cnncompress.finetuning import trainable_modules
-from cnncompress.finetuning.schedules import freeze_others
+from cnncompress.finetuning.schedules import freeze_others, knows
 from tests.finetuning.toy import chain, linear_chain, network, state_of, tune
 
 EXAMPLE = torch.zeros(1, 3, 8, 8)
@@ -119,6 +121,19 @@ def test_upper_leaves_all_below_bitwise_unchanged(tmp_path):
     }
     assert [False] * 4 + [True] * 6 in modes
     assert all(mode in ([False] * 4 + [True] * 6, [False] * 10) for mode in modes)
+
+
+def test_statistics_are_kept_where_the_network_knows_something(tmp_path):
+    assert knows(0.5 * math.log(3) - 0.01, 3)
+    assert not knows(0.5 * math.log(3), 3)
+    model = network()
+    untrained = tune(tmp_path / "a", model, epochs=6, lr=0.05)
+    assert not untrained.freeze_bn
+    before = model[1].running_mean.clone()
+    assert untrained.best.loss < 0.5
+    assert tune(tmp_path / "b", model).freeze_bn
+    assert torch.equal(model[1].running_mean, before)
+    assert not tune(tmp_path / "c", model, freeze_bn=False).freeze_bn
 
 
 def test_nothing_below_the_lowest_layer_that_trains_is_in_the_graph(tmp_path):
