@@ -28,8 +28,7 @@ def compare(original: str, decomposed: str, finetuned: str, data: str) -> tuple[
     """
     loaded = cc.load_model(original)
     images = cc.load_data(data, loaded.preprocessing, None)
-    some = [i for i in range(len(images.val)) if i % 3]  # eight drawings of a digit; all twelve take half as long again
-    batches = list(cc.make_loader(images.val, BATCH, workers=2, indices=some))  # drawn once for all three networks
+    batches = list(cc.make_loader(images.val, BATCH, workers=2))  # drawn once for all three networks
     same = to_memory_format(loaded.model, "channels_last")  # as the other two are in
     networks = [same, cc.load(decomposed), cc.load(finetuned)]
     results = [cc.evaluate(network, batches) for network in networks]

