@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,16 +21,17 @@ from cnncompress.finetuning import (
     is_main_process,
 )
 from cnncompress.network.device import resolve_device
+from cnncompress.network.evaluate import Evaluation, paired_error
 from cnncompress.network.memory_format import memory_format_of, to_memory_format
 from cnncompress.pipeline.asked import ImagesAsked, NetworkAsked, TrainingAsked
 from cnncompress.pipeline.images import evaluate_on, held_out, open_data
 from cnncompress.pipeline.opened import Opened, is_program, open_run, with_code
-from cnncompress.pipeline.original import measured_again, original_network, with_accuracy
+from cnncompress.pipeline.original import original_network, with_accuracy
 from cnncompress.pipeline.rows import recorded
 from cnncompress.pipeline.training import TrainingPlace, origin_of, training_in
 from cnncompress.pipeline.tuned import add_notes, as_tuned, last_row, program_note
 from cnncompress.pipeline.unlabelled import add_taught, told
-from cnncompress.reporting import Report
+from cnncompress.reporting import Report, Row
 from cnncompress.runs import update_run
 from cnncompress.terminal.console import LOG, Steps
 from cnncompress.terminal.words import counted
@@ -84,7 +85,7 @@ def train_run(
         else:
             add_tuned(report, opened, result, data)
         if data.labelled:
-            report.rows[:1] = [measured_again(report.rows[0], opened, data, accuracy)]
+            report.rows = beside_original(report.rows, opened, data, accuracy)
         info = {
             "finetune": {"command": list(command), **_record(training, asked, result), "data": images.spec},
             "held_out": held_out(opened, data),
@@ -169,6 +170,22 @@ def add_tuned(report: Report, opened: Opened, result: FinetuneResult, data: Data
     tuned = with_accuracy(as_tuned(last), best, data)
     before = [] if again or same else [with_accuracy(last, start, data)]
     report.rows = [*rows[:-1], *before, tuned]
+
+
+def beside_original(
+    rows: Sequence[Row], opened: Opened, data: Data, measure: Callable[[nn.Module], Evaluation | None]
+) -> list[Row]:
+    """The rows with the original's accuracy on the same images, and the standard error of what the newest differs by.
+
+    Both networks answer all images once more for it. Rows stay as they are where the original is not at hand.
+    """
+    known = len(rows) > 1 and rows[0].kind == "original" and rows[-1].top1 is not None
+    original = original_network(opened) if known else None
+    if original is None:
+        return list(rows)
+    before, after = measure(original), measure(opened.model)
+    newest = dataclasses.replace(rows[-1], top1_error=paired_error(before, after))
+    return [with_accuracy(rows[0], before, data), *rows[1:-1], newest]
 
 
 def summary(result: FinetuneResult) -> str:
