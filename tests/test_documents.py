@@ -12,7 +12,7 @@ import pytest
 from cnncompress.chains.plan_schema import NarrowedEntry, StoredEntry, StoredPlan
 from cnncompress.cli import cli as group
 from cnncompress.files import schemas
-from cnncompress.files.place import BEST, FILES, HISTORY, LAST, PREVIOUS
+from cnncompress.files.place import BEST, FILES, HISTORY, LAST, PREVIOUS, SECOND
 from cnncompress.latency.table_file import LayerTimes, TableFile
 from tests.cli.conftest import listing
 
@@ -80,6 +80,7 @@ def test_python_runs_as_it_stands(document, tmp_path, monkeypatch):
         (schemas.Latency, "## A report"),
         (schemas.Explored, "## An exploration"),
         (schemas.ExploredPoint, "## An exploration"),
+        (schemas.StepRow, "## A report"),
         (TableFile, "## Other files"),
         (LayerTimes, "## Other files"),
     ],
@@ -92,4 +93,4 @@ def test_the_formats_name_every_key(schema, heading):
 
 def test_the_formats_name_the_files_of_a_run():
     text = text_of("docs/formats.md")
-    assert all(f"`{name}`" in text for name in (*FILES, LAST, PREVIOUS, BEST, HISTORY))
+    assert all(f"`{name}`" in text for name in (*FILES, LAST, PREVIOUS, BEST, SECOND, HISTORY))

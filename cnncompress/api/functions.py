@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from cnncompress.chains.plan import Budget
 from cnncompress.config import DEFAULT_BUDGET
 from cnncompress.errors import UsageError, nearest
 from cnncompress.files.place import resolve
-from cnncompress.finetuning import FinetuneResult, FinetuneSettings, Lessons
+from cnncompress.finetuning import FinetuneResult, FinetuneSettings, Lessons, Origin
 from cnncompress.finetuning import finetune as train_in_place
 from cnncompress.latency.setting import TimingSetting
 from cnncompress.network.compressed import Compressed, network_of, with_provenance
@@ -75,6 +76,7 @@ def finetune(
     device: str = "auto",
     resume: bool = False,
     teacher: nn.Module | Compressed | None = None,
+    original: nn.Module | Compressed | None = None,
 ) -> FinetuneResult:
     """Train `model` in place; afterwards it holds the weights of the best epoch by top-1 on `val`.
 
@@ -84,19 +86,26 @@ def finetune(
     `resume` from, and that one process at a time trains in; without one nothing is left on the disk. `teacher` is the
     network whose answers `model` learns from, its original, for settings with `distill="logits"`, `"attention"` or
     `"logits+attention"`. Settings that are `unlabelled` read no labels: items may be images alone.
+    `original` is the network that `model` was made of: the schedule `cascade` starts from it, `until_drop` is measured
+    from it, and it is the teacher where no other is given.
 
     Raises UsageError for settings that do not fit, DataError for labels, RunError for files, CompressError where the
     loss is no longer finite.
     """
-    model, settings = network_of(model), settings or FinetuneSettings()
-    lessons = Lessons(train, val, None if teacher is None else network_of(teacher))
-    if checkpoints is not None:
-        with writing(resolve(checkpoints)):
-            return train_in_place(model, lessons, settings, Path(checkpoints), device=device, resume=resume)
-    if resume:
+    small, settings = with_provenance(model), settings or FinetuneSettings()
+    origin = None if original is None else Origin(network_of(original), small.plan)
+    lessons = Lessons(train, val, None if teacher is None else network_of(teacher), origin=origin)
+    if checkpoints is None and resume:
         raise UsageError("resume needs the folder of the checkpoints: finetune(..., checkpoints=FOLDER, resume=True)")
-    with tempfile.TemporaryDirectory() as folder:
-        return train_in_place(model, lessons, settings, Path(folder, "checkpoints"), device=device)
+    with ExitStack() as held:
+        if checkpoints is None:
+            place = Path(held.enter_context(tempfile.TemporaryDirectory()), "checkpoints")
+        else:
+            held.enter_context(writing(resolve(checkpoints)))
+            place = Path(checkpoints)
+        result = train_in_place(small.network, lessons, settings, place, device=device, resume=resume)
+    small.provenance.errors.update(result.errors)
+    return result
 
 
 def report(

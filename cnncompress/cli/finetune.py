@@ -16,16 +16,32 @@ from cnncompress.cli import frame, options
     "finetune runs/resnet50 --data imagenet/ --epochs 2",
     "finetune runs/resnet50 --data imagenet/ --epochs 2 --resume",
     "finetune runs/resnet50 --data imagenet/ --epochs 2 --distill logits+attention",
+    "finetune runs/resnet50 --data imagenet/ --schedule cascade:group=3 --until-drop 0.5",
     "finetune runs/resnet50 --data photos/ --distill logits --unlabelled",
 )
 @click.argument("run", type=options.PATH)
 @options.data_option
 @click.option(
     "--schedule",
-    type=click.Choice(["all", "upper"]),
-    help="Layers to train: all, or those above the topmost decomposed one [default: all].",
+    metavar="all|upper|cascade[:group=N]",
+    help="Layers to train: all, those above the topmost decomposed one, or a cascade from the original on: decompose a "
+    "layer (or N), freeze it and all below, train those above, go on with the next [default: all].",
 )
-@click.option("--epochs", type=int, metavar="N", help="Passes over the training images [default: 1].")
+@click.option(
+    "--until-drop",
+    type=float,
+    metavar="X",
+    help="End the training, or a step of a cascade, once top-1 is at most X points below the original's.",
+)
+@click.option(
+    "--calibration-images",
+    type=int,
+    metavar="N",
+    help="With a cascade: training images that statistics are collected from, anew in each step [default: 1000].",
+)
+@click.option(
+    "--epochs", type=int, metavar="N", help="Passes over the training images, of a cascade in each step [default: 1]."
+)
 @click.option(
     "--images-per-epoch",
     type=int,

@@ -11,6 +11,7 @@ from cnncompress.chains.plan import Budget
 from cnncompress.errors import UsageError
 from cnncompress.files.reading import word
 from cnncompress.latency.setting import parse_runtime
+from cnncompress.names.schedules import parse_schedule
 from cnncompress.text import quote
 
 GRID = {
@@ -154,3 +155,12 @@ def parse_runtimes(value: Any) -> list[str]:
     except UsageError as error:
         raise ValueError(str(error)) from None
     return [str(text) for text in texts]
+
+
+def parse_training(value: Any) -> str:
+    """A schedule of a fine-tuning; ValueError otherwise."""
+    try:
+        parse_schedule(str(value))
+    except UsageError as error:
+        raise ValueError(str(error)) from None
+    return str(value)

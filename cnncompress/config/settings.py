@@ -17,6 +17,7 @@ from cnncompress.config.parsing import (
     parse_rank,
     parse_runtimes,
     parse_size,
+    parse_training,
 )
 from cnncompress.errors import UsageError
 from cnncompress.latency.setting import TimingSetting, in_runtimes
@@ -33,6 +34,7 @@ FloatsField = Annotated[tuple[float, ...], BeforeValidator(parse_floats)]
 DeviationsField = Annotated[tuple[float, ...], BeforeValidator(parse_deviations)]
 RuntimesField = Annotated[list[str], BeforeValidator(parse_runtimes)]
 ArgumentsField = Annotated[dict[str, Any], BeforeValidator(parse_arguments)]
+ScheduleField = Annotated[str, BeforeValidator(parse_training)]
 Name = Annotated[str, Field(min_length=1)]
 Count = Annotated[int, Field(ge=1)]
 
@@ -78,7 +80,9 @@ class TuneSettings(ModelSettings):
     """Everything `cnncompress finetune` can be told; `model` is the run."""
 
     batch_size: Count = 64
-    schedule: str = "all"
+    schedule: ScheduleField = "all"
+    until_drop: float | None = None
+    calibration_images: Count = 1000
     epochs: int = 1
     images_per_epoch: int | None = None
     lr: float | None = None

@@ -1,8 +1,10 @@
-"""A hash of some images of a set: file names and sizes alone do not tell two data sets apart."""
+"""Some images of a set, and a hash of them: file names and sizes alone do not tell two data sets apart."""
 
 from __future__ import annotations
 
 import hashlib
+
+import numpy as np
 
 from cnncompress.data.loading import Images, UnreadableError
 
@@ -20,3 +22,8 @@ def content_of(images: Images) -> str:
         digest.update(f"{image.size} {images.label(index)}".encode())
         digest.update(image.tobytes())
     return digest.hexdigest()[:16]
+
+
+def evenly(count: int, most: int) -> list[int]:
+    """At most `most` of the numbers below `count`, spread evenly, the first and the last included."""
+    return np.unique(np.linspace(0, count - 1, min(most, count)).astype(int)).tolist()

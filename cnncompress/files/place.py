@@ -17,6 +17,7 @@ PROGRAM = "network.pt2"  # the network of a user's code, as a program that runs 
 CORE = (INFO, PLAN, MODEL, METRICS)
 FILES = (*CORE, PROGRAM)  # what a run is; whatever else is in its folder belongs to a training or to the user
 LAST, PREVIOUS, BEST, HISTORY = "last.pt", "previous.pt", "best.safetensors", "history.jsonl"  # of a training
+SECOND = "second.safetensors"  # the best weights of every other step of a cascade
 
 
 def half_written(path: Path) -> Path:
@@ -24,7 +25,7 @@ def half_written(path: Path) -> Path:
     return path.with_name(f".{path.name}.tmp")
 
 
-HALF_WRITTEN = frozenset(half_written(Path(name)).name for name in (LAST, PREVIOUS, BEST, HISTORY))
+HALF_WRITTEN = frozenset(half_written(Path(name)).name for name in (LAST, PREVIOUS, BEST, SECOND, HISTORY))
 
 
 def is_run(path: str | Path) -> bool:

@@ -79,6 +79,19 @@ class LayerRow(Schema):
     rise: float | None = None
 
 
+class StepRow(Schema):
+    """A `reporting.steps.StepRow`."""
+
+    step: Count
+    layers: Annotated[list[Name], Field(min_length=1)]
+    what: Text
+    before: Percent
+    decomposed: Percent
+    tuned: Percent
+    epochs: Whole
+    images: Count
+
+
 class Metrics(Schema):
     """A run's metrics.json, and what `report --format json` prints."""
 
@@ -87,6 +100,7 @@ class Metrics(Schema):
     layers: list[LayerRow]
     kept: dict[Name, Text] = {}
     notes: list[Text] = []
+    steps: list[StepRow] = []
 
 
 # --- run.json ---

@@ -3,38 +3,37 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from cnncompress.chains.training import fold, start_training
 from cnncompress.data import make_loader
 from cnncompress.errors import UsageError
 from cnncompress.files.state import packed
 from cnncompress.finetuning.attention import attention_loss
+from cnncompress.finetuning.cascade import Cascade
 from cnncompress.finetuning.checkpoints import Checkpoints
-from cnncompress.finetuning.distillation import ATTENTION, distillation_loss, learns, tallied, teaching
-from cnncompress.finetuning.learner import Learner
-from cnncompress.finetuning.lessons import Lessons
+from cnncompress.finetuning.distillation import distillation_loss
+from cnncompress.finetuning.lessons import Lessons, Origin
 from cnncompress.finetuning.schedules import freeze_others, trainable_modules, training_modes
-from cnncompress.finetuning.settings import FinetuneResult, FinetuneSettings
-from cnncompress.finetuning.trainer import Trainer
+from cnncompress.finetuning.session import Session, in_training
+from cnncompress.finetuning.settings import CascadeStep, FinetuneResult, FinetuneSettings
+from cnncompress.names.schedules import cascades
 from cnncompress.network.compressed import Compressed, network_of
 from cnncompress.network.device import resolve_device
-from cnncompress.network.evaluate import summarise
-from cnncompress.network.inputs import float_types, input_dtype, read_batch, with_types
+from cnncompress.network.inputs import input_dtype, read_batch
 from cnncompress.network.provenance import provenance
-from cnncompress.network.run import forward, inference
 from cnncompress.terminal.console import LOG, is_main_process
+from cnncompress.terminal.words import points
 
 __all__ = [
+    "CascadeStep",
     "Checkpoints",
     "FinetuneResult",
     "FinetuneSettings",
     "Lessons",
+    "Origin",
     "attention_loss",
     "distillation_loss",
     "finetune",
@@ -69,7 +68,7 @@ def finetune(
     The weights before training count as epoch 0, so the result is never worse than the start. Writes the files of
     `Checkpoints` to a folder, or as they say. With `resume`, training goes on from the last checkpoint and gives, on a
     CPU, what it would have given without the interruption. Under torchrun every process calls this. A network in half
-    precision is trained in float32 and rounded at the end.
+    precision is trained in float32 and rounded at the end. For a cascade see `cascade.Cascade`.
 
     Raises UsageError for settings that do not fit, DataError for labels, RunError for files, CompressError where the
     loss is no longer finite. KeyboardInterrupt passes on, after the checkpoint is written.
@@ -77,42 +76,58 @@ def finetune(
     chosen = resolve_device(device)
     settings = settings.resolved(chosen)
     check_trainable(model)
+    if lessons.teacher is None and lessons.origin is not None and settings.distill != "none":
+        lessons = dataclasses.replace(lessons, teacher=lessons.origin.network)
     check_teacher(lessons.teacher, settings)
-    example = lessons.example
-    if example is None:
+    if lessons.example is None:
         example = read_batch(next(iter(make_loader(lessons.val, 1))), labels=False)[0]
+        lessons = dataclasses.replace(lessons, example=example)
     kept = Checkpoints(checkpoints) if isinstance(checkpoints, Path) else checkpoints
+    session = Session(lessons, settings, chosen)
+    if cascades(settings.schedule):
+        return Cascade(model, origin_of(lessons, "a cascade"), session, kept).run(resume)
+    if settings.until_drop is not None:
+        session = session.until(session.validated(origin_of(lessons, "until_drop").network))
+    return train_once(model, session, kept, resume)
+
+
+def train_once(model: nn.Module, session: Session, checkpoints: Checkpoints, resume: bool) -> FinetuneResult:
+    """Train what the schedule of the settings says, from the start to the end."""
+    settings = session.settings
     usual = input_dtype(model)
     half = usual.itemsize < torch.float32.itemsize  # steps are smaller than half precision can tell apart
     notes = []
-    with in_training(model, chosen, half) as origin:
-        example = example.to(origin, input_dtype(model))
-        names, scheduled = trainable_modules(model, example, settings.schedule)
+    with in_training(model, session.device, half):
+        names, scheduled = trainable_modules(model, session.example(model), settings.schedule)
         if scheduled:
             LOG.info(scheduled)
             notes.append(scheduled)
-        freeze_others(model, names, example)
-        with inference(model):
-            classes = forward(model, example[:1]).shape[-1]
-        with teaching(lessons.teacher, model, chosen) as taught:
-            if taught is not None:
-                taught.check(example[:1].to(chosen), classes)
-                if learns(settings.distill, ATTENTION):
-                    taught.look(model, example[:1])
-            learner = Learner(model, names, classes, taught)
-            result = Trainer(learner, lessons, settings, kept, chosen).run(resume)
+        result = session.run(model, names, checkpoints, resume)
     if half:
         notes.append(f"trained in float32 and rounded to {str(usual).removeprefix('torch.')}")
-        with teaching(lessons.teacher if settings.unlabelled else None, model, chosen) as judge:
-            loader = make_loader(lessons.val, settings.batch_size)
-            best = summarise(tallied(model.to(chosen), loader, judge, chosen, progress=False))
-        model.to(origin)
-        result = dataclasses.replace(result, best=best)
-    if result.best_epoch == 0:
-        unchanged = "no epoch was better than the start, whose weights are kept"
-        LOG.info(unchanged)
-        notes.append(unchanged)
+        result = dataclasses.replace(result, best=session.validated(model))
+    if said := ending(result, settings):
+        LOG.info(said)
+        notes.append(said)
     return dataclasses.replace(result, note="; ".join(filter(None, [*notes, result.note])))
+
+
+def ending(result: FinetuneResult, settings: FinetuneSettings) -> str:
+    """How a training ended, where that is not after its last epoch with better weights."""
+    near = f"within {points(settings.until_drop or 0.0)} of the original's"
+    done = len(result.history) - 1
+    if not done:
+        return f"top-1 was {near} before training, so nothing was trained"
+    if done < settings.epochs:
+        return f"top-1 is {near} after epoch {done} of {settings.epochs}, and the training ends there"
+    return "no epoch was better than the start, whose weights are kept" if result.best_epoch == 0 else ""
+
+
+def origin_of(lessons: Lessons, what: str) -> Origin:
+    """What the network was made of; UsageError where nobody has told."""
+    if lessons.origin is None:
+        raise UsageError(f"{what} needs the network that this one was made of: give finetune(..., original=NETWORK)")
+    return lessons.origin
 
 
 def check_teacher(teacher: nn.Module | None, settings: FinetuneSettings) -> None:
@@ -148,29 +163,3 @@ def trainable(
     freeze_others(network, names, example)
     training_modes(network, names)()
     return [p for p in network.parameters() if p.requires_grad]
-
-
-@contextmanager
-def in_training(model: nn.Module, device: torch.device, in_single: bool) -> Iterator[torch.device]:
-    """The network in the form that it trains in, `in_single` precision where that is asked for; gives its own device.
-
-    Afterwards it is on that device, in its own types, with the tensors that are stored, and its parameters and modules
-    have the flags and modes that they had.
-    """
-    origin = next((p.device for p in model.parameters()), device)
-    types, usual = float_types(model), input_dtype(model)
-    if in_single:
-        model.float()
-    start_training(model)
-    flags = [(p, p.requires_grad) for p in model.parameters()]
-    modes = [(m, m.training) for m in model.modules()]
-    try:
-        yield origin
-    finally:
-        for parameter, requires_grad in flags:
-            parameter.requires_grad_(requires_grad)
-            parameter.grad = None
-        for module, training in modes:
-            module.training = training
-        fold(model)
-        with_types(model.to(origin), types, usual)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from cnncompress.errors import RunError, UsageError
 from cnncompress.files import schemas
-from cnncompress.files.place import BEST, HISTORY, LAST, PREVIOUS, half_written
+from cnncompress.files.place import BEST, HISTORY, LAST, PREVIOUS, SECOND, half_written
 from cnncompress.files.reading import check
 from cnncompress.files.regular import kind_of
 from cnncompress.network.evaluate import Evaluation
@@ -37,6 +37,7 @@ LATER_SETTINGS: dict[str, Any] = {
     "label_smoothing": 0.0,
     "mixup": 0.0,
     "augmentation": "standard",
+    "calibration_images": 1000,
 }
 
 
@@ -92,7 +93,7 @@ class Checkpoints:
         self.previous = folder / PREVIOUS
         self.best = folder / BEST
         self.history = folder.parent / HISTORY
-        self._files = (self.last, self.previous, self.best, self.history)
+        self._files = (self.last, self.previous, folder / BEST, folder / SECOND, self.history)
         self.ready = ready
         self.origin = dict(origin or {})
 
@@ -126,6 +127,9 @@ class Checkpoints:
         """The position of an unfinished training, in words; empty where there is none."""
         state = _read_state(self.last) if self.last.exists() else None
         epoch, epochs = (state or {}).get("epoch"), (state or {}).get("settings", {}).get("epochs")
+        at, steps = (((state or {}).get("cascade") or {}).get(key) for key in ("step", "steps"))
+        if isinstance(at, int) and isinstance(steps, int) and at < steps:
+            return f"in step {at} of {steps}"
         going = isinstance(epoch, int) and isinstance(epochs, int) and epoch <= epochs
         return f"in epoch {epoch} of {epochs}" if going else ""
 

@@ -12,9 +12,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from cnncompress.chains.modules import FactoredLayer
 from cnncompress.errors import UsageError, nearest
+from cnncompress.names.schedules import SCHEDULES
 from cnncompress.network.run import forward, inference, run
-
-SCHEDULES = ("all", "upper")
 
 
 def first_calls(model: nn.Module, example: Tensor) -> dict[nn.Module, int]:
@@ -41,6 +40,32 @@ def first_calls(model: nn.Module, example: Tensor) -> dict[nn.Module, int]:
     return calls
 
 
+def _units(model: nn.Module, calls: dict[nn.Module, int], after: int = -1) -> list[nn.Module]:
+    """The modules without children and those that own parameters, first called later than `after`, in that order."""
+    units = [m for m in model.modules() if _owns(m) or not any(m.children())]
+    return sorted((m for m in units if calls[m] > after), key=calls.__getitem__)
+
+
+def _owns(module: nn.Module) -> bool:
+    return next(module.parameters(recurse=False), None) is not None
+
+
+def _end(layer: nn.Module, calls: dict[nn.Module, int]) -> int:
+    """The position of the last module of a layer."""
+    return max(calls[m] for m in layer.modules())
+
+
+def modules_above(model: nn.Module, example: Tensor, layers: Iterable[str]) -> list[str]:
+    """Names of the modules that are first called after all of `layers` on `example` [n, 3, H, W], in that order.
+
+    None where no parameters are among them.
+    """
+    calls = first_calls(model, example)
+    above = _units(model, calls, max(_end(model.get_submodule(name), calls) for name in layers))
+    names = {m: n for n, m in model.named_modules()}
+    return [names[m] for m in above] if any(map(_owns, above)) else []
+
+
 def trainable_modules(model: nn.Module, example: Tensor, schedule: str) -> tuple[list[str], str]:
     """Names of the modules that train, in the order of first calls on `example` [n, 3, H, W], and a note or "".
 
@@ -50,33 +75,25 @@ def trainable_modules(model: nn.Module, example: Tensor, schedule: str) -> tuple
 
     Raises UsageError for an unknown schedule, `upper` without a decomposed layer, and where nothing would train.
     """
-    if schedule not in SCHEDULES:
+    if schedule not in ("all", "upper"):
         raise UsageError(f"unknown schedule '{schedule}'{nearest(schedule, SCHEDULES) or '; give all or upper'}")
     calls = first_calls(model, example)
     names = {m: n for n, m in model.named_modules()}
-    own = {m: next(m.parameters(recurse=False), None) is not None for m in names}
-    units = sorted((m for m in names if own[m] or not any(m.children())), key=calls.__getitem__)
-
-    def after(position: int) -> list[nn.Module]:
-        return [m for m in units if calls[m] > position]
-
-    note = ""
-    if schedule == "all":
-        chosen = units
-    else:
+    note, chosen = "", _units(model, calls)
+    if schedule == "upper":
         layers = [m for m in names if isinstance(m, FactoredLayer)]
         if not layers:
             raise UsageError("--schedule upper needs a decomposed layer and the network has none; give --schedule all")
-        ends = {layer: max(calls[m] for m in layer.modules()) for layer in layers}
+        ends = {layer: _end(layer, calls) for layer in layers}
         first, top = min(layers, key=ends.__getitem__), max(layers, key=ends.__getitem__)
-        chosen = after(ends[top])
-        if not any(own[m] for m in chosen):
-            chosen = after(ends[first])
+        chosen = _units(model, calls, ends[top])
+        if not any(map(_owns, chosen)):
+            chosen = _units(model, calls, ends[first])
             note = (
                 f"the topmost decomposed layer, {names[top]}, is the last one with parameters: "
                 f"everything after the first decomposed layer, {names[first]}, trains instead"
             )
-    if not any(own[m] for m in chosen):
+    if not any(map(_owns, chosen)):
         raise UsageError(
             f"--schedule {schedule} leaves nothing to train; give --schedule all on a network with weights"
         )

@@ -12,7 +12,7 @@ import torch
 from cnncompress.errors import UsageError, nearest
 from cnncompress.finetuning.attention import ATTENTION_WEIGHT
 from cnncompress.finetuning.distillation import ATTENTION, DISTILLATIONS, LOGITS, TEACHER_SHARE, TEMPERATURE, learns
-from cnncompress.finetuning.schedules import SCHEDULES
+from cnncompress.names.schedules import cascades
 from cnncompress.network.evaluate import Evaluation
 
 WEIGHT_DECAYS = {"sgd": 1e-4, "adamw": 0.01}
@@ -36,7 +36,10 @@ class FinetuneSettings:
     learning rate of what is in no chain, as a share of lr. ema: the decay of the moving average of the weights that is
     validated and kept; 0 is none. accumulate: parts of a batch that are computed one after the other, whose gradients
     are added. label_smoothing: the share of a label that goes to all classes alike. mixup: alpha of the beta
-    distribution by which pairs of images and labels are mixed; 0 is none.
+    distribution by which pairs of images and labels are mixed; 0 is none. until_drop: a training, or a step of a
+    cascade, ends once top-1 on the validation images is at most so many points below the original's.
+    calibration_images: training images that a cascade collects statistics from. epochs: of a cascade, those of a step,
+    and may be 0.
     """
 
     schedule: str = "all"
@@ -62,10 +65,11 @@ class FinetuneSettings:
     accumulate: int = 1
     label_smoothing: float = 0.0
     mixup: float = 0.0
+    until_drop: float | None = None
+    calibration_images: int = 1000
 
     def __post_init__(self) -> None:
         choices = {
-            "schedule": SCHEDULES,
             "optimizer": WEIGHT_DECAYS,
             "precision": PRECISIONS,
             "distill": DISTILLATIONS,
@@ -75,7 +79,7 @@ class FinetuneSettings:
             if value not in known:
                 raise UsageError(f"unknown {key} '{value}'{nearest(str(value), known)}; known: {', '.join(known)}")
         ranges = {
-            "epochs": (1, math.inf),
+            "epochs": (0 if cascades(self.schedule) else 1, math.inf),
             "images_per_epoch": (1, math.inf),
             "batch_size": (1, math.inf),
             "momentum": (0, 1),
@@ -88,6 +92,8 @@ class FinetuneSettings:
             "accumulate": (1, self.batch_size + 1),
             "label_smoothing": (0, 1),
             "mixup": (0, math.inf),
+            "until_drop": (0, 100),
+            "calibration_images": (1, math.inf),
         }
         for key, (low, end) in ranges.items():
             value = getattr(self, key)
@@ -142,12 +148,30 @@ class FinetuneSettings:
 
 
 @dataclass(frozen=True)
+class CascadeStep:
+    """One step of a cascade: what its `layers` became, and the accuracy on the validation images.
+
+    It is that before, after decomposing, and of the best of the `epochs` that were trained.
+    """
+
+    layers: tuple[str, ...]
+    words: str
+    before: Evaluation
+    decomposed: Evaluation
+    tuned: Evaluation
+    epochs: int
+
+
+@dataclass(frozen=True)
 class FinetuneResult:
     """Validation accuracies: of the best epoch (0 is the start), the last and the start; `history.jsonl`'s rows.
 
     Of an unlabelled training they are those of `distillation.tallied`, against the teacher's answers. `note` says in a
     sentence or two what the user should know about the training, and is empty otherwise. `lr` is the highest learning
     rate of the training, as given or as found, and `freeze_bn` whether batch normalisation kept its statistics.
+
+    A cascade has `steps`, each with a learning rate of its own; the number of the last one stands for its best epoch.
+    `errors` are the relative errors of its fits by layer, where the network has its weights.
     """
 
     best: Evaluation
@@ -158,3 +182,5 @@ class FinetuneResult:
     note: str = ""
     lr: float | None = None
     freeze_bn: bool = False
+    steps: tuple[CascadeStep, ...] = ()
+    errors: dict[str, float] = dataclasses.field(default_factory=dict)

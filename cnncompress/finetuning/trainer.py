@@ -46,6 +46,7 @@ class Trainer:
         device: torch.device,
     ) -> None:
         self.model, self.classes, self.teacher = learner.network, learner.classes, learner.teacher
+        self.enough, self.epochs_before = learner.enough, learner.epochs_before
         self.val, self.settings, self.checkpoints = lessons.val, settings, checkpoints
         self.names = learner.names
         self.stepper = Stepper(learner, settings, device)
@@ -151,7 +152,13 @@ class Trainer:
         if self.main:
             self.checkpoints.clear()
             self.checkpoints.save_best(self.model, 0, self.best)
+        self._end_if_restored()
         self._save()
+
+    def _end_if_restored(self) -> None:
+        """Have the epoch that was done be the last one, where the network has learnt enough."""
+        if self.enough is not None and self.best.top1 >= self.enough:
+            self.progress.epoch = self.settings.epochs + 1
 
     def _save(self) -> None:
         """Write the last checkpoint and the history."""
@@ -196,11 +203,12 @@ class Trainer:
             leave=False,
         )
         with steps:
-            batches = self.batches.of_epoch(at.epoch, at.step)
+            number = self.epochs_before + at.epoch
+            batches = self.batches.of_epoch(number, at.step)
             while at.step < self.batches.steps:
                 began = time.monotonic()
                 # Seeded for every step, so that dropout is the same after an interruption.
-                torch.manual_seed(mixed_seed(settings.seed, at.epoch, at.step, self.rank))
+                torch.manual_seed(mixed_seed(settings.seed, number, at.step, self.rank))
                 images, labels = self.batches.read(batches, input_dtype(self.model), self.classes)
                 with self.interrupts.hold():
                     self.between_steps = False
@@ -253,6 +261,7 @@ class Trainer:
                     if self.main:
                         self._keep_best()
                 at.start_epoch()
+                self._end_if_restored()
         self._keep()
 
     @contextmanager

@@ -7,12 +7,12 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from cnncompress.chains.spec import Call
 from cnncompress.data import Data, Images, Loader, make_loader, split
+from cnncompress.data.sample import evenly
 from cnncompress.errors import NoGradientError, UsageError
 from cnncompress.metrics import LayerStatistics, get_metric
 from cnncompress.names.metrics import OF_INPUTS
@@ -88,11 +88,6 @@ def calibration_set(data: Data | None, asked: FitAsked, calls: Mapping[str, Call
     indices = evenly(len(data.train), asked.calibration_images)
     held = evenly(len(indices), most_images(calls)) if asked.looks_at_images else []
     return CalibrationSet(data.train, tuple(indices), frozenset(held), data.fingerprint)
-
-
-def evenly(count: int, most: int) -> list[int]:
-    """At most `most` of the numbers below `count`, spread evenly, the first and the last included."""
-    return np.unique(np.linspace(0, count - 1, min(most, count)).astype(int)).tolist()
 
 
 def most_images(calls: Mapping[str, Call]) -> int:

@@ -17,19 +17,22 @@ from cnncompress.finetuning import (
     FinetuneResult,
     FinetuneSettings,
     Lessons,
+    Origin,
     finetune,
     is_main_process,
 )
+from cnncompress.names.schedules import cascades
 from cnncompress.network.device import resolve_device
 from cnncompress.network.evaluate import Evaluation, paired_error
 from cnncompress.network.memory_format import memory_format_of, to_memory_format
 from cnncompress.pipeline.asked import ImagesAsked, NetworkAsked, TrainingAsked
+from cnncompress.pipeline.cascade import add_steps
 from cnncompress.pipeline.images import evaluate_on, held_out, open_data
 from cnncompress.pipeline.opened import Opened, is_program, open_run, with_code
 from cnncompress.pipeline.original import original_network, with_accuracy
 from cnncompress.pipeline.rows import recorded
 from cnncompress.pipeline.training import TrainingPlace, origin_of, training_in
-from cnncompress.pipeline.tuned import add_notes, as_tuned, last_row, program_note
+from cnncompress.pipeline.tuned import add_notes, as_tuned, ending, last_row, program_note
 from cnncompress.pipeline.unlabelled import add_taught, told
 from cnncompress.reporting import Report, Row
 from cnncompress.runs import update_run
@@ -72,11 +75,11 @@ def train_run(
             check_schedule(opened, training.schedule)
             LOG.warning(program_note(opened))
         data = open_training_data(images.spec, opened, training)
-        teacher = find_teacher(opened, training.distill)
-        steps.announce("train", f"train {counted(training.epochs, 'epoch')} on {images.spec}")
+        original = find_original(opened, training)
+        steps.announce("train", f"train {length(training)} on {images.spec}")
         accuracy = partial(evaluate_on, data=data, asked=images)
         before = accuracy(opened.model) if training.unlabelled else None
-        result = _train(opened, data, training, place, images.device, teacher)
+        result = _train(opened, data, training, place, images.device, original)
         if not is_main_process():
             return None
         steps.announce("save", f"save in {place.target}")
@@ -84,6 +87,8 @@ def train_run(
             add_taught(report, opened, result, data, (before, accuracy(opened.model)))
         else:
             add_tuned(report, opened, result, data)
+        if result.steps:
+            add_steps(report, opened, result, training.unlabelled)
         if data.labelled:
             report.rows = beside_original(report.rows, opened, data, accuracy)
         info = {
@@ -101,7 +106,7 @@ def _train(
     training: FinetuneSettings,
     place: TrainingPlace,
     device: str,
-    teacher: nn.Module | None,
+    original: nn.Module | None,
 ) -> FinetuneResult:
     """Train the network in place, with checkpoints in the place of the training."""
     if data.train is None:
@@ -109,13 +114,21 @@ def _train(
     augment = place.asked.augment
     train = Augmented(data.train, opened.preprocessing, flip=data.flip, seed=training.seed, augment=augment)
     checkpoints = Checkpoints(place.folder, place.ready, {**origin_of(opened, data), "augmentation": augment})
-    lessons = Lessons(train, data.val, teacher, opened.example())
+    origin = None if original is None else Origin(original, opened.provenance.plan, data.train)
+    teacher = original if training.distill != "none" else None
+    lessons = Lessons(train, data.val, teacher, opened.example(), origin)
     return finetune(opened.model, lessons, training, checkpoints, device=device, resume=place.asked.resume)
 
 
 def _record(training: FinetuneSettings, asked: TrainingAsked, result: FinetuneResult) -> dict[str, Any]:
     """The settings of a training as its run has them, with those that it found itself."""
-    return {**dataclasses.asdict(training), "lr": result.lr, "freeze_bn": result.freeze_bn, "augment": asked.augment}
+    found = {} if result.steps else {"lr": result.lr, "freeze_bn": result.freeze_bn}  # a cascade has them in each step
+    return {**dataclasses.asdict(training), **found, "augment": asked.augment}
+
+
+def length(training: FinetuneSettings) -> str:
+    """How long a training is, in words."""
+    return counted(training.epochs, "epoch") + " in each step" * cascades(training.schedule)
 
 
 def check_schedule(opened: Opened, schedule: str) -> None:
@@ -128,16 +141,22 @@ def check_schedule(opened: Opened, schedule: str) -> None:
         )
 
 
-def find_teacher(opened: Opened, distill: str) -> nn.Module | None:
-    """The original of a run, in the run's memory format, where there is distillation; RunError where it is gone."""
-    if distill == "none":
+def find_original(opened: Opened, training: FinetuneSettings) -> nn.Module | None:
+    """The original of a run, in the run's memory format, where the training needs it; RunError where it is gone."""
+    asked = {
+        f"--schedule {training.schedule}": (cascades(training.schedule), "give --schedule all or upper"),
+        "--distill": (training.distill != "none", "leave out --distill"),
+        "--until-drop": (training.until_drop is not None, "leave out --until-drop"),
+    }
+    needs = next(((flag, remedy) for flag, (needed, remedy) in asked.items() if needed), None)
+    if needs is None:
         return None
     original = original_network(opened)
     if original is None:
         other = with_code(opened) if is_program(opened) else ""
         raise RunError(
-            f"--distill needs the original of {opened.weights}, whose code or weights are missing, changed or were "
-            f"never recorded; {f'{other}, or ' if other else ''}leave out --distill"
+            f"{needs[0]} needs the original of {opened.weights}, whose code or weights are missing, changed or were "
+            f"never recorded; {f'{other}, or ' if other else ''}{needs[1]}"
         )
     return to_memory_format(original, memory_format_of(opened.model))
 
@@ -191,5 +210,5 @@ def beside_original(
 def summary(result: FinetuneResult) -> str:
     """The change of accuracy by the training, in a line."""
     start, best = result.start, result.best
-    text = f"top-1 {start.top1:.2f} % → {best.top1:.2f} % on {best.images} images, best of epoch {result.best_epoch}"
+    text = f"top-1 {start.top1:.2f} % → {best.top1:.2f} % on {best.images} images, {ending(result)}"
     return f"{text}; {result.note}" if result.note else text

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from cnncompress.data import Data, make_loader, split
+from cnncompress.data.sample import evenly
 from cnncompress.errors import CompressError, DataError, UsageError
 from cnncompress.latency.network import program_latencies
 from cnncompress.latency.setting import TimingSetting
@@ -19,7 +20,7 @@ from cnncompress.network.divergence import batches
 from cnncompress.network.evaluate import evaluate, paired_error
 from cnncompress.network.inputs import read_batch
 from cnncompress.pipeline.asked import ImagesAsked, NetworkAsked
-from cnncompress.pipeline.calibration import EVALUATION_SHARE, evenly
+from cnncompress.pipeline.calibration import EVALUATION_SHARE
 from cnncompress.pipeline.export import target_of
 from cnncompress.pipeline.images import open_data
 from cnncompress.pipeline.opened import Opened, open_run

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 
+from cnncompress.finetuning import FinetuneResult
 from cnncompress.network.profile import profile
 from cnncompress.pipeline.opened import Opened, is_program, with_code
 from cnncompress.reporting import Report, Row
+from cnncompress.terminal.words import counted
 from cnncompress.text import plain
 
 ERRORS_OF_FIT = "relative errors of layers are those of their fit, before fine-tuning"
+ERRORS_OF_STEPS = "relative errors of layers are those of their fit in the cascade, to weights fine-tuned before"
 
 
 def last_row(report: Report, opened: Opened) -> Row:
@@ -36,5 +39,14 @@ def program_note(opened: Opened) -> str:
 
 def add_notes(report: Report, opened: Opened) -> None:
     """Add what is to be known of a network that was trained, once."""
-    notes = [ERRORS_OF_FIT, program_note(opened)] if is_program(opened) else [ERRORS_OF_FIT]
+    notes = [] if ERRORS_OF_STEPS in report.notes else [ERRORS_OF_FIT]
+    notes += [program_note(opened)] if is_program(opened) else []
     report.notes += [text for text in notes if text not in report.notes]
+
+
+def ending(result: FinetuneResult) -> str:
+    """What the weights of a training are of, in words."""
+    if not result.steps:
+        return f"best of epoch {result.best_epoch}"
+    epochs = counted(sum(step.epochs for step in result.steps), "epoch")
+    return f"{counted(len(result.steps), 'step')} and {epochs}"

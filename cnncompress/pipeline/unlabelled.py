@@ -7,7 +7,7 @@ from cnncompress.finetuning import FinetuneResult
 from cnncompress.network.evaluate import Evaluation
 from cnncompress.pipeline.opened import Opened
 from cnncompress.pipeline.original import with_accuracy
-from cnncompress.pipeline.tuned import add_notes, as_tuned, last_row
+from cnncompress.pipeline.tuned import add_notes, as_tuned, ending, last_row
 from cnncompress.reporting import Report, Row
 
 Accuracies = tuple[Evaluation | None, Evaluation | None]
@@ -40,6 +40,6 @@ def told(result: FinetuneResult, data: Data) -> str:
     text = (
         f"fine-tuning on images of {data.name} without labels: on {best.images} others the most probable class is the "
         f"original's for {start.top1:.2f} % → {best.top1:.2f} %, the answers diverge by {start.loss:.4f} → "
-        f"{best.loss:.4f} nats an image, best of epoch {result.best_epoch}"
+        f"{best.loss:.4f} nats an image, {ending(result)}"
     )
     return f"{text}; {result.note}" if result.note else text

@@ -75,16 +75,18 @@ def _history(path: Path) -> tuple[Epoch, ...]:
     if not path.exists():
         return ()
     try:
-        return tuple(_epoch(parse_json(line)) for line in read_text(path, HISTORY_BYTES).splitlines())
+        lines = read_text(path, HISTORY_BYTES).splitlines()
+        return tuple(_epoch(number, parse_json(line)) for number, line in enumerate(lines))
     except OSError as error:
         raise RunError(f"{path} cannot be read: {error.strerror}") from error
     except MalformedError as error:
         raise RunError(f"{path} is damaged: it {error}; delete it") from error
 
 
-def _epoch(values: Any) -> Epoch:
+def _epoch(number: int, values: Any) -> Epoch:
+    """The epoch that line `number`, from 0 on, is of; those of a cascade, which begins anew each step, are counted."""
     known = values if isinstance(values, dict) else {}
     if not isinstance(epoch := known.get("epoch"), int):
         raise MalformedError("has a line that is no epoch")
     numbers = {key: float(value) for key in EPOCH if isinstance(value := known.get(key), int | float)}
-    return Epoch(epoch, **numbers)
+    return Epoch(number if "cascade_step" in known else epoch, **numbers)

@@ -15,6 +15,7 @@ from cnncompress.reporting.layers import LAYER_FORMS, kept_table, layer_records,
 from cnncompress.reporting.layout import AS_NEEDED, fill, fitting, table
 from cnncompress.reporting.networks import fitting_networks, in_several, network_records, network_table, notes_of
 from cnncompress.reporting.rows import Report
+from cnncompress.reporting.steps import step_table
 from cnncompress.reporting.summary import summaries
 from cnncompress.reporting.times import Beside, headline, time_table
 from cnncompress.text import csv_cell, escaped_json, markdown, plain
@@ -52,6 +53,8 @@ def render(report: Report, format: str = "table", layers: bool = False, width: i
     else:
         parts = [fitting_networks(report.rows, narrow), "\n".join(fill(plain(note), narrow) for note in notes)]
         said = [fill(plain(text), narrow) for text in said]
+    if report.steps:
+        parts[1:1] = [table(*step_table(report.steps), format, [None, 40], narrow)]
     if timings:
         parts.insert(1, _times(timings, format, narrow))
     parts[:0] = ["\n".join(said)] * bool(said)

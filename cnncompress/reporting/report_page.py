@@ -20,6 +20,7 @@ from cnncompress.reporting.networks import (
 )
 from cnncompress.reporting.page import Cell, Drawn, Page, Section, Table, Tile, drawn, with_bars
 from cnncompress.reporting.rows import LayerRow, Report, Row
+from cnncompress.reporting.steps import step_table
 from cnncompress.reporting.summary import summaries
 from cnncompress.reporting.svg import Chart, Dot, Series
 from cnncompress.reporting.warnings import warnings_of
@@ -93,7 +94,14 @@ def _networks(report: Report) -> Section:
     headers, cells, aligned = network_table(report.rows, NetworkForm("\n"))
     caption = "All networks; 0.50× is half of the original above."
     table = Table(caption, headers, cells, ["l" if a == "l" else "" for a in aligned])
-    return Section("Networks", charts=_charts(report), tables=[table])
+    return Section("Networks", charts=_charts(report), tables=[table, *_steps(report)])
+
+
+def _steps(report: Report) -> list[Table]:
+    """The steps of a cascade, where there was one."""
+    headers, cells, aligned = step_table(report.steps)
+    caption = "The steps of the cascade, with the accuracy of each on the images that chose its epoch"
+    return [Table(caption, headers, cells, ["l" if a == "l" else "" for a in aligned])] if cells else []
 
 
 def _charts(report: Report) -> list[Drawn]:

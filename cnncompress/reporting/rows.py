@@ -16,6 +16,7 @@ from cnncompress.latency.setting import TimingSetting
 from cnncompress.latency.timed import Latency
 from cnncompress.names.methods import SELECT
 from cnncompress.network.costs import Profile
+from cnncompress.reporting.steps import StepRow
 from cnncompress.text import plain_values
 
 SCHEMA = 1
@@ -88,12 +89,16 @@ class LayerRow:
 
 @dataclass(repr=False)
 class Report:
-    """Rows of networks, each after the original it is compared with, the decomposed and the kept layers, notes."""
+    """Rows of networks, each after the original it is compared with, the decomposed and the kept layers, notes.
+
+    `steps` are those of a cascade, of a network that was fine-tuned so.
+    """
 
     rows: list[Row] = field(default_factory=list)
     layers: list[LayerRow] = field(default_factory=list)
     kept: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    steps: list[StepRow] = field(default_factory=list)
 
     def __repr__(self) -> str:
         names = ", ".join(row.name for row in self.rows)
@@ -107,6 +112,7 @@ class Report:
             "layers": [_pick(layer, (*LAYER_KEYS, *LATER_LAYER)) for layer in self.layers],
             "kept": dict(self.kept),
             "notes": list(self.notes),
+            **({"steps": [step.to_json() for step in self.steps]} if self.steps else {}),
         }
 
     @classmethod
@@ -122,7 +128,8 @@ class Report:
         except MalformedError as error:
             raise CompressError(f"this is not a report of schema {SCHEMA}: it {error}; write it again") from error
         rows, layers = map(row_from_json, values["rows"]), map(_layer_from_json, values["layers"])
-        return cls(list(rows), list(layers), dict(values.get("kept", {})), list(values.get("notes", [])))
+        steps = list(map(StepRow.from_json, values.get("steps", [])))
+        return cls(list(rows), list(layers), dict(values.get("kept", {})), list(values.get("notes", [])), steps)
 
 
 def _pick(value: Any, keys: Iterable[str]) -> dict[str, Any]:
@@ -204,6 +211,7 @@ def merge(reports: Mapping[str, Report]) -> Report:
     result, told = Report(), dict[str, list[str]]()
     for run, report in reports.items():
         result.layers += [dataclasses.replace(layer, layer=f"{run}:{layer.layer}") for layer in report.layers]
+        result.steps += [dataclasses.replace(step, what=f"{run}: {step.what}") for step in report.steps]
         result.kept |= {f"{run}:{name}": reason for name, reason in report.kept.items()}
         for note in report.notes:
             told.setdefault(note, []).append(run)

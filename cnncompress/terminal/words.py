@@ -21,3 +21,8 @@ def listed(names: Sequence[str], most: int = 4) -> str:
 def counted(number: int, noun: str) -> str:
     """`1 layer`, `2 layers`."""
     return f"{number} {noun}{'s' * (number != 1)}"
+
+
+def points(value: float) -> str:
+    """A difference of percentages: 1 point, 0.5 points."""
+    return f"{value:g} point{'s' * (value != 1)}"

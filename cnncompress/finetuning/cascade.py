@@ -1,0 +1,183 @@
+"""The cascade: layer after layer is decomposed and frozen, what is above it fine-tuned (Denton et al. 2014, 4.2)."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+from torch import nn
+
+from cnncompress.data import make_loader
+from cnncompress.data.sample import evenly
+from cnncompress.files.tensorfile import digest_of
+from cnncompress.finetuning.checkpoints import Checkpoints
+from cnncompress.finetuning.lessons import Origin
+from cnncompress.finetuning.optimization import better
+from cnncompress.finetuning.progress import Progress
+from cnncompress.finetuning.schedules import modules_above
+from cnncompress.finetuning.session import Session, in_training
+from cnncompress.finetuning.settings import CascadeStep, FinetuneResult
+from cnncompress.finetuning.steps import Step, check_made_of, in_short, of_layers, steps_of, with_chains
+from cnncompress.finetuning.story import StepCheckpoints, Story, read_story
+from cnncompress.fitting import fit_alone
+from cnncompress.metrics import LayerStatistics, get_metric
+from cnncompress.names.schedules import parse_schedule
+from cnncompress.network.copying import clone
+from cnncompress.network.inputs import in_single, input_dtype
+from cnncompress.network.provenance import Provenance
+from cnncompress.statistics import collect_statistics
+from cnncompress.terminal.console import LOG, is_main_process
+from cnncompress.terminal.words import points
+
+
+class Cascade:
+    """Makes of an original, layer by layer, the network that a plan makes of it, and puts its weights into `model`.
+
+    Each step decomposes its layers, by the methods and ranks of the plan, from the weights that the steps before left.
+    In the plan's metric, the statistics are those of the network so far, with every layer before in its chain. Then
+    all that is called after these layers is trained; they and all before them keep their parameters, and the statistics
+    of their normalisations. A step ends after the epochs of the settings, or as soon as the network is within
+    `until_drop` of the original, and leaves its best weights. What no parameters are above is decomposed only.
+    Where that ends no better than it was, `model` keeps its weights.
+
+    UsageError for a plan that has no such steps.
+    """
+
+    def __init__(self, model: nn.Module, origin: Origin, session: Session, files: Checkpoints) -> None:
+        self.model, self.plan, self.session, self.files = model, origin.plan, session, files
+        self.images = session.lessons.train if origin.images is None else origin.images
+        self.original = clone(in_single(origin.network)).cpu()
+        group = parse_schedule(session.settings.schedule)[1]
+        self.steps = steps_of(self.plan, self.original, session.example(self.original), group)
+        check_made_of(model, self.original, self.plan)
+        self.untrained: list[int] = []  # steps with nothing to train
+        self.setbacks: list[str] = []  # of steps that went back to a checkpoint
+        files.origin |= {
+            "the original's weights": digest_of(origin.network.state_dict()),
+            "the plan": in_short(self.plan),
+        }
+
+    def run(self, resume: bool) -> FinetuneResult:
+        """Go through the steps; the compressed network then has the weights of the last one, or keeps its own."""
+        network = self._resumed() if resume else self._begun()
+        for step in self.steps[self.story.step :]:
+            self.story.step = step.number
+            LOG.info("cascade: step %d of %d: %s", step.number, len(self.steps), step.words)
+            network = self._decomposed(network, step)
+            self._trained(network, step, None)
+        return self._result(network)
+
+    def _begun(self) -> nn.Module:
+        start, original = self.session.validated(self.model), self.session.validated(self.original)
+        self.story = Story(len(self.steps), start, original)
+        self.session = self.session.until(original)
+        first = Progress()
+        first.record(0, 0, original, step=0, lr=None, train_loss=None)
+        self.story.rows = self.story.told([], first.history)
+        return self.original
+
+    def _resumed(self) -> nn.Module:
+        """The network of the step that was under way, which is gone through to its end."""
+        settings = dataclasses.asdict(self.session.settings)
+        state = self.files.load_last(settings, len(self.session.lessons.train))  # type: ignore[arg-type]
+        self.story = read_story(state, len(self.steps), self.files)
+        self.session = self.session.until(self.story.original)
+        step = self.steps[self.story.step - 1]
+        LOG.info("cascade: step %d of %d: %s", step.number, len(self.steps), step.words)
+        network = with_chains(self.original, self.plan, self._layers())
+        self._trained(network, step, state)
+        return network
+
+    def _layers(self) -> list[str]:
+        """The layers that are decomposed so far."""
+        return [name for step in self.steps[: self.story.step] for name in step.layers]
+
+    def _decomposed(self, network: nn.Module, step: Step) -> nn.Module:
+        """A copy of the network with the layers of a step decomposed, one after the other."""
+        for name in step.layers:
+            part = of_layers(self.plan, [name])
+            statistics = self._statistics(network, name)
+            found = fit_alone(network, Provenance(), part, statistics=statistics, progress=False)
+            network, self.story.errors[name] = found.network, found.provenance.errors[name]
+        return network
+
+    def _statistics(self, network: nn.Module, name: str) -> dict[str, LayerStatistics]:
+        """The statistics of a layer's inputs and outputs in the network so far."""
+        if not get_metric(self.plan.metric).needs:
+            return {}
+        settings, images = self.session.settings, self.images
+        if hasattr(images, "set_epoch"):
+            images.set_epoch(0)
+        chosen = evenly(len(images), settings.calibration_images)  # type: ignore[arg-type]
+        loader = make_loader(images, settings.batch_size, workers=settings.workers, indices=chosen)
+        found = collect_statistics(
+            network, loader, self.plan.metric, layers=[name], seed=settings.seed, device=self.session.device
+        )
+        network.to("cpu")
+        return found
+
+    def _trained(self, network: nn.Module, step: Step, state: dict[str, Any] | None) -> None:
+        """Train what is above the layers so far, and note what came out."""
+        settings, layers = self.session.settings, list(step.layers)
+        files = StepCheckpoints(self.files, self.story, layers, state)
+        with in_training(network, self.session.device, False):
+            names = modules_above(network, self.session.example(network), self._layers())
+            if names and settings.epochs:
+                session = dataclasses.replace(self.session, epochs_before=settings.epochs * (step.number - 1))
+                result = session.run(network, names, files, state is not None)
+            else:
+                result = self._only_decomposed(network, files)
+        if not names:
+            self.untrained.append(step.number)
+        self.setbacks += [f"step {step.number}: {result.note}"] if "went back" in result.note else []
+        done = CascadeStep(
+            tuple(layers), step.words, self.story.reached, result.start, result.best, len(result.history) - 1
+        )
+        self.story.rows = self.story.told(layers, result.history)
+        self.story.done.append(done)
+
+    def _only_decomposed(self, network: nn.Module, files: StepCheckpoints) -> FinetuneResult:
+        """The result of a step that nothing is left to train in."""
+        found, progress = self.session.validated(network), Progress()
+        if self.story.step == 1 and is_main_process():
+            files.clear()
+        progress.record(0, 0, found, step=0, lr=None, train_loss=None)
+        return FinetuneResult(found, 0, found, found, progress.history)
+
+    def _result(self, network: nn.Module) -> FinetuneResult:
+        """What the cascade came to, after putting the weights into the compressed network where they are better."""
+        story = self.story
+        if is_main_process():
+            self.files.save_history(story.rows)
+        last, notes = story.reached, self._notes()
+        changed = better(last, story.start, self.session.settings.unlabelled)
+        if changed:
+            self.model.load_state_dict(network.state_dict())
+            if (dtype := input_dtype(self.model)).itemsize < torch.float32.itemsize:
+                notes.append(f"trained in float32 and rounded to {str(dtype).removeprefix('torch.')}")
+                last = self.session.validated(self.model)
+        else:
+            notes.append("the cascade came to nothing better than the network was, whose weights are kept")
+            last = story.start
+        for note in notes:
+            LOG.info(note)
+        said, steps = "; ".join(notes), tuple(story.done)
+        found = FinetuneResult(last, 0, story.reached, story.start, story.rows, said, steps=steps)
+        return dataclasses.replace(found, best_epoch=len(story.done), errors=story.errors) if changed else found
+
+    def _notes(self) -> list[str]:
+        """What is to be said of steps that trained nothing, or did not come near the original again."""
+        enough = self.session.enough
+        notes = list(self.setbacks)
+        if self.untrained:
+            notes.append(f"nothing is left to train above the layers of {_numbered(self.untrained)}")
+        far = [i for i, done in enumerate(self.story.done, 1) if enough is not None and done.tuned.top1 < enough]
+        if far:
+            drop = points(self.session.settings.until_drop or 0.0)
+            notes.append(f"top-1 was not within {drop} of the original's after {_numbered(far)}")
+        return notes
+
+
+def _numbered(steps: list[int]) -> str:
+    return f"step{'s' * (len(steps) > 1)} {', '.join(map(str, steps))}"
