@@ -75,12 +75,15 @@ class Composite(Decomposition):
         (basis,) = super().rank(spec, request)
         return (basis,) if self._joins else self.full_rank(spec)
 
+    def _basis_filters(self, spec: ConvSpec, rank: Rank) -> int:
+        return rank[0] if self._joins else spec.out_channels
+
     def filters(self, spec: ConvSpec, rank: Rank) -> dict[Pair, int]:
         """How many of the basis filters have each kernel size; shapes without any are left out."""
-        (kh, kw), whole = spec.kernel_size, sum(self.shares)
-        exact = [rank[0] * share / whole for share in self.shares]
+        (kh, kw), whole, basis = spec.kernel_size, sum(self.shares), self._basis_filters(spec, rank)
+        exact = [basis * share / whole for share in self.shares]
         counts = [math.floor(x) for x in exact]
-        for i in sorted(range(3), key=lambda i: counts[i] - exact[i])[: rank[0] - sum(counts)]:
+        for i in sorted(range(3), key=lambda i: counts[i] - exact[i])[: basis - sum(counts)]:
             counts[i] += 1
         return {size: n for size, n in zip(((1, kw), (kh, 1), (kh, kw)), counts, strict=True) if n}
 
@@ -96,7 +99,8 @@ class Composite(Decomposition):
         """σ² = 2 / Σ w·h·d for d filters of w×h of each shape; 1 / K for the 1×1, as nothing is rectified before it."""
         _, *rest = self.group_stages(spec, rank)
         taps = sum(h * w * n for (h, w), n in self.filters(spec, rank).items())
-        kernels = [normal(spec.replace(out_channels=rank[0]).weight_shape, 2 / taps, generator)]
+        basis = spec.replace(out_channels=self._basis_filters(spec, rank))
+        kernels = [normal(basis.weight_shape, 2 / taps, generator)]
         if self._joins:
             return [*kernels, normal((spec.out_channels, rank[0], 1, 1), 1 / rank[0], generator)]
         return [*kernels, *(torch.arange(stage.in_channels) for stage in rest)]

@@ -39,6 +39,8 @@ def labels_for(job: Job) -> str:
 
 def hint(job: Job) -> str:
     """A hint at options that would give more, in a line; empty where there is none."""
+    if job.fit.init == "scratch":
+        return ""
     if job.images.spec is None:
         return (
             "the chains were fitted to the weights alone; far more accuracy is kept with --data FOLDER (fifty or more "

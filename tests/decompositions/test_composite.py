@@ -54,6 +54,13 @@ def test_params_and_macs():
         assert chain_macs(chain, (10, 11)) == weights * 110
 
 
+def test_without_a_join_there_is_one_rank():
+    method, spec = get_method("composite", join="none"), ConvSpec(4, 6, (3, 3))
+    assert [method.rank(spec, request) for request in (2, 0.5, (3,), 1.0)] == [(6,)] * 4
+    assert method.stages(spec, (2,)) == method.stages(spec, (6,))
+    assert method.scratch(spec, (2,), generator())[0].shape == (6, 4, 3, 3)
+
+
 def test_what_it_does_not_take():
     assert "one row or one column" in decide(nn.Conv2d(4, 4, (1, 3)), "composite").reason
     assert "channel-svd" in decide(nn.Conv2d(4, 4, 1), "composite").reason

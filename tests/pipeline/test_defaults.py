@@ -77,7 +77,7 @@ def test_without_images_every_layer_has_a_quarter_of_its_rank():
     assert (found.budget, found.rank, found.metric, found.correct) == (None, 0.25, "frobenius", "none")
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*20*_*.yaml")), ids=lambda path: path.stem)
 def test_the_papers_say_their_ranks(path):
     assert merge(DecomposeSettings, path, {"data": "images"}).resolved().budget is None
 
@@ -96,9 +96,10 @@ def test_a_hint_says_what_could_be_asked_for(settings, words):
 
 
 @pytest.mark.parametrize(
-    "settings", [{"data": "images", "budget": "macs=0.5"}, {"data": "images", "rank": 4, "correct": "refit"}]
+    "settings",
+    [{"data": "images", "budget": "macs=0.5"}, {"data": "images", "rank": 4, "correct": "refit"}, {"init": "scratch"}],
 )
-def test_no_hint_where_images_are_made_use_of(settings):
+def test_no_hint_where_images_are_made_use_of_or_nothing_is_fitted(settings):
     assert hint(job_of(resolved(**settings))) == ""
 
 
