@@ -13,7 +13,7 @@ echo "2. Train the chains on two thirds of the training images, mostly on what t
 precision=fp32 # half the time in bfloat16, where the processor computes in it
 if grep -qsE "avx512_bf16|amx_bf16" /proc/cpuinfo; then precision=bf16; fi
 (set -x; cnncompress finetune "$out/decomposed" --data photodigits --images-per-epoch 8600 --workers 1 \
-    --optimizer adamw --lr 0.001 --distill logits --precision "$precision" --out "$out/finetuned" --force)
+    --optimizer adamw --lr 0.001 --live-bn --distill logits --precision "$precision" --out "$out/finetuned" --force)
 echo
 echo "3. Compare with the original on the test images, and the time they take here."
 (set -x; python scripts/demo_report.py photodigits_vgg "$out/decomposed" "$out/finetuned" photodigits:test)
