@@ -19,9 +19,10 @@ from cnncompress.network.evaluate import Evaluation
 from cnncompress.network.profile import size_bytes
 from cnncompress.pipeline import decompose, timing
 from cnncompress.pipeline.asked import NetworkAsked
-from cnncompress.pipeline.finetune import ERRORS_OF_FIT, add_tuned
+from cnncompress.pipeline.finetune import add_tuned
 from cnncompress.pipeline.opened import open_network, open_run
 from cnncompress.pipeline.original import NOT_AT_HAND, original_network, original_of
+from cnncompress.pipeline.tuned import ERRORS_OF_FIT
 from cnncompress.reporting import Report, Row
 from tests.pipeline.networks import write_factory, write_images
 from tests.timing import took
