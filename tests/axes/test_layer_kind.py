@@ -154,7 +154,9 @@ def run(*arguments: str) -> int:
 def test_the_command_line_takes_it(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert run("inspect", FACTORY, "--input-size", "8") == 0
-    assert "1×1 24→32" in capsys.readouterr().out
+    text = " ".join(capsys.readouterr().out.split())
+    assert "1×1 24→32" in text
+    assert "whose input channels stay whole: wide cannot change" in text  # no `narrow` of its own
     images = "--data", "digits", "--calibration-images", "50"
     options = "--input-size", "8", "--layers", "wide", "--method", "channel-svd", "--rank", "0.25", "--correct", "refit"
     assert run("decompose", FACTORY, *images, *options, "--metric", "kronecker", "--out", "run") == 0

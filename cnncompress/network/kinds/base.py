@@ -29,7 +29,14 @@ class LayerKind(ABC):
 
     channel_axis: ClassVar[int]  # of inputs and outputs, from the end
     adjustable: ClassVar[bool] = True  # a correction may give a layer that stays another kernel
-    narrows: ClassVar[bool] = False  # `narrow` is written
+    narrows: ClassVar[bool] = False  # `narrow` is written for where weights lie
+
+    def __init_subclass__(cls) -> None:
+        """A kind that keeps its weights elsewhere than the one that it derives from narrows by a way of its own."""
+        super().__init_subclass__()
+        own = vars(cls).keys()
+        if "narrow" in own or own & {"spec", "parameter", "bias", "dense", "laid_out"}:
+            cls.narrows = "narrow" in own
 
     # --- the module ---
 

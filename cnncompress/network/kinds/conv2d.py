@@ -19,7 +19,6 @@ class Conv2dKind(LayerKind):
     """`torch.nn.Conv2d`, grouped ones included. Inputs are [b, C, H, W] or [C, H, W]."""
 
     channel_axis: ClassVar[int] = -3
-    narrows: ClassVar[bool] = True
 
     def spec(self, module: nn.Conv2d) -> ConvSpec:
         """Its geometry; padding "valid" is none."""

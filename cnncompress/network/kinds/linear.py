@@ -16,7 +16,6 @@ class LinearKind(LayerKind):
 
     channel_axis: ClassVar[int] = -1
     adjustable: ClassVar[bool] = False
-    narrows: ClassVar[bool] = True
 
     def spec(self, module: nn.Linear) -> ConvSpec:
         """Its widths."""
