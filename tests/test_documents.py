@@ -48,7 +48,7 @@ def test_a_command_line_is_accepted(line):
     name, *arguments = shlex.split(line, comments=True)[1:]
     command = group.get_command(click.Context(group), name)
     assert command is not None
-    command.make_context(name, arguments)
+    command.make_context(name, arguments, parent=click.Context(group, **group.context_settings))  # which gives it -h
 
 
 def test_there_are_command_lines():

@@ -25,7 +25,10 @@ GROUPS = {
         *("budget", "budgets", "measure", "rank", "max_drop", "plan", "multiple"),
         *("latency_batch", "allow_slower"),
     ),
-    "How": ("method", "layers", "skip", "metric", "refine", "correct", "reconstruct", "keep_statistics", "statistics"),
+    "How": (
+        *("method", "init", "layers", "skip", "metric", "refine", "correct", "reconstruct"),
+        *("keep_statistics", "statistics"),
+    ),
     "Training": (
         *("schedule", "until_drop", "epochs", "images_per_epoch", "lr", "optimizer"),
         *("weight_decay", "precision", "checkpoint_minutes", "resume"),

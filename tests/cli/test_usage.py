@@ -145,7 +145,7 @@ def test_every_help_has_groups_and_an_example_that_parses(name, done):
     for example in command.examples:
         called, *args = example.split()
         assert called == name
-        command.make_context(name, args)
+        command.make_context(name, args, parent=click.Context(group, **group.context_settings))
 
 
 @pytest.mark.parametrize("where", ["before", "after"])
