@@ -12,12 +12,15 @@ from tests.finetuning.toy import Auxiliary, Toy, chain, settings
 
 
 def train_shared(out, batch_size=8):
-    """What each process runs: 25 validation images do not divide by two, and the network has no random parts."""
+    """What each process runs: 25 validation images do not divide by two, and the network has no random parts.
+
+    The learning rate is found by trials that all processes take part in.
+    """
     torch.set_num_threads(1)
     torch.manual_seed(3)
     model = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(), chain(6, 3, 4), Auxiliary())
-    teacher = nn.Sequential(nn.Flatten(), nn.Linear(192, 3))
-    chosen = settings(batch_size=batch_size, distill="logits", teacher_share=0.5)
+    teacher = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.Flatten(), nn.Linear(384, 3))
+    chosen = settings(batch_size=batch_size, lr=None, distill="logits+attention", teacher_share=0.5)
     place = out / "checkpoints"
     result = finetune(model, Lessons(Toy(), Toy(25, seed=1), teacher), chosen, place, device="cpu")
     return {"history": result.history, "model": model.state_dict()}
@@ -58,6 +61,7 @@ def test_two_processes_give_the_result_of_one(tmp_path):
     assert "batch size 7 cannot be split evenly over 2 processes" in two["refusal"]
     for a, b in zip(one["history"], two["history"], strict=True):
         assert a["val_images"] == b["val_images"] == 25
+        assert a["lr"] == b["lr"]
         assert a["val_loss"] == pytest.approx(b["val_loss"], rel=1e-4)
         assert (a["train_loss"] or 0) == pytest.approx(b["train_loss"] or 0, rel=1e-4)
     for name, value in one["model"].items():
