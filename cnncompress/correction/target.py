@@ -9,6 +9,7 @@ from torch import Tensor
 
 from cnncompress.chains.spec import ConvSpec
 from cnncompress.maths.linalg import mean_eigenvalue, oas_shrinkage, solve_psd
+from cnncompress.maths.sampling import energies, independent_rows
 from cnncompress.metrics import LayerStatistics
 from cnncompress.network.kinds import LayerKind
 
@@ -39,6 +40,7 @@ class Samples:
     moment: Tensor  # float64 [g, n, n]
     images: int
     free: bool = True  # a bias takes the mean
+    independent: int = 1  # as how many independent rows they count
 
     @classmethod
     def of(cls, patches: Tensor, images: int, free: bool = True) -> Samples:
@@ -46,12 +48,16 @@ class Samples:
         patches, count = patches.movedim(1, 0), len(patches)
         mean = patches.mean(1, dtype=torch.float64) * free
         centred = patches - mean[:, None].to(patches.dtype) if free else patches
-        return cls(mean, centred, (centred.mT @ centred).double() / count, images, free)
+        moment = (centred.mT @ centred).double() / count
+        owners = images if count % images == 0 else 1
+        independent = independent_rows(moment, energies(centred, owners), owners, count)
+        return cls(mean, centred, moment, images, free, independent)
 
     @property
     def statistics(self) -> LayerStatistics:
         """As the metrics take them."""
-        return LayerStatistics(self.images, self.centred.shape[1], self.mean.float(), self.moment.float())
+        rows, mean, moment = self.centred.shape[1], self.mean.float(), self.moment.float()
+        return LayerStatistics(self.images, rows, mean, moment, independent=self.independent)
 
     def outputs(self, kernel: Tensor) -> Tensor:
         """What a kernel [F, C/g, kh, kw] makes of the inputs, without a bias, [R, F]."""
@@ -71,7 +77,7 @@ class Samples:
             wanted = wanted - wanted.mean(1, keepdim=True, dtype=torch.float64).to(outputs.dtype)
         cross = (wanted.mT @ self.centred).double() / count
         parts = weight.double().flatten(1).unflatten(0, (spec.groups, -1))
-        told = [(oas_shrinkage(m, count), mean_eigenvalue(m)) for m in self.moment]
+        told = [(oas_shrinkage(m, self.independent), mean_eigenvalue(m)) for m in self.moment]
         share, level = torch.tensor(told, dtype=torch.float64)[:, :, None, None].unbind(1)  # [g, 1, 1]
         ridge = share * level * torch.eye(parts.shape[2], dtype=torch.float64)
         moments, right = (1 - share) * self.moment + ridge, (1 - share) * cross + share * level * parts

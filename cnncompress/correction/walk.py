@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, fx, nn
 
+from cnncompress.chains.modules import FactoredLayer
 from cnncompress.correction.following import Following, depends, following
 from cnncompress.network.graph import Lifetimes, Runner, Values
-from cnncompress.network.kinds import called_with, kind_of
+from cnncompress.network.kinds import called_with, is_layer, kind_of
+from cnncompress.network.operations import ACTIVATIONS, NORMS
 from cnncompress.network.run import inference
 
 NOTHING = Following()
@@ -49,12 +51,42 @@ def walk(original: Runner, compressed: Runner, images: Tensor, layers: Collectio
     for node in order:
         if node.op == "placeholder":
             continue
-        original.compute(node, ours)
+        with _in_place(node, original):
+            original.compute(node, ours)
         if node.op == "call_module" and node.target in layers:
             yield _visit(node, modules, ours, theirs, compressed.outputs.get(str(node.target)))
-        compressed.compute(node, theirs)
-        for ended in lifetimes.ended_by(node):
-            del ours[ended], theirs[ended]
+        ended = lifetimes.ended_by(node)
+        _let_go(ours, ended)  # before the other network computes as much
+        with _in_place(node, compressed):
+            compressed.compute(node, theirs)
+        _let_go(theirs, ended)
+
+
+def _let_go(values: Values, ended: Collection[fx.Node]) -> None:
+    for node in ended:
+        del values[node]
+
+
+@contextmanager
+def _in_place(node: fx.Node, runner: Runner) -> Iterator[None]:
+    """Have an activation overwrite what a layer or normalisation made for it alone: the largest values are there."""
+    module = runner.module(node) if node.op == "call_module" else None
+    if not isinstance(module, ACTIVATIONS) or getattr(module, "inplace", True) or not _is_own(input_of(node), runner):
+        yield
+        return
+    module.inplace = True
+    try:
+        yield
+    finally:
+        module.inplace = False
+
+
+def _is_own(node: fx.Node, runner: Runner) -> bool:
+    """Whether the value of a node is a tensor of its own, of a single use."""
+    if node.op != "call_module" or len(node.users) != 1:
+        return False
+    module = runner.module(node)
+    return is_layer(module) or isinstance(module, (FactoredLayer, *NORMS))
 
 
 def _visit(node: fx.Node, modules: Mapping[str, nn.Module], ours: Values, theirs: Values, left: Tensor | None) -> Visit:

@@ -243,5 +243,5 @@ class Tensors(Schema):
     strides: dict[Name, Annotated[list[Whole], Field(max_length=16)]] = {}
 
 
-Counts = dict[Name, Annotated[list[Whole], Field(min_length=2, max_length=2)]]  # images and rows of each layer
+Counts = dict[Name, Annotated[list[Whole], Field(min_length=2, max_length=3)]]  # images, rows, independent ones
 ClassIndex = dict[Name, Whole]  # the class index of each folder

@@ -88,7 +88,7 @@ def input_moment(spec: ConvSpec, statistics: LayerStatistics, group: int) -> Mom
     n = spec.weights // spec.out_channels
     if statistics.moment is not None:
         dense = statistics.moment[group].double()
-        share = oas_shrinkage(dense, statistics.rows)
+        share = oas_shrinkage(dense, statistics.counted)
         level = mean_eigenvalue(dense)
         return Moment(dense * (1 - share) + share * level * torch.eye(n, dtype=torch.float64))
     if statistics.samples is None or not len(statistics.samples):

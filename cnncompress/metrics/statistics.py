@@ -27,7 +27,14 @@ class LayerStatistics:
     gradient: Float[Tensor, "f f"] | None = None
     # mean square of the per-image gradients toward wrong classes
     sensitivity: Float[Tensor, "f c kh kw"] | None = None
+    # as how many independent rows the moment counts, as those of one image are alike; None is all of them
+    independent: int | None = None
+
+    @property
+    def counted(self) -> int:
+        """The rows as independent ones."""
+        return self.rows if self.independent is None else self.independent
 
     def __repr__(self) -> str:
-        known = [f.name for f in dataclasses.fields(self)[2:] if getattr(self, f.name) is not None]
+        known = [f.name for f in dataclasses.fields(self)[2:-1] if getattr(self, f.name) is not None]
         return f"<LayerStatistics of {self.images} images, {self.rows} rows: {', '.join(known)}>"

@@ -182,11 +182,11 @@ def _loader(chosen: CalibrationSet, read: ImagesAsked, indices: Any) -> Loader:
 
 def remarks(statistics: Mapping[str, LayerStatistics]) -> Iterator[str]:
     """Remarks for the user on statistics from too few images."""
-    short = [name for name, s in statistics.items() if 0 < s.rows <= s.mean.shape[1]]
+    short = [name for name, s in statistics.items() if 0 < s.counted <= s.mean.shape[1]]
     if short:
         first = f"{short[0]}{f' and {len(short) - 1} more' if len(short) > 1 else ''}"
         yield (
-            f"{first}: no more input samples than dimensions, so the second moment is regularised strongly; "
+            f"{first}: no more independent input samples than dimensions: the second moment is regularised strongly; "
             "more --calibration-images would help"
         )
 

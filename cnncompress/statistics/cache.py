@@ -23,7 +23,7 @@ from cnncompress.files.tensorfile import digest_of
 from cnncompress.metrics.statistics import LayerStatistics
 from cnncompress.text import first_line
 
-_TENSORS = tuple(f.name for f in fields(LayerStatistics) if f.name not in ("images", "rows"))
+_TENSORS = tuple(f.name for f in fields(LayerStatistics) if f.name not in ("images", "rows", "independent"))
 
 
 def statistics_key(model: nn.Module, data_fingerprint: str, settings: Mapping[str, Any]) -> str:
@@ -43,7 +43,7 @@ def save_statistics(path: str | Path, statistics: Mapping[str, LayerStatistics],
         for field in _TENSORS
         if getattr(s, field) is not None
     }
-    counts = {name: [s.images, s.rows] for name, s in statistics.items()}
+    counts = {name: [s.images, s.rows, s.counted] for name, s in statistics.items()}
     with replacing(Path(path), force=True) as temporary, os_errors(f"write {path}"):
         try:
             save_file(tensors, temporary, {"key": key, "layers": json.dumps(counts)})
@@ -69,9 +69,9 @@ def load_statistics(path: str | Path, key: str | None = None) -> dict[str, Layer
             names = set(file.keys())
             counts = parse_json(metadata["layers"])
             check(Counts, counts)
-            for name, (images, rows) in counts.items():
+            for name, (images, rows, *independent) in counts.items():
                 tensors = {t: file.get_tensor(f"{name}:{t}") for t in _TENSORS if f"{name}:{t}" in names}
-                loaded[name] = LayerStatistics(images, rows, **tensors)
+                loaded[name] = LayerStatistics(images, rows, **tensors, independent=next(iter(independent), None))
                 _check_tensors(loaded[name])
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise RunError(f"{path} cannot be read: it is truncated or garbled ({first_line(error)}); delete it") from error

@@ -43,8 +43,10 @@ class LayerSums:
             return
         count = self.kind.position_count(x, self.spec)
         index, priority = sample_positions(seeds, (self.key, call), count, positions)
-        for part, order in zip(index.split(PATCHES_AT_ONCE), priority.split(PATCHES_AT_ONCE), strict=True):
-            self.inputs.add(self.kind.patches(x, self.spec, part), order)
+        each = max(1, len(index) // (len(seeds) if count % len(seeds) == 0 else 1))
+        most = max(1, PATCHES_AT_ONCE // each) * each  # whole images
+        for part, order in zip(index.split(most), priority.split(most), strict=True):
+            self.inputs.add(self.kind.patches(x, self.spec, part), order, len(part) // each)
 
     def add_gradient(self, gradient: Tensor | None) -> None:
         """Take in the gradient of the loss at the layer's output: Σ over images and positions of ggᵀ.
@@ -70,6 +72,7 @@ class LayerSums:
         statistics = LayerStatistics(images, 0, torch.zeros(g, n))
         if self.inputs is not None:
             statistics.rows, statistics.mean, statistics.moment, statistics.samples = self.inputs.result()
+            statistics.independent = self.inputs.independent
         if self.gradient is not None:
             statistics.gradient = (add_up(self.gradient) / images).float().cpu()
         if self.sensitivity is not None:

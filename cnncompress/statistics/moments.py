@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
+from cnncompress.maths.sampling import energies, independent_rows
+
 ROWS_AT_ONCE = (
     2048  # taken in at once: the sums are read and written so seldom that they cost little beside the products
 )
@@ -45,18 +47,22 @@ class Moments:
     """Mean [g, n] and scatter [g, n, n] of rows [R, g, n], in float64.
 
     Rows are centred on their own block's mean before their float32 product is taken, and blocks are merged by the
-    update of Chan, Golub and LeVeque (1979), so that a mean far from zero costs no precision.
+    update of Chan, Golub and LeVeque (1979), so that a mean far from zero costs no precision. `energy` [g] is that of
+    `maths.sampling.energies`, each image's rows less the mean so far.
     """
 
     def __init__(self, groups: int, width: int, device: torch.device) -> None:
-        self.count = 0
+        self.count = self.images = 0
+        self.energy = torch.zeros(groups, dtype=torch.float64, device=device)
         self.mean = torch.zeros(groups, width, dtype=torch.float64, device=device)
         self.scatter = torch.zeros(groups, width, width, dtype=torch.float64, device=device)
         self.waiting: list[Tensor] = []
+        self.owners: list[int] = []  # the images of each of those
 
-    def add(self, rows: Tensor, priority: Tensor) -> None:
-        """Take in rows [R, g, n]; the priorities are for `Samples` only."""
+    def add(self, rows: Tensor, priority: Tensor, images: int = 1) -> None:
+        """Take in rows [R, g, n] of some images, as many of each; the priorities are for `Samples` only."""
         self.waiting.append(rows)
+        self.owners.append(images)
         if sum(map(len, self.waiting)) >= ROWS_AT_ONCE:
             self._merge()
 
@@ -64,14 +70,19 @@ class Moments:
         """Merge the rows that are waiting."""
         if not self.waiting:
             return
+        sizes, owners = [len(part) for part in self.waiting], self.owners
         rows = torch.cat(self.waiting).movedim(0, 1)  # [g, R, n]
-        self.waiting = []
+        self.waiting, self.owners = [], []
         fresh, before = rows.shape[1], self.count
         self.count += fresh
         mean = rows.mean(1, dtype=torch.float64)
         rows = rows - mean[:, None].to(rows.dtype)
         step = mean - self.mean
         self.mean += step * (fresh / self.count)
+        apart = (mean - self.mean)[:, None].to(rows.dtype)
+        for part, images in zip(rows.split(sizes, 1), owners, strict=True):
+            self.energy += energies(part + apart, images)
+        self.images += sum(owners)
         self.scatter += rows.mT @ rows
         self.scatter.baddbmm_(step[:, :, None] * (before * fresh / self.count), step[:, None, :])
 
@@ -83,6 +94,7 @@ class Moments:
         step = self.mean - mean
         self.scatter.baddbmm_(step[:, :, None] * self.count, step[:, None, :])
         moment = add_up(self.scatter).div_(max(count, 1)).float()
+        self.independent = independent_rows(moment, add_up(self.energy), sum(everyone(self.images)), count)
         return count, mean.float().cpu(), ((moment + moment.mT) / 2).cpu(), None
 
 
@@ -92,12 +104,14 @@ class Samples:
     They are a uniform sample of all rows, the same for every order and split of them.
     """
 
+    independent = None
+
     def __init__(self, groups: int, width: int, device: torch.device) -> None:
         self.groups = groups
         self.rows = torch.zeros(0, groups * width, device=device)
         self.priority = torch.zeros(0, dtype=torch.float64)
 
-    def add(self, rows: Tensor, priority: Tensor) -> None:
+    def add(self, rows: Tensor, priority: Tensor, images: int = 1) -> None:
         """Take in rows [R, g, n] with their priorities [R]."""
         self.rows = torch.cat([self.rows, rows.flatten(1)])
         self.priority = torch.cat([self.priority, priority])

@@ -41,6 +41,19 @@ def test_the_target_is_a_least_squares_solution(groups, rows):
     assert (statistics.images, statistics.rows) == (7, rows)
 
 
+def test_positions_that_are_alike_draw_the_target_nearer_to_the_weight():
+    spec = ConvSpec(8, 3)
+    weight, x = randn(3, 8, 1, 1), randn(40, 1, 8, seed=1)
+    y = randn(40, 3, seed=2)
+    copies = [t.repeat_interleave(9, 0) for t in (x, y)]
+    once, apart = Samples.of(x, 40), Samples.of(copies[0], 360)
+    alike = Samples.of(copies[0], 40)
+    assert apart.independent > alike.independent == once.independent
+    found = [s.target(weight, spec, out) for s, out in ((once, y), (alike, copies[1]), (apart, copies[1]))]
+    torch.testing.assert_close(found[1], found[0], rtol=1e-6, atol=1e-9)
+    assert (found[1] - weight).norm() < (found[2] - weight).norm()
+
+
 @pytest.mark.parametrize("free", [True, False])
 @pytest.mark.parametrize("padding_mode", ["zeros", "reflect"])
 def test_outputs_of_a_kernel_are_those_of_the_convolution(padding_mode, free):

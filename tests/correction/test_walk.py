@@ -61,6 +61,38 @@ def test_values_are_those_of_plain_forward_passes(name):
     assert seen == {layer: len(calls) for layer, calls in expected[0].items()}
 
 
+def test_activations_overwrite_what_is_theirs_alone_and_stay_as_they_are():
+    model, x = (
+        made(nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU6(), nn.Sigmoid(), nn.ReLU(), nn.Conv2d(6, 4, 1))),
+        images(),
+    )
+    before, kept = x.clone(), []
+    for visit in side_by_side(model, clone(model), x):
+        kept.append(visit.output)
+    assert torch.equal(x, before)
+    assert float(kept[0].min()) >= 0  # overwritten by what follows the visit
+    assert torch.equal(kept[1], model(x))
+    assert not any(m.inplace for m in model if isinstance(m, nn.ReLU | nn.ReLU6))
+
+
+def test_activations_of_what_others_take_too_overwrite_nothing():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.act = nn.Conv2d(3, 3, 1), nn.ReLU()
+
+        def forward(self, x):
+            y = self.act(x)
+            z = self.a(x)
+            return self.act(z) + z + y
+
+    model, x = made(Twice()), images()
+    before = x.clone()
+    (output,) = [visit.output for visit in side_by_side(model, clone(model), x)]
+    assert torch.equal(x, before)
+    assert torch.equal(output, model.a(x))
+
+
 def test_what_is_put_in_during_the_walk_is_run():
     model, x = made(Residual()), images()
     other, last = clone(model), None

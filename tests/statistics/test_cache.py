@@ -19,7 +19,7 @@ def test_saved_statistics_come_back(tmp_path, monkeypatch):
     again = load_statistics(path, "one")
     assert list(again) == list(found)
     for name, s in found.items():
-        assert (again[name].images, again[name].rows) == (s.images, s.rows)
+        assert (again[name].images, again[name].rows, again[name].counted) == (s.images, s.rows, s.counted)
         for field in ("mean", "moment", "samples", "gradient", "sensitivity"):
             a, b = getattr(s, field), getattr(again[name], field)
             assert a is b is None or torch.equal(a, b)

@@ -70,6 +70,17 @@ def test_sampled_positions_are_of_the_layer_and_estimate_its_moments():
     assert (some.mean - whole.mean).abs().max() < 0.08
 
 
+@pytest.mark.parametrize("positions", [None, 4])
+def test_positions_that_are_the_same_count_as_one_a_image(positions):
+    torch.manual_seed(0)
+    flat = torch.randn(500, 4, 1, 1).expand(500, 4, 6, 6)
+    found = collect(Pooled(nn.Conv2d(4, 3, 1)), flat.split(70), positions=positions)["layer"]
+    assert found.rows == 500 * (positions or 36)
+    assert found.counted == pytest.approx(500, rel=0.1)
+    varied = collect(Pooled(nn.Conv2d(4, 3, 1)), torch.randn(500, 4, 6, 6).split(70), positions=4)["layer"]
+    assert varied.counted == pytest.approx(2000, rel=0.1)
+
+
 def test_a_mean_far_from_zero_costs_no_precision():
     torch.manual_seed(0)
     rows = torch.randn(5000, 1, 4) * 1e-2 + 100
