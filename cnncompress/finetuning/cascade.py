@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 
 from cnncompress.data import make_loader
 from cnncompress.data.sample import evenly
+from cnncompress.errors import UsageError
 from cnncompress.files.tensorfile import digest_of
 from cnncompress.finetuning.checkpoints import Checkpoints
 from cnncompress.finetuning.lessons import Origin
@@ -41,10 +43,15 @@ class Cascade:
     `until_drop` of the original, and leaves its best weights. What no parameters are above is decomposed only.
     Where that ends no better than it was, `model` keeps its weights.
 
-    UsageError for a plan that has no such steps.
+    UsageError for a plan that has no such steps, and in one of several processes.
     """
 
     def __init__(self, model: nn.Module, origin: Origin, session: Session, files: Checkpoints) -> None:
+        if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+            raise UsageError(
+                "a cascade runs in one process, as its steps would have to start several anew; start it without "
+                "torchrun, or give --schedule all or upper"
+            )
         self.model, self.plan, self.session, self.files = model, origin.plan, session, files
         self.images = session.lessons.train if origin.images is None else origin.images
         self.original = clone(in_single(origin.network)).cpu()
