@@ -96,6 +96,8 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     options.add_argument("--weights", default="DEFAULT")
     options.add_argument("--data", required=True)
     options.add_argument("--input-size", type=int)
+    options.add_argument("--mean", type=float, nargs="+")
+    options.add_argument("--std", type=float, nargs="+")
     options.add_argument("--calibration-images", type=int, default=1000)
     options.add_argument("--images", type=int, help="evaluate on so many of the held-out images [default: all]")
     options.add_argument("--cache", type=Path, default=Path("build/bench"), help="folder for statistics")
@@ -105,7 +107,8 @@ def parser(description: str | None) -> argparse.ArgumentParser:
 
 def open_bench(args: argparse.Namespace) -> Bench:
     """The network and its images; of a set without training images one half is for statistics."""
-    loaded = cc.load_model(args.model, args.weights, input_size=args.input_size)
+    given = {option: getattr(args, option) for option in ("input_size", "mean", "std")}
+    loaded = cc.load_model(args.model, args.weights, **given)
     model = loaded.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # half as fast again
     data = split(cc.load_data(args.data, loaded.preprocessing, None), 0.5, 0)
     assert data.train is not None

@@ -124,7 +124,7 @@ def test_the_fit_is_no_worse_than_an_optimiser_finds(metric):
 def test_the_variance_stays_through_thirty_layers(options):
     """Within a factor of two of the input's after 30 rectifications; without the 2 in σ² it would be 2⁻³⁰ of it.
 
-    A single network of this width wanders by e^±1, any kernels of He et al. do; so each layer's gain is that of 24.
+    A single network of this width wanders further by chance, so each layer's gain is the mean of 24.
     """
     width, gain = 96, 1.0
     method, spec = get_method("composite", **options), ConvSpec(width, width, (3, 3), padding="same")
