@@ -10,7 +10,7 @@ from html import escape
 from cnncompress.reporting.palette import SERIES
 from cnncompress.text import plain
 
-LEFT, RIGHT, TOP, BOTTOM = 68, 16, 14, 46  # pixels around the axes
+LEFT, RIGHT, TOP, BOTTOM = 84, 16, 14, 46  # pixels around the axes
 TEXT = 13  # pixels of a line of text
 MARK = 5  # pixels from the middle of a mark to its edge
 SHAPES = ("circle", "square", "triangle", "diamond")
