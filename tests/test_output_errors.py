@@ -93,7 +93,7 @@ def test_data_covariance_is_the_mean_squared_output_error(name, method):
     delta = (layer.weight.detach().reshape(spec.weight_shape) - dense).chunk(spec.groups)
     expected = 0.0
     for g, (moment, part) in enumerate(zip(found.moment.double().numpy(), delta, strict=True)):
-        share, level = oas_share(moment, found.rows), np.trace(moment) / len(moment)
+        share, level = oas_share(moment, found.counted), np.trace(moment) / len(moment)
         mean_square = float(error.chunk(spec.groups, dim=1)[g].square().sum(1).mean())
         expected += (1 - share) * mean_square + share * level * float(part.square().sum())
     metrics = layer_metrics("data-covariance", spec, found)

@@ -117,7 +117,9 @@ def _version_of(package: str) -> str:
 
 def _print_versions(context: click.Context, option: click.Parameter, asked: bool) -> None:
     if asked and not context.resilient_parsing:
-        click.echo("\n".join(versions()))
+        from cnncompress.cli.options import echo
+
+        echo("\n".join(versions()))
         context.exit()
 
 

@@ -112,7 +112,7 @@ def render_exploration(found: Exploration, format: str = "table", width: int | N
         parts.append(fitting(layouts, width))
         parts.append("\n".join(fill(pick.words, width) for pick in picks(curve)))
     parts.append("\n".join(fill(plain(note), width) for note in notes_of(found)))
-    parts.append("\n\n".join(f"{words}:\n{command}" for words, command in commands(found)))
+    parts.append("\n\n".join(f"{fill(f'{words}:', width)}\n{command}" for words, command in commands(found)))
     return "\n\n".join(filter(None, parts))
 
 

