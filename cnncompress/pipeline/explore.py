@@ -74,6 +74,7 @@ class _Bench:
     def __init__(self, work: Work, place: Path, steps: Steps) -> None:
         self.work, self.place, self.steps = work, place, steps
         self._planning: Planning | None = None
+        self._plans: dict[Budget, Plan] = {}
         self._before: tuple[Row, Evaluation | None] | None = None
         self._answers: Answers | None = None
 
@@ -88,11 +89,13 @@ class _Bench:
         return self._planning
 
     def plan(self, budget: Budget) -> Plan:
-        """The plan within a budget; a budget of latency alone decides the memory format."""
-        planning = self.planning()
-        if budget.latency is None:
-            planning = replace(planning, memory_format=self.work.job.memory_format)
-        return plan_within(self.work, planning, budget, self.steps)
+        """The plan within a budget, made once; a budget of latency alone decides the memory format."""
+        if budget not in self._plans:
+            planning = self.planning()
+            if budget.latency is None:
+                planning = replace(planning, memory_format=self.work.job.memory_format)
+            self._plans[budget] = plan_within(self.work, planning, budget, self.steps)
+        return self._plans[budget]
 
     def before(self) -> tuple[Row, Evaluation | None]:
         """The row of the original and its accuracy, measured once."""

@@ -14,6 +14,7 @@ from cnncompress.api import run_decompose, run_explore
 from cnncompress.config import DecomposeSettings, ExploreSettings
 from cnncompress.errors import RunError
 from cnncompress.pipeline import explore
+from cnncompress.pipeline.plan import plan_within
 from cnncompress.reporting.exploration import render_exploration
 from tests.pipeline.networks import write_factory, write_images
 
@@ -114,6 +115,19 @@ def test_its_command_makes_the_same_network_with_its_statistics(place, monkeypat
     assert "the statistics are those in explorations/build/statistics.safetensors" in done.report.notes
     made, then = done.report.rows[1], point.measured.row
     assert (made.macs, made.params, made.top1) == (then.macs, then.params, then.top1)
+
+
+def test_a_budget_is_planned_once(place, monkeypatch):
+    planned = []
+
+    def counted(work, planning, budget, steps):
+        planned.append(budget)
+        return plan_within(work, planning, budget, steps)
+
+    monkeypatch.setattr("cnncompress.pipeline.explore.plan_within", counted)
+    points = explored(place, measure=1).exploration.points
+    assert any(point.measured for point in points)
+    assert planned == [point.budget for point in points]
 
 
 def test_as_table_csv_and_json(place):
