@@ -17,7 +17,7 @@ from cnncompress.finetuning.checkpoints import Checkpoints
 from cnncompress.finetuning.distillation import distillation_loss
 from cnncompress.finetuning.lessons import Lessons, Origin
 from cnncompress.finetuning.schedules import freeze_others, trainable_modules, training_modes
-from cnncompress.finetuning.session import Session, in_training
+from cnncompress.finetuning.session import Session, in_training, rounded_to
 from cnncompress.finetuning.settings import CascadeStep, FinetuneResult, FinetuneSettings
 from cnncompress.names.schedules import cascades
 from cnncompress.network.compressed import Compressed, network_of
@@ -104,7 +104,7 @@ def train_once(model: nn.Module, session: Session, checkpoints: Checkpoints, res
             notes.append(scheduled)
         result = session.run(model, names, checkpoints, resume)
     if half:
-        notes.append(f"trained in float32 and rounded to {str(usual).removeprefix('torch.')}")
+        notes.append(rounded_to(usual))
         result = dataclasses.replace(result, best=session.validated(model))
     if said := ending(result, settings):
         LOG.info(said)

@@ -18,7 +18,7 @@ from cnncompress.finetuning.lessons import Origin
 from cnncompress.finetuning.optimization import better
 from cnncompress.finetuning.progress import Progress
 from cnncompress.finetuning.schedules import modules_above
-from cnncompress.finetuning.session import Session, in_training
+from cnncompress.finetuning.session import Session, in_training, rounded_to
 from cnncompress.finetuning.settings import CascadeStep, FinetuneResult
 from cnncompress.finetuning.steps import Step, check_made_of, in_short, of_layers, steps_of, with_chains
 from cnncompress.finetuning.story import StepCheckpoints, Story, read_story
@@ -70,7 +70,7 @@ class Cascade:
         network = self._resumed() if resume else self._begun()
         for step in self.steps[self.story.step :]:
             self.story.step = step.number
-            LOG.info("cascade: step %d of %d: %s", step.number, len(self.steps), step.words)
+            self._say(step)
             network = self._decomposed(network, step)
             self._trained(network, step, None)
         return self._result(network)
@@ -91,10 +91,13 @@ class Cascade:
         self.story = read_story(state, len(self.steps), self.files)
         self.session = self.session.until(self.story.original)
         step = self.steps[self.story.step - 1]
-        LOG.info("cascade: step %d of %d: %s", step.number, len(self.steps), step.words)
+        self._say(step)
         network = with_chains(self.original, self.plan, self._layers())
         self._trained(network, step, state)
         return network
+
+    def _say(self, step: Step) -> None:
+        LOG.info("cascade: step %d of %d: %s", step.number, len(self.steps), step.words)
 
     def _layers(self) -> list[str]:
         """The layers that are decomposed so far."""
@@ -162,7 +165,7 @@ class Cascade:
         if changed:
             self.model.load_state_dict(network.state_dict())
             if (dtype := input_dtype(self.model)).itemsize < torch.float32.itemsize:
-                notes.append(f"trained in float32 and rounded to {str(dtype).removeprefix('torch.')}")
+                notes.append(rounded_to(dtype))
                 last = self.session.validated(self.model)
         else:
             notes.append("the cascade came to nothing better than the network was, whose weights are kept")

@@ -103,3 +103,8 @@ def in_training(model: nn.Module, device: torch.device, in_single: bool) -> Iter
             module.training = training
         fold(model)
         with_types(model.to(origin), types, usual)
+
+
+def rounded_to(dtype: torch.dtype) -> str:
+    """What is said of a network in half precision, whose training is not."""
+    return f"trained in float32 and rounded to {str(dtype).removeprefix('torch.')}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -34,6 +36,24 @@ def randn(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Ten
 def relative(approximation: Tensor, exact: Tensor) -> float:
     exact, delta = exact.detach().double(), (approximation.detach().double() - exact.detach().double())
     return float(torch.linalg.vector_norm(delta) / torch.linalg.vector_norm(exact))
+
+
+def lowest_by_lbfgs(loss: Callable[..., Tensor], tensors: Sequence[Tensor], iterations: int, change: float) -> float:
+    """What L-BFGS brings a loss of some tensors, which it moves from where they are, down to.
+
+    It stops where the loss moves by less than `change`.
+    """
+    tensors = [x.requires_grad_() for x in tensors]
+    optimiser = torch.optim.LBFGS(tensors, max_iter=iterations, line_search_fn="strong_wolfe", tolerance_change=change)
+
+    def step() -> Tensor:
+        optimiser.zero_grad()
+        value = loss(*tensors)
+        value.backward()
+        return value
+
+    optimiser.step(step)
+    return float(loss(*tensors).detach())
 
 
 def randomize(module: nn.Module, seed: int = 0) -> nn.Module:

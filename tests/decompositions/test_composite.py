@@ -15,7 +15,16 @@ from cnncompress.chains.spec import ConvSpec, chain_macs, chain_params
 from cnncompress.decompositions import get_method
 from cnncompress.errors import UsageError
 from cnncompress.metrics import FROBENIUS, layer_metrics
-from tests.decompositions.helpers import decide, factored, generator, images, made_up_statistics, randn, randomize
+from tests.decompositions.helpers import (
+    decide,
+    factored,
+    generator,
+    images,
+    lowest_by_lbfgs,
+    made_up_statistics,
+    randn,
+    randomize,
+)
 
 JOIN_WFULL = {"horizontal": 3, "vertical": 3, "full": 2}
 
@@ -100,23 +109,14 @@ def test_the_fit_is_no_worse_than_an_optimiser_finds(metric):
     """L-BFGS on all entries of both stages from random starts."""
     spec, method = ConvSpec(2, 5, (3, 3)), get_method("composite")
     (form,), weight = layer_metrics(metric, spec, made_up_statistics(spec)), randn(5, 2, 3, 3, seed=4)
-    chain, lowest = method.stages(spec, (4,)), float("inf")
-    for seed in range(2):
-        kernels = [randn(4, 2, 3, 3, seed=seed).requires_grad_(), randn(5, 4, 1, 1, seed=seed + 9).requires_grad_()]
-        optimiser = torch.optim.LBFGS(kernels, max_iter=60, line_search_fn="strong_wolfe")
+    chain = method.stages(spec, (4,))
 
-        def loss(kernels=kernels):
-            delta = (weight - compose(chain, kernels)).flatten(1)
-            return (delta * form.apply(delta)).sum()
+    def loss(*kernels):
+        delta = (weight - compose(chain, kernels)).flatten(1)
+        return (delta * form.apply(delta)).sum()
 
-        def step(optimiser=optimiser, loss=loss):
-            optimiser.zero_grad()
-            value = loss()
-            value.backward()
-            return value
-
-        optimiser.step(step)
-        lowest = min(lowest, float(loss().detach()))
+    starts = [(randn(4, 2, 3, 3, seed=seed), randn(5, 4, 1, 1, seed=seed + 9)) for seed in range(2)]
+    lowest = min(lowest_by_lbfgs(loss, start, 60, 1e-9) for start in starts)
     assert error_of(method, spec, 4, weight, form, refine=4) <= lowest * 1.005
 
 

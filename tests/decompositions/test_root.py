@@ -16,7 +16,16 @@ from cnncompress.decompositions import get_method
 from cnncompress.decompositions.parts import fit_blocks, fit_products
 from cnncompress.errors import UsageError
 from cnncompress.metrics import FROBENIUS, layer_metrics
-from tests.decompositions.helpers import decide, factored, images, made_up_statistics, randn, randomize, relative
+from tests.decompositions.helpers import (
+    decide,
+    factored,
+    images,
+    lowest_by_lbfgs,
+    made_up_statistics,
+    randn,
+    randomize,
+    relative,
+)
 from tests.orders import never_rises
 
 SPEC = ConvSpec(6, 6, (3, 1))
@@ -162,25 +171,13 @@ def test_the_fit_is_no_worse_than_an_optimiser_finds(metric):
     (form,), weight = layer_metrics(metric, spec, made_up_statistics(spec)), randn(*spec.weight_shape, seed=4)
     sigma = form.sigma.dense
     gamma = torch.eye(6, dtype=torch.float64) if form.gamma is None else form.gamma
-    lowest = float("inf")
-    for seed in range(3):
-        first, last = randn(2, 3, 4, seed=seed).requires_grad_(), randn(2, 6, 3, seed=seed + 9).requires_grad_()
-        optimiser = torch.optim.LBFGS(
-            [first, last], max_iter=120, line_search_fn="strong_wolfe", tolerance_change=1e-12
-        )
 
-        def loss(first=first, last=last):
-            delta = weight.flatten(1) - torch.cat([last[0] @ first[0], last[1] @ first[1]], 1)
-            return torch.trace(gamma @ delta @ sigma @ delta.mT)
+    def loss(first, last):
+        delta = weight.flatten(1) - torch.cat([last[0] @ first[0], last[1] @ first[1]], 1)
+        return torch.trace(gamma @ delta @ sigma @ delta.mT)
 
-        def step(optimiser=optimiser, loss=loss):
-            optimiser.zero_grad()
-            value = loss()
-            value.backward()
-            return value
-
-        optimiser.step(step)
-        lowest = min(lowest, float(loss().detach()))
+    starts = [(randn(2, 3, 4, seed=seed), randn(2, 6, 3, seed=seed + 9)) for seed in range(3)]
+    lowest = min(lowest_by_lbfgs(loss, start, 120, 1e-12) for start in starts)
     assert error_at(method, spec, 2, weight, form, refine=8) <= lowest * 1.005
 
 
