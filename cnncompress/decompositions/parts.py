@@ -207,7 +207,7 @@ def block_partition(energy: Float64[Tensor, "c f"], start: Int[Tensor, " c"], pa
 
     Channels and filters are assigned in turn, exactly and balanced; neither step lowers what is held.
     """
-    order, best, held = start, start, -1.0
+    order, held = start, -1.0
     for _ in range(STEPS):
         filters = assign(-energy[order].unflatten(0, (parts, -1)).sum(1).mT)
         by_part = energy.new_zeros(len(energy), parts).index_add_(1, filters, energy)
@@ -215,6 +215,5 @@ def block_partition(energy: Float64[Tensor, "c f"], start: Int[Tensor, " c"], pa
         now = float(by_part.gather(1, labels[:, None]).sum())
         if now <= held * (1 + 1e-9):
             break
-        order = best = torch.argsort(labels, stable=True)
-        held = now
-    return best
+        order, held = torch.argsort(labels, stable=True), now
+    return order
