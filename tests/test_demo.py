@@ -51,19 +51,21 @@ def test_words_of_the_demo(milliseconds, said):
 
 @pytest.mark.slow
 def test_the_whole_demo(tmp_path):
-    """It ends well: much smaller, no worse by fine-tuning, and about as good as the original.
+    """It ends well: much smaller, better by fine-tuning, and about as good as the original.
 
-    With three seeds on 2,872 validation drawings fine-tuning gained 0.31 and all lost 0.29 points; the standard errors
-    here are 0.18 and 0.19 points.
+    On the test images fine-tuning gained 0.44 points in single precision and 0.39 in bfloat16, and 0.14 and 0.19 were
+    lost in all; the standard errors are 0.16 to 0.18.
     """
     (tmp_path / "scripts").mkdir()
     for name in ("demo.sh", "demo_report.py"):
         shutil.copy(SCRIPTS / name, tmp_path / "scripts")
-    (tmp_path / "scripts" / "setup.sh").write_text('set -euo pipefail\ncd "$(dirname "${BASH_SOURCE[0]}")/.."\n')
+    (tmp_path / "scripts" / "setup.sh").write_text(
+        'set -euo pipefail\n[ -z "${1:-}" ] || exit 9 # these would be extras\ncd "$(dirname "${BASH_SOURCE[0]}")/.."\n'
+    )
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     environment = os.environ | {"PATH": path, "PYTHONPATH": str(SCRIPTS.parent)}
     done = subprocess.run(
-        ["bash", "scripts/demo.sh"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        ["bash", "scripts/demo.sh", "out"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     assert re.search(r"^(Faster|NOT faster on this machine): ", done.stdout, re.MULTILINE)
@@ -74,6 +76,6 @@ def test_the_whole_demo(tmp_path):
     params, macs = map(float, shares.groups())
     assert params < 0.2
     assert macs <= 0.25
-    gained, noise, together, error = map(float, changes.groups())
-    assert gained > -noise
+    gained, _, together, error = map(float, changes.groups())
+    assert gained > 0
     assert together > -4 * error

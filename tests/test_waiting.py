@@ -46,12 +46,12 @@ def cpuinfo(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("told", "expected"),
     [
-        ("processor\t: 0\nvendor_id\t: GenuineIntel\n", "1000"),
+        ("processor\t: 0\nvendor_id\t: GenuineIntel\n", "5000"),
         ("processor\t: 0\nvendor_id\t: AuthenticAMD\n\nprocessor\t: 1\nvendor_id\t: GenuineIntel\n", "2000"),
         ("", "2000"),
     ],
 )
-def test_the_moment_is_as_long_on_either_processor(cpuinfo, told, expected):
+def test_as_many_turns_as_suit_the_maker(cpuinfo, told, expected):
     cpuinfo.write_text(told)
     environment: dict[str, str] = {}
     waiting.set_waiting(environment)
