@@ -20,6 +20,8 @@ from cnncompress.cli.frame import is_working, voices, write_lines
 from cnncompress.cli.rescue import last_words
 from cnncompress.cli.streams import make_printable
 from cnncompress.errors import CompressError, UsageError, is_out_of_memory, nearest
+from cnncompress.terminal import console
+from cnncompress.terminal.events import EVENT, event
 from cnncompress.terminal.stops import stop_signals
 from cnncompress.text import first_line, plain
 
@@ -138,7 +140,7 @@ def _print_versions(context: click.Context, option: click.Parameter, asked: bool
 )
 @voices
 @click.pass_context
-def cli(ctx: click.Context, verbose: bool, quiet: bool) -> None:
+def cli(ctx: click.Context, **voices: Any) -> None:
     """Make a pretrained CNN smaller and faster by decomposing its layers, and show what that cost."""
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())
@@ -150,8 +152,10 @@ def main(args: list[str] | None = None) -> None:
         for number in stop_signals():
             signal.signal(number, _on_interrupt)
     make_printable()
+    words = sys.argv[1:] if args is None else args
     try:
         with warnings.catch_warnings():
+            console.speak(console.NORMAL, events="--json" in words)  # so that an error of usage is an event too
             warnings.filterwarnings("ignore", module="torch|PIL")  # about their own internals
             code: Any = cli.main(args=args, prog_name="cnncompress", standalone_mode=False)
     except (click.exceptions.Abort, KeyboardInterrupt):
@@ -174,8 +178,11 @@ def main(args: list[str] | None = None) -> None:
     except Exception as error:
         fail(_explain(error), 1)
     else:
-        sys.exit(code if isinstance(code, int) else 0)
+        code = code if isinstance(code, int) else 0
+        console.LOG.log(EVENT, "ended", extra=event("end", code=code))
+        sys.exit(code)
     finally:
+        console.stop_logging()
         for number in stop_signals():
             atexit.register(signal.signal, number, signal.SIG_IGN)  # nothing is left to interrupt but the exit
 
@@ -189,7 +196,8 @@ def fail(message: str, code: int, everywhere: bool = False) -> NoReturn:
     first = int(os.environ.get("RANK", 0)) == 0
     if first or not (everywhere or code == 2 or not _joined()):
         line = plain(" ".join(message.split()))
-        click.echo(f"error: {line if len(line) <= LONGEST_ERROR else line[:LONGEST_ERROR] + '…'}", err=True)
+        line = line if len(line) <= LONGEST_ERROR else line[:LONGEST_ERROR] + "…"
+        console.LOG.error("error: %s", line, extra=event("error", code=code))
     sys.exit(code)
 
 
@@ -209,5 +217,5 @@ def _on_interrupt(number: int, frame: Any) -> None:
     """A signal to stop: an exception, or the end where imports would swallow one and nothing is written yet."""
     if is_working():
         raise KeyboardInterrupt
-    os.write(2, f"error: {INTERRUPTED}\n".encode())
+    os.write(2, f"{console.error_line(INTERRUPTED, 1)}\n".encode())
     os._exit(1)

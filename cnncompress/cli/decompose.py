@@ -10,7 +10,6 @@ import click
 
 from cnncompress.cli import frame, options, planning
 from cnncompress.names import metrics
-from cnncompress.terminal import console
 
 
 @frame.command(
@@ -91,4 +90,6 @@ def command(config: Path | None, **flags: Any) -> None:
     options.echo(f"\nsaved in {done.out}" if done.out else "\ndry run: nothing was written")
     if done.hint:
         options.echo(fill(done.hint, terminal_width()))
-    console.LOG.info("%s", fill(str(done.phases), terminal_width()))
+    if done.out is not None:
+        frame.tell_written(done.out, shown=False)
+    frame.tell_times(done.phases)

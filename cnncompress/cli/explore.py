@@ -9,8 +9,9 @@ import click
 
 from cnncompress.cli import frame, options, planning
 from cnncompress.terminal import console
+from cnncompress.terminal.events import event
 
-OWN = {"budgets", "measure", "format_", "output", "out", "force", "verbose", "quiet"}  # no options of `decompose`
+OWN = {"budgets", "measure", "format_", "output", "out", "force", *frame.VOICES}  # no options of `decompose`
 
 
 @frame.command(
@@ -70,7 +71,7 @@ def command(
         check_text_output(output)
     from cnncompress.api import run_explore
     from cnncompress.reporting.exploration import render_exploration
-    from cnncompress.reporting.layout import fill, terminal_width
+    from cnncompress.reporting.layout import terminal_width
 
     elsewhere = [] if settings.out is None else ["--statistics", str(settings.out)]
     done = run_explore(settings, ["cnncompress", "decompose", *frame.given(context, OWN), *elsewhere])
@@ -79,6 +80,6 @@ def command(
     options.echo(text)
     if output is not None:
         write_text(output, render_exploration(done.exploration, format_) + "\n")
-        options.echo(f"written to {output}", err=True)
-    console.LOG.info("kept in %s", done.out)
-    console.LOG.info("%s", fill(str(done.phases), terminal_width()))
+        frame.tell_written(output)
+    console.LOG.info("kept in %s", done.out, extra=event("written", path=str(done.out)))
+    frame.tell_times(done.phases)

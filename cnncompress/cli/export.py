@@ -83,6 +83,7 @@ def command(
         f"{done.path}: {done.bytes:,} bytes, outputs differ by at most {done.max_abs_difference:.2g} "
         f"(allowed {done.tolerance:.2g})"
     )
+    frame.tell_written(done.path, shown=False)
 
 
 def tell(measured: Int8Measured) -> None:

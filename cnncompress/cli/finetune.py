@@ -154,3 +154,4 @@ def command(run: Path, config: Path | None, **flags: Any) -> None:
     if done is not None:
         options.echo(render(done.report, "table", width=terminal_width()))
         options.echo(f"\n{done.summary}\nsaved in {done.out}")
+        frame.tell_written(done.out, shown=False)

@@ -1,17 +1,20 @@
-"""Shared by all commands: options in groups, examples under the help, --verbose and --quiet."""
+"""Shared by all commands: options in groups, examples under the help, and how what happens is told."""
 
 from __future__ import annotations
 
 import functools
+import shlex
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from cnncompress import __version__
 from cnncompress.errors import UsageError
 from cnncompress.terminal import console
+from cnncompress.terminal.events import EVENT, event
 
 if TYPE_CHECKING:
     from cnncompress.config import ModelSettings
@@ -37,7 +40,7 @@ GROUPS = {
     ),
     "Latency": ("latency", "runtime", "threads", "memory_format", "latency_table"),
     "Output": ("format_", "int8", "keep_float", "opset", "output", "plot", "out", "force", "dry_run"),
-    "General": ("config", "device", "seed", "verbose", "quiet"),
+    "General": ("config", "device", "seed", "verbose", "quiet", "log", "json"),
 }
 
 
@@ -124,23 +127,27 @@ def is_working() -> bool:
 
 
 def voices(f: F) -> F:
-    """--verbose and --quiet."""
+    """--verbose, --quiet, --log and --json."""
+    text = "Tell progress, warnings and errors as JSON on stderr, one object a line."
+    f = click.option("--json", is_flag=True, help=text)(f)
+    text = "Write what is said, with times and details, to the end of FILE too."
+    f = click.option("--log", type=click.Path(path_type=Path), metavar="FILE", help=text)(f)
     f = click.option("-q", "--quiet", is_flag=True, help="Say nothing but the result, warnings and errors.")(f)
     return click.option("-v", "--verbose", is_flag=True, help="Say more while working.")(f)
 
 
+VOICES = ("verbose", "quiet", "log", "json")
+
+
 def command(name: str, *examples: str) -> Callable[[F], Command]:
-    """Make a function a command with these examples, and with --verbose and --quiet, which it need not know."""
+    """Make a function a command with these examples, and with the options of `voices`, which it need not know."""
 
     def decorate(f: F) -> Command:
         @functools.wraps(f)
-        def run(verbose: bool, quiet: bool, **values: Any) -> Any:
+        def run(**values: Any) -> Any:
             context = click.get_current_context().parent
             before = context.params if context else {}
-            verbose, quiet = verbose or before.get("verbose", False), quiet or before.get("quiet", False)
-            if verbose and quiet:
-                raise UsageError("--verbose and --quiet exclude each other; give one of them")
-            console.speak(console.VERBOSE if verbose else console.QUIET if quiet else console.NORMAL)
+            _speak({voice: values.pop(voice) or before.get(voice) for voice in VOICES})
             return f(**values)
 
         made: Command = click.command(name, cls=Command)(voices(run))
@@ -148,6 +155,36 @@ def command(name: str, *examples: str) -> Callable[[F], Command]:
         return made
 
     return decorate
+
+
+def _speak(voices: Mapping[str, Any]) -> None:
+    """Have the command say what it was asked to say, where it was asked to say it."""
+    verbose, quiet, log = voices["verbose"], voices["quiet"], voices["log"]
+    if verbose and quiet:
+        raise UsageError("--verbose and --quiet exclude each other; give one of them")
+    level = console.VERBOSE if verbose else console.QUIET if quiet else console.NORMAL
+    console.speak(level, events=bool(voices["json"]))
+    if log is None:
+        return
+    try:
+        console.log_to(log)
+    except OSError as error:
+        raise UsageError(f"--log {log}: {error.strerror or error}; give a file that can be written") from None
+    words = shlex.join(["cnncompress", *sys.argv[1:]])
+    console.LOG.log(EVENT, "%s: %s", __version__, words, extra=event("begin", version=__version__, command=words))
+
+
+def tell_written(path: Path, shown: bool = True) -> None:
+    """Say that a file or a run is written; not `shown` where the result says so."""
+    console.LOG.log(console.NORMAL if shown else EVENT, "written to %s", path, extra=event("written", path=str(path)))
+
+
+def tell_times(phases: console.Steps) -> None:
+    """Say what the parts of a command took."""
+    from cnncompress.reporting.layout import fill, terminal_width
+
+    seconds = {name: round(taken, 3) for name, taken in phases.seconds.items()}
+    console.LOG.info("%s", fill(str(phases), terminal_width()), extra=event("times", seconds=seconds))
 
 
 def given(context: click.Context, without: Collection[str]) -> list[str]:

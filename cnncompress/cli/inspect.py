@@ -53,14 +53,14 @@ def command(format_: str | None, output: Path | None, plot: Path | None, **flags
     title = f"{opened.name}, {opened.weights}, input {'×'.join(map(str, opened.preprocessing.size))}"
     if plot is not None:
         write_text(plot, inspection_picture(title, layers))
-        options.echo(f"written to {plot}", err=True)
+        frame.tell_written(plot)
     if format_ != "html":
         _print(title, layers)
     elif output is None:
         options.echo(inspection_page(opened.name, title, layers))
     else:
         write_text(output, inspection_page(opened.name, title, layers))
-        options.echo(f"written to {output}", err=True)
+        frame.tell_written(output)
 
 
 def _print(title: str, layers: Sequence[Inspected]) -> None:

@@ -78,7 +78,7 @@ def command(
     echo_slower(measured)
     if latency_table is not None:
         write_text(latency_table, text)
-        options.echo(f"written to {latency_table}", err=True)
+        frame.tell_written(latency_table)
 
 
 def _original_format(times: Mapping[str, Latency]) -> str:

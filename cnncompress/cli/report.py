@@ -81,4 +81,4 @@ def command(
         options.echo(text)
     else:
         write_text(output, text.rstrip("\n") + "\n")
-        options.echo(f"written to {output}", err=True)
+        frame.tell_written(output)

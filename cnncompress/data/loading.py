@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-import sys
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -12,11 +11,11 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, default_collate
 from torchvision.transforms import v2
-from tqdm import tqdm
 
 from cnncompress.data.modes import in_mode
 from cnncompress.errors import DataError
 from cnncompress.network.preprocessing import Preprocessing
+from cnncompress.terminal.console import LOG
 from cnncompress.text import first_line
 
 # What Pillow's decoders raise on damaged files.
@@ -216,14 +215,14 @@ def make_loader(dataset: Any, batch_size: int, *, workers: int = 0, indices: Seq
 
     `dataset` is `Images` or another map-style set, whose items torch's own collation puts together; so many `workers`
     decode them, 0 for this process itself. Images that cannot
-    be read are left out; at the end of a pass they are in `dataset.skipped` and one line on stderr counts those not
+    be read are left out; at the end of a pass they are in `dataset.skipped` and one warning counts those not
     reported before and names the first few. DataError where not one of them can be read.
     """
     return Loader(dataset, batch_size, workers, range(len(dataset)) if indices is None else indices)
 
 
 def report_skipped(images: Images, skipped: dict[str, str]) -> None:
-    """Write one line to stderr about those of the `skipped` images (name → reason) that no line has named before."""
+    """Warn in one line about those of the `skipped` images (name → reason) that no line has named before."""
     new = {name: reason for name, reason in skipped.items() if name not in images.reported}
     if not new:
         return
@@ -231,4 +230,4 @@ def report_skipped(images: Images, skipped: dict[str, str]) -> None:
     first = ", ".join(f"{name} ({reason})" for name, reason in list(new.items())[:NAMES_SHOWN])
     more = ", ..." if len(new) > NAMES_SHOWN else ""
     line = f"warning: skipped {len(new)} of {len(images)} images that cannot be read: {first}{more}"
-    tqdm.write(line, file=sys.stderr)
+    LOG.warning("%s", line)

@@ -10,6 +10,7 @@ from typing import Any
 from cnncompress.finetuning.settings import FinetuneResult
 from cnncompress.network.evaluate import Evaluation
 from cnncompress.terminal.console import LOG
+from cnncompress.terminal.events import event
 
 
 @dataclass
@@ -54,7 +55,8 @@ class Progress:
         accuracy = {f"val_{name}": getattr(result, name) for name in ("top1", "top5", "loss", "images")}
         self.history.append({"epoch": epoch, **training, **accuracy, "seconds": round(self.seconds, 3)})
         when = f"epoch {epoch} of {epochs}" if epoch else "before training"
-        LOG.info("%s: %s %.2f %%, loss %.4f (%.0f s)", when, what, result.top1, result.loss, self.seconds)
+        told = event("epoch", of=epochs, **self.history[-1])
+        LOG.info("%s: %s %.2f %%, loss %.4f (%.0f s)", when, what, result.top1, result.loss, self.seconds, extra=told)
 
     def result(self, best_epoch: int, best: Evaluation, rate: float) -> FinetuneResult:
         """The result of a training whose best weights are those of `best_epoch`, and whose learning rate was `rate`."""

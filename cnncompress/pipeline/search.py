@@ -15,6 +15,7 @@ from cnncompress.pipeline.fit import Fitted
 from cnncompress.pipeline.notes import Note, notes
 from cnncompress.reporting.accuracy import change_words
 from cnncompress.terminal.console import LOG
+from cnncompress.terminal.events import event
 
 TRIALS = 8  # networks that are made and evaluated
 LOWEST_SHARE = 0.05  # share of the MACs below which no network is tried
@@ -49,7 +50,8 @@ def search(
     refused: UsageError | None = None
     for trial in range(1, TRIALS + 1):
         share = (low + high) / 2
-        LOG.info("trial %d of at most %d: %.3f of the MACs", trial, TRIALS, share)
+        of_trial = event("trial", trial=trial, of=TRIALS, macs=share)
+        LOG.info("trial %d of at most %d: %.3f of the MACs", trial, TRIALS, share, extra=of_trial)
         try:
             planned = plan(Budget(macs=share))
         except UsageError as error:  # no plan is as cheap

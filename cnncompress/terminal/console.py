@@ -6,12 +6,14 @@ import logging
 import os
 import sys
 import time
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from cnncompress.errors import during
+from cnncompress.terminal.events import EVENT, event, level_of, line_of, line_of_record, words_of
 from cnncompress.text import plain_lines
 
 LOG = logging.getLogger("cnncompress")
@@ -19,23 +21,92 @@ QUIET, NORMAL, VERBOSE = logging.WARNING, logging.INFO, logging.DEBUG
 
 
 class Stderr(logging.Handler):
-    """Whole lines on the stderr of the moment, above the progress bars."""
+    """Whole lines on the stderr of the moment: above the progress bars, or, as `events`, objects of JSON."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.events = False
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one line."""
-        line = plain_lines(self.format(record))
-        if "tqdm" in sys.modules:
-            sys.modules["tqdm"].tqdm.write(line, file=sys.stderr)
+        if self.events:
+            self.tell(line_of_record(record))
+        elif "tqdm" in sys.modules and record.levelno < logging.ERROR:
+            sys.modules["tqdm"].tqdm.write(plain_lines(self.format(record)), file=sys.stderr)
         else:
-            print(line, file=sys.stderr, flush=True)
+            self.tell(plain_lines(self.format(record)))
+
+    def tell(self, line: str) -> None:
+        """Write the line in one piece, as several threads may do."""
+        sys.stderr.write(f"{line}\n")
+        sys.stderr.flush()
 
 
-def speak(level: int) -> None:
-    """Say on stderr what is at or above `level`; of processes that torchrun started, the first only."""
-    if not any(isinstance(handler, Stderr) for handler in LOG.handlers):
-        LOG.addHandler(Stderr())
+class LogFile(logging.FileHandler):
+    """All that is said, and what --verbose would say, at the end of a file: a time, a level and one line each."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, encoding="utf-8", errors="backslashreplace")
+        self.setLevel(EVENT)
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line."""
+        when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.created))
+        return f"{when} {level_of(record)}: {words_of(record)}"
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (the name of the base class)
+        """Say once that nothing more is written, where the file takes no more; the work goes on."""
+        LOG.removeHandler(self)
+        LOG.warning("warning: nothing more is written to %s: %s", self.baseFilename, sys.exc_info()[1])
+
+
+def speak(level: int, events: bool = False) -> None:
+    """Say on stderr what is at or above `level`, as lines or as `events`; of torchrun's processes, the first only."""
+    handler = _speaker() or Stderr()
+    LOG.addHandler(handler)
     LOG.propagate = False
-    LOG.setLevel(level if is_main_process() else max(level, QUIET))
+    handler.events = events
+    level = EVENT if events and level < QUIET else level
+    handler.setLevel(level if is_main_process() else max(level, QUIET))
+    _listen()
+    if events:
+        warnings.showwarning = _warn
+
+
+def log_to(path: Path) -> None:
+    """Write to the end of this file too, from now on. OSError where that cannot be done."""
+    if is_main_process():
+        LOG.addHandler(LogFile(path))
+        _listen()
+
+
+def stop_logging() -> None:
+    """Close the files that are written to."""
+    for handler in [h for h in LOG.handlers if isinstance(h, LogFile)]:
+        LOG.removeHandler(handler)
+        handler.close()
+    _listen()
+
+
+def error_line(message: str, code: int) -> str:
+    """An error that ends the program with exit code `code`, as stderr has it."""
+    speaker = _speaker()
+    if speaker is None or not speaker.events:
+        return f"error: {message}"
+    return line_of({"event": "error", "code": code, "message": message})
+
+
+def _speaker() -> Stderr | None:
+    return next((handler for handler in LOG.handlers if isinstance(handler, Stderr)), None)
+
+
+def _listen() -> None:
+    """Have the logger take what the most talkative of its handlers says."""
+    LOG.setLevel(min((handler.level for handler in LOG.handlers), default=logging.NOTSET))
+
+
+def _warn(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+    LOG.warning("%s: %s", category.__name__, message)
 
 
 def is_main_process() -> bool:
@@ -44,10 +115,18 @@ def is_main_process() -> bool:
 
 
 def bar(items: Iterable[Any] | None = None, *, progress: bool = True, **options: Any) -> Any:
-    """A tqdm bar, drawn on a terminal only, and not where `progress` is False or the lines are silenced."""
+    """A tqdm bar, drawn on a terminal only, and not where `progress` is False or the lines are silenced.
+
+    Where stderr holds events, a line about once a second takes its place.
+    """
+    speaker = _speaker()
+    hidden = not progress or (speaker is not None and speaker.level >= QUIET)
+    if speaker is not None and speaker.events and not hidden:
+        from cnncompress.terminal.event_bar import EventBar
+
+        return EventBar(items, tell=speaker.tell, **options)
     from tqdm import tqdm
 
-    hidden = not progress or LOG.level >= QUIET
     return tqdm(items, disable=True if hidden else None, **options)
 
 
@@ -90,7 +169,9 @@ class Steps:
         since = clock(time.monotonic() - self._began)
         if name in self.expected[self._reached :]:
             self._reached = self.expected.index(name, self._reached) + 1
-            LOG.info("step %d of %d: %s (%s)", self._reached, len(self.expected), what, since)
+            number, of = self._reached, len(self.expected)
+            told = event("step", name=name, step=number, of=of, what=what)
+            LOG.info("step %d of %d: %s (%s)", number, of, what, since, extra=told)
         else:
             LOG.debug("%s (%s)", what, since)
 

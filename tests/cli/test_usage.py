@@ -139,7 +139,7 @@ def test_every_help_has_groups_and_an_example_that_parses(name, done):
     grouped = {option for options in GROUPS.values() for option in options}
     own = {p.name for p in command.params if isinstance(p, click.Option)}
     assert own <= grouped
-    assert {"verbose", "quiet"} <= own
+    assert {"verbose", "quiet", "log", "json"} <= own
     assert "\nGeneral:\n" in done(name, "--help")
     assert command.examples
     for example in command.examples:

@@ -17,7 +17,7 @@ def folder(tmp_path):
     return tree(tmp_path / "data", {"a": 2, "b": 2})
 
 
-def test_what_is_no_file_is_skipped_and_named(folder, monkeypatch, capsys):
+def test_what_is_no_file_is_skipped_and_named(folder, monkeypatch, caplog):
     os.mkfifo(folder / "a" / "pipe.png")
     (folder / "a" / "zero.png").symlink_to("/dev/zero")
     monkeypatch.chdir(folder / "b")  # the name of a socket is short
@@ -26,7 +26,7 @@ def test_what_is_no_file_is_skipped_and_named(folder, monkeypatch, capsys):
         data = load_data(str(folder), PLAIN, 2)
         assert sum(len(y) for _, y in make_loader(data.val, 8)) == 4
     assert data.skipped == ["a/pipe.png", "a/zero.png", "b/socket.png"]
-    line = capsys.readouterr().err
+    line = caplog.text
     assert "a named pipe, not a regular file" in line
     assert "a link out of the folder" in line
 
