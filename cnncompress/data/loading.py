@@ -180,11 +180,15 @@ def collate(items: list[Any]) -> Any:
 
 
 class Loader:
-    """Batches `(images [n, c, H, W], labels [n])` in a fixed order; what cannot be read is left out and reported."""
+    """Batches `(images [n, c, H, W], labels [n])` in a fixed order; what cannot be read is left out and reported.
+
+    `read` are the positions of the items that the last pass gave, among all that are asked for.
+    """
 
     def __init__(self, dataset: Dataset[Any], batch_size: int, workers: int, indices: Sequence[int]) -> None:
         self.dataset = dataset
         attempts = _Attempts(dataset, indices)
+        self.read: list[int] = []
         self._batches = DataLoader(attempts, batch_size=batch_size, num_workers=workers, collate_fn=_collate)
 
     def __len__(self) -> int:
@@ -196,17 +200,17 @@ class Loader:
 
     def numbered(self) -> Iterator[tuple[Any, list[int]]]:
         """The batches, each with the positions of its items among all that are asked for."""
-        any_read = False
+        self.read = []
         skipped: dict[str, str] = {}
         for good, positions, bad in self._batches:
             skipped.update(bad)
             if good is not None:
-                any_read = True
+                self.read += positions
                 yield good, positions
         if isinstance(self.dataset, Images):
             self.dataset.skipped.update(skipped)
             report_skipped(self.dataset, skipped)
-        if skipped and not any_read:
+        if skipped and not self.read:
             raise DataError(f"none of the {len(skipped)} images can be read (first: {next(iter(skipped))})")
 
 

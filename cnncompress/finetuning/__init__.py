@@ -16,6 +16,7 @@ from cnncompress.finetuning.cascade import Cascade
 from cnncompress.finetuning.checkpoints import Checkpoints
 from cnncompress.finetuning.distillation import distillation_loss
 from cnncompress.finetuning.lessons import Lessons, Origin
+from cnncompress.finetuning.optimization import one_group
 from cnncompress.finetuning.schedules import freeze_others, trainable_modules, training_modes
 from cnncompress.finetuning.session import Session, in_training, rounded_to
 from cnncompress.finetuning.settings import CascadeStep, FinetuneResult, FinetuneSettings
@@ -83,25 +84,31 @@ def finetune(
         example = read_batch(next(iter(make_loader(lessons.val, 1))), labels=False)[0]
         lessons = dataclasses.replace(lessons, example=example)
     kept = Checkpoints(checkpoints) if isinstance(checkpoints, Path) else checkpoints
-    session = Session(lessons, settings, chosen)
+    with one_group(chosen) as own:
+        return scheduled(model, Session(lessons, settings, own), kept, resume)
+
+
+def scheduled(model: nn.Module, session: Session, checkpoints: Checkpoints, resume: bool) -> FinetuneResult:
+    """Train as the schedule of the settings says."""
+    settings, lessons = session.settings, session.lessons
     if cascades(settings.schedule):
-        return Cascade(model, origin_of(lessons, "a cascade"), session, kept).run(resume)
+        return Cascade(model, origin_of(lessons, "a cascade"), session, checkpoints).run(resume)
     if settings.until_drop is not None:
         session = session.until(session.validated(origin_of(lessons, "until_drop").network))
-    return train_once(model, session, kept, resume)
+    return train_once(model, session, checkpoints, resume)
 
 
 def train_once(model: nn.Module, session: Session, checkpoints: Checkpoints, resume: bool) -> FinetuneResult:
-    """Train what the schedule of the settings says, from the start to the end."""
+    """Train all, or what is above the topmost decomposed layer, from the start to the end."""
     settings = session.settings
     usual = input_dtype(model)
     half = usual.itemsize < torch.float32.itemsize  # steps are smaller than half precision can tell apart
     notes = []
     with in_training(model, session.device, half):
-        names, scheduled = trainable_modules(model, session.example(model), settings.schedule)
-        if scheduled:
-            LOG.info(scheduled)
-            notes.append(scheduled)
+        names, said = trainable_modules(model, session.example(model), settings.schedule)
+        if said:
+            LOG.info(said)
+            notes.append(said)
         result = session.run(model, names, checkpoints, resume)
     if half:
         notes.append(rounded_to(usual))

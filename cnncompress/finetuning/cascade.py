@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from typing import Any
 
 import torch
@@ -11,7 +10,6 @@ from torch import nn
 
 from cnncompress.data import make_loader
 from cnncompress.data.sample import evenly
-from cnncompress.errors import UsageError
 from cnncompress.files.tensorfile import digest_of
 from cnncompress.finetuning.checkpoints import Checkpoints
 from cnncompress.finetuning.lessons import Origin
@@ -27,6 +25,7 @@ from cnncompress.metrics import LayerStatistics, get_metric
 from cnncompress.names.schedules import parse_schedule
 from cnncompress.network.copying import clone
 from cnncompress.network.inputs import in_single, input_dtype
+from cnncompress.network.processes import as_the_first, processes
 from cnncompress.network.provenance import Provenance
 from cnncompress.statistics import collect_statistics
 from cnncompress.terminal.console import LOG, is_main_process
@@ -43,15 +42,10 @@ class Cascade:
     `until_drop` of the original, and leaves its best weights. What no parameters are above is decomposed only.
     Where that ends no better than it was, `model` keeps its weights.
 
-    UsageError for a plan that has no such steps, and in one of several processes.
+    UsageError for a plan that has no such steps. In several processes, all of them go through the steps together.
     """
 
     def __init__(self, model: nn.Module, origin: Origin, session: Session, files: Checkpoints) -> None:
-        if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-            raise UsageError(
-                "a cascade runs in one process, as its steps would have to start several anew; start it without "
-                "torchrun, or give --schedule all or upper"
-            )
         self.model, self.plan, self.session, self.files = model, origin.plan, session, files
         self.images = session.lessons.train if origin.images is None else origin.images
         self.original = clone(in_single(origin.network)).cpu()
@@ -110,6 +104,7 @@ class Cascade:
             statistics = self._statistics(network, name)
             found = fit_alone(network, Provenance(), part, statistics=statistics, progress=False)
             network, self.story.errors[name] = found.network, found.provenance.errors[name]
+            as_the_first(network)
         return network
 
     def _statistics(self, network: nn.Module, name: str) -> dict[str, LayerStatistics]:
@@ -119,7 +114,8 @@ class Cascade:
         settings, images = self.session.settings, self.images
         if hasattr(images, "set_epoch"):
             images.set_epoch(0)
-        chosen = evenly(len(images), settings.calibration_images)  # type: ignore[arg-type]
+        rank, world = processes()
+        chosen = evenly(len(images), settings.calibration_images)[rank::world]  # type: ignore[arg-type]
         loader = make_loader(images, settings.batch_size, workers=settings.workers, indices=chosen)
         found = collect_statistics(
             network, loader, self.plan.metric, layers=[name], seed=settings.seed, device=self.session.device

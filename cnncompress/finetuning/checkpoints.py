@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
+import base64
 import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
@@ -167,11 +168,13 @@ class Checkpoints:
         write_atomically(self.history, lambda file: file.write(text.encode()))
 
     def save_best(self, model: nn.Module, epoch: int, result: Evaluation) -> None:
-        """Write the weights with their epoch and accuracy."""
+        """Write the weights with their epoch, their accuracy and the images that they are right on."""
         self.ready()
         tensors = {name: t.detach().cpu().clone().contiguous() for name, t in tensors_of(model).items()}
-        plain = {name: value for name, value in dataclasses.asdict(result).items() if name != "hits"}
+        plain = {name: value for name, value in vars(result).items() if name != "hits"}
         metadata = {"epoch": str(epoch), "evaluation": json.dumps(plain)}
+        if result.hits is not None:
+            metadata["hits"] = _in_bits(result.hits)
         write_atomically(self.best, lambda file: file.write(to_safetensors(tensors, metadata)))
 
     def load_best(self, model: nn.Module | None = None) -> tuple[int, Evaluation]:
@@ -184,9 +187,23 @@ class Checkpoints:
                 check(schemas.Evaluation, evaluation)
                 if model is not None:
                     model.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
-            return int(metadata["epoch"]), Evaluation(**evaluation)
+            hits = _of_bits(metadata["hits"], evaluation["images"]) if "hits" in metadata else None
+            return int(metadata["epoch"]), Evaluation(**evaluation, hits=hits)
         except (OSError, SafetensorError, RuntimeError, RecursionError, TypeError, KeyError, ValueError) as error:
             raise RunError(f"{self.best} is missing or damaged; run without --resume to start again") from error
+
+
+def _in_bits(hits: Tensor) -> str:
+    """Whether each image [n] was a hit, eight to a byte, in Base64."""
+    return base64.b64encode(np.packbits(hits.cpu().numpy()).tobytes()).decode()
+
+
+def _of_bits(text: str, images: int) -> Tensor:
+    """What `_in_bits` wrote; ValueError where it is not of so many images."""
+    packed = np.frombuffer(base64.b64decode(text), np.uint8)
+    if len(packed) != -(-images // 8):
+        raise ValueError
+    return torch.from_numpy(np.unpackbits(packed, count=images)).bool()
 
 
 def _read_state(path: Path) -> dict[str, Any] | None:

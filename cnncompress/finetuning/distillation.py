@@ -80,7 +80,13 @@ class Teacher:
 
 
 def tallied(
-    network: nn.Module, batches: Iterable[Any], judge: Teacher | None, device: torch.device, progress: bool = True
+    network: nn.Module,
+    batches: Iterable[Any],
+    judge: Teacher | None,
+    device: torch.device,
+    *,
+    progress: bool = True,
+    kept: list[Tensor] | None = None,
 ) -> Tensor:
     """What `network.evaluate.tally` sums; with a teacher to judge, against its answers, and no labels are read.
 
@@ -88,7 +94,7 @@ def tallied(
     five, KL(teacher ‖ network) in nats, images].
     """
     if judge is None:
-        return tally(network, batches, device, progress=progress)
+        return tally(network, batches, device, progress=progress, kept=kept)
     dtype = input_dtype(network)
     sums = torch.zeros(4, dtype=torch.float64, device=device)
     with inference(network):

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import Tensor, nn
+from torch import distributed as dist
 from torch.nn import functional as F
 
 from cnncompress.chains.modules import FactoredLayer
@@ -18,6 +20,7 @@ from cnncompress.finetuning.attention import attention_loss, watched
 from cnncompress.finetuning.distillation import Answers, distillation_loss
 from cnncompress.finetuning.settings import FinetuneSettings
 from cnncompress.network.evaluate import Evaluation
+from cnncompress.network.processes import grouped
 from cnncompress.network.run import forward
 
 
@@ -93,3 +96,16 @@ def make_accelerator(device: torch.device, precision: str) -> Accelerator:
     # The state of an earlier training in this process may have another device or precision.
     AcceleratorState._reset_state(reset_partial_state=True)
     return Accelerator(cpu=device.type == "cpu", mixed_precision="no" if precision == "fp32" else precision)
+
+
+@contextmanager
+def one_group(device: torch.device) -> Iterator[torch.device]:
+    """Connects the processes that torchrun started, once for all that happens in the block; gives this one's device.
+
+    A group that is there already stays afterwards. So does this one where the block fails: what is not done in all
+    processes cannot be undone in one.
+    """
+    there = grouped()
+    yield make_accelerator(device, "fp32").device
+    if grouped() and not there:
+        dist.destroy_process_group()

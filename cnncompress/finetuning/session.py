@@ -13,18 +13,17 @@ import torch
 from torch import Tensor, nn
 
 from cnncompress.chains.training import fold, start_training
-from cnncompress.data import make_loader
 from cnncompress.finetuning.checkpoints import Checkpoints
-from cnncompress.finetuning.distillation import ATTENTION, learns, tallied, teaching
+from cnncompress.finetuning.distillation import ATTENTION, learns, teaching
 from cnncompress.finetuning.learner import Learner
 from cnncompress.finetuning.lessons import Lessons
 from cnncompress.finetuning.schedules import freeze_others
 from cnncompress.finetuning.settings import FinetuneResult, FinetuneSettings
 from cnncompress.finetuning.trainer import Trainer
-from cnncompress.network.evaluate import Evaluation, summarise
+from cnncompress.finetuning.validation import validated
+from cnncompress.network.evaluate import Evaluation
 from cnncompress.network.inputs import float_types, input_dtype, with_types
 from cnncompress.network.run import forward, inference
-from cnncompress.terminal.console import is_main_process
 
 
 @dataclass(frozen=True)
@@ -71,12 +70,11 @@ class Session:
         That is what a training without labels looks at.
         """
         origin = next((p.device for p in network.parameters()), self.device)
-        loader = make_loader(self.lessons.val, self.settings.batch_size, workers=self.settings.workers)
         teacher = copy.deepcopy(self.lessons.teacher) if self.settings.unlabelled else None
         with teaching(teacher, network, self.device) as judge:
-            sums = tallied(network.to(self.device), loader, judge, self.device, is_main_process())
+            found = validated(network.to(self.device), self.lessons.val, judge, self.settings, self.device)
         network.to(origin)
-        return summarise(sums)
+        return found
 
 
 @contextmanager

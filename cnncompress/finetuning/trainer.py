@@ -13,11 +13,9 @@ import torch
 from accelerate.utils import broadcast
 from torch import Tensor
 
-from cnncompress.data import make_loader
 from cnncompress.errors import CompressError, DataError, RunError
 from cnncompress.finetuning.batches import Batches, Process
 from cnncompress.finetuning.checkpoints import Checkpoints, NotWrittenError, tensors_of
-from cnncompress.finetuning.distillation import tallied
 from cnncompress.finetuning.interrupts import Interrupts
 from cnncompress.finetuning.learner import Learner
 from cnncompress.finetuning.lessons import Lessons
@@ -27,7 +25,8 @@ from cnncompress.finetuning.rates import find_rate, rate_at
 from cnncompress.finetuning.schedules import knows, training_modes
 from cnncompress.finetuning.settings import FinetuneResult, FinetuneSettings
 from cnncompress.finetuning.stepping import DivergedError, Stepper
-from cnncompress.network.evaluate import Evaluation, summarise
+from cnncompress.finetuning.validation import validated
+from cnncompress.network.evaluate import Evaluation
 from cnncompress.network.inputs import input_dtype
 from cnncompress.terminal.console import LOG, bar
 
@@ -95,9 +94,7 @@ class Trainer:
                     self._keep()
                 raise
         self.accelerator.wait_for_everyone()
-        result = self._result()
-        self.accelerator.end_training()
-        return result
+        return self._result()
 
     def _comparable(self) -> dict[str, Any]:
         taught = {"the teacher's weights": self.teacher.digest} if self.teacher else {}
@@ -276,15 +273,11 @@ class Trainer:
                 self.stepper.swap()
 
     def _validate(self) -> Evaluation:
-        """The accuracy over all processes, each of which sees its share of the images."""
+        """The accuracy of the network as the first process has it."""
         for buffer in self.model.buffers():
             broadcast(buffer)  # BatchNorm statistics differ between processes
-        mine = range(self.rank, len(self.val), self.processes)
-        loader = make_loader(
-            self.val, max(1, self.batches.size // self.processes), workers=self.settings.workers, indices=mine
-        )
         judge = self.teacher if self.settings.unlabelled else None
-        return summarise(self.accelerator.reduce(tallied(self.model, loader, judge, self.device, self.main), "sum"))
+        return validated(self.model, self.val, judge, self.settings, self.device)
 
     def _record(self, epoch: int, result: Evaluation, lr: float | None, train_loss: float | None) -> None:
         step, what = epoch * self.batches.steps, "the teacher's class" if self.settings.unlabelled else "top-1"

@@ -83,14 +83,16 @@ def train_run(
         if not is_main_process():
             return None
         steps.announce("save", f"save in {place.target}")
+        after: Evaluation | None = result.best
         if training.unlabelled:
-            add_taught(report, opened, result, data, (before, accuracy(opened.model)))
+            after = accuracy(opened.model)
+            add_taught(report, opened, result, data, (before, after))
         else:
             add_tuned(report, opened, result, data)
         if result.steps:
             add_steps(report, opened, result, training.unlabelled)
         if data.labelled:
-            report.rows = beside_original(report.rows, opened, data, accuracy)
+            report.rows = beside_original(report.rows, opened, data, accuracy, after)
         info = {
             "finetune": {"command": list(command), **_record(training, asked, result), "data": images.spec},
             "held_out": held_out(opened, data),
@@ -192,17 +194,23 @@ def add_tuned(report: Report, opened: Opened, result: FinetuneResult, data: Data
 
 
 def beside_original(
-    rows: Sequence[Row], opened: Opened, data: Data, measure: Callable[[nn.Module], Evaluation | None]
+    rows: Sequence[Row],
+    opened: Opened,
+    data: Data,
+    measure: Callable[[nn.Module], Evaluation | None],
+    after: Evaluation | None,
 ) -> list[Row]:
     """The rows with the original's accuracy on the same images, and the standard error of what the newest differs by.
 
-    Both networks answer all images once more for it. Rows stay as they are where the original is not at hand.
+    `after` is what was measured of that one. Only where it lacks the images that were right, the network answers all of
+    them once more. Rows stay as they are where the original is not at hand.
     """
     known = len(rows) > 1 and rows[0].kind == "original" and rows[-1].top1 is not None
     original = original_network(opened) if known else None
     if original is None:
         return list(rows)
-    before, after = measure(original), measure(opened.model)
+    before = measure(original)
+    after = measure(opened.model) if after is None or after.hits is None else after
     newest = dataclasses.replace(rows[-1], top1_error=paired_error(before, after))
     return [with_accuracy(rows[0], before, data), *rows[1:-1], newest]
 

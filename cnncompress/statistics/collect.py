@@ -21,9 +21,9 @@ from cnncompress.network.layers import layers_of, refuse_module
 from cnncompress.network.meaning import Meaning, meaning_of
 from cnncompress.network.parts import images_at_once
 from cnncompress.network.positions import image_seeds
+from cnncompress.network.processes import everyone, processes
 from cnncompress.network.run import forward, inference, run
 from cnncompress.statistics.layers import LayerSums
-from cnncompress.statistics.moments import everyone, processes
 from cnncompress.statistics.wanted import Wanted, instead_of
 from cnncompress.terminal.console import bar
 

@@ -12,7 +12,8 @@ from cnncompress.errors import CompressError
 from cnncompress.metrics.statistics import LayerStatistics
 from cnncompress.network.kinds import kind_of, spec_of, weight_of
 from cnncompress.network.positions import sample_positions
-from cnncompress.statistics.moments import Moments, Samples, add_up
+from cnncompress.network.processes import add_up
+from cnncompress.statistics.moments import Moments, Samples
 
 WIDEST_MOMENT = 8192  # inputs a position; the moment of a wider layer would take half a gigabyte: it keeps samples
 PATCHES_AT_ONCE = 2048  # patches gathered at once

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
-from torch import distributed as dist
 
 from cnncompress.maths.sampling import energies, independent_rows
+from cnncompress.network.processes import add_up, everyone
 
 ROWS_AT_ONCE = (
     2048  # taken in at once: the sums are read and written so seldom that they cost little beside the products
@@ -16,31 +14,6 @@ ROWS_AT_ONCE = (
 SAMPLES_KEPT = 2048  # samples kept of a very wide layer
 
 Result = tuple[int, Tensor, Tensor | None, Tensor | None]
-
-
-def processes() -> tuple[int, int]:
-    """This process's number and how many work together; `(0, 1)` where torch.distributed is not set up."""
-    on = dist.is_available() and dist.is_initialized()
-    return (dist.get_rank(), dist.get_world_size()) if on else (0, 1)
-
-
-def everyone(value: Any) -> list[Any]:
-    """The value of each process, in order. All processes must call it."""
-    world = processes()[1]
-    values = [value] * world
-    if world > 1:
-        dist.all_gather_object(values, value)
-    return values
-
-
-def add_up(tensor: Tensor) -> Tensor:
-    """The sum of a tensor over all processes. All of them must call it."""
-    if processes()[1] > 1:
-        home = tensor.device
-        tensor = tensor.cuda() if dist.get_backend() == "nccl" else tensor.cpu()
-        dist.all_reduce(tensor)
-        tensor = tensor.to(home)
-    return tensor
 
 
 class Moments:

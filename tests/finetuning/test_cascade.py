@@ -277,14 +277,6 @@ def test_a_cascade_needs_the_original(tmp_path):
             cc.finetune(small_of(original()), Toy(), VAL, settings(**changes), device="cpu")
 
 
-def test_a_cascade_runs_in_one_process(tmp_path, monkeypatch):
-    small = small_of(original(), "frobenius")
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(UsageError, match="runs in one process"):
-        tune(tmp_path, small)
-    assert not any(tmp_path.iterdir())
-
-
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

@@ -5,8 +5,10 @@ import os
 import pytest
 import torch
 
+import cnncompress as cc
 from cnncompress.errors import RunError, UsageError
 from cnncompress.finetuning import Checkpoints, Lessons, finetune
+from cnncompress.network.evaluate import Evaluation
 from tests.finetuning.toy import Toy, assert_same, history_of, network, settings, state_of, tune
 
 
@@ -34,6 +36,27 @@ def test_a_torn_checkpoint_falls_back_to_the_one_before(tmp_path, caplog, conten
     assert_same(state_of(straight), state_of(resumed))
     assert history_of(result) == history_of(expected)
     assert ("last.pt is damaged" in caplog.text) == (content is not None)
+
+
+@pytest.mark.parametrize("images", [1, 8, 9, 24])
+def test_the_best_weights_know_their_hits(tmp_path, images):
+    files, hits = Checkpoints(tmp_path), torch.arange(images) % 3 == 0
+    files.save_best(network(), 2, Evaluation(1.0, 2.0, 3.0, images, hits))
+    epoch, found = files.load_best()
+    assert (epoch, found) == (2, Evaluation(1.0, 2.0, 3.0, images))
+    assert torch.equal(found.hits, hits)
+    files.save_best(network(), 2, Evaluation(1.0, 2.0, 3.0, images + 8, hits))
+    with pytest.raises(RunError, match="missing or damaged"):
+        files.load_best()
+
+
+@pytest.mark.parametrize("changes", [{}, {"ema": 0.5}], ids=str)
+def test_a_result_knows_which_images_its_network_is_right_on(tmp_path, changes):
+    model, val = network(), Toy(24, seed=1)
+    for resume in (False, True):
+        result = tune(tmp_path, model, val=val, resume=resume, **changes)
+        found = cc.evaluate(model, cc.make_loader(val, 8), progress=False)
+        assert torch.equal(result.best.hits, found.hits)
 
 
 def train_of(folder, origin, resume=False, ready=lambda: None):

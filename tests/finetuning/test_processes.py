@@ -7,7 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from cnncompress.finetuning import Lessons, finetune
+import cnncompress as cc
+from cnncompress.data.loading import UnreadableError
+from cnncompress.finetuning import Lessons, Origin, finetune
 from tests.finetuning.toy import Auxiliary, Toy, chain, settings
 
 
@@ -26,6 +28,36 @@ def train_shared(out, batch_size=8):
     return {"history": result.history, "model": model.state_dict()}
 
 
+def cascade_shared(out):
+    """As `train_shared`, for a cascade of two steps that starts from a network without random parts.
+
+    Nine images for its statistics do not divide by two, nor do the 24 validation images that can be read.
+    """
+    torch.set_num_threads(1)
+    torch.manual_seed(4)
+    network = nn.Sequential(
+        nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 6, 3), nn.ReLU(), nn.Flatten(), nn.Linear(96, 3)
+    )
+    plan = cc.plan(network, torch.zeros(1, 3, 8, 8), method="spatial-svd", rank=2, metric="data-covariance")
+    small = cc.decompose(network, cc.Plan(plan.layers), progress=False)
+    with torch.no_grad():
+        small[-1].weight.zero_()  # right on a third of the images
+    chosen = settings(schedule="cascade", lr=0.05, calibration_images=9)
+    lessons = Lessons(Toy(), Unreadable(25, seed=1), origin=Origin(network, plan))
+    result = finetune(small, lessons, chosen, out / "cascade", device="cpu")
+    answers = small(torch.stack([lessons.val[i][0] for i in range(25) if i != 7])).detach()
+    return {"history": result.history, "hits": result.best.hits, "answers": answers}
+
+
+class Unreadable(Toy):
+    """Image number 7 cannot be read."""
+
+    def __getitem__(self, index):
+        if index == 7:
+            raise UnreadableError("seven", "it is damaged")
+        return super().__getitem__(index)
+
+
 SCRIPT = """
 import sys
 from pathlib import Path
@@ -34,14 +66,14 @@ import torch
 
 from cnncompress.errors import UsageError
 from cnncompress.finetuning import is_main_process
-from tests.finetuning.test_processes import train_shared
+from tests.finetuning.test_processes import cascade_shared, train_shared
 
 out = Path(sys.argv[1])
 try:
     train_shared(out, batch_size=7)
 except UsageError as error:
     refusal = str(error)
-saved = {**train_shared(out), "refusal": refusal}
+saved = {**train_shared(out), "refusal": refusal, "cascade": cascade_shared(out)}
 if is_main_process():
     torch.save(saved, out / "result.pt")
 """
@@ -66,3 +98,16 @@ def test_two_processes_give_the_result_of_one(tmp_path):
         assert (a["train_loss"] or 0) == pytest.approx(b["train_loss"] or 0, rel=1e-4)
     for name, value in one["model"].items():
         assert torch.allclose(value, two["model"][name], atol=1e-5), name
+    check_cascades(cascade_shared(tmp_path / "one"), two["cascade"])
+
+
+def check_cascades(one, two):
+    labels = torch.tensor([i % 3 for i in range(25) if i != 7])
+    assert torch.allclose(one["answers"], two["answers"], atol=1e-3)
+    assert torch.equal(two["hits"], two["answers"].argmax(1) == labels)
+    assert torch.equal(one["hits"], two["hits"])
+    assert two["hits"].double().mean() > 0.5
+    for a, b in zip(one["history"], two["history"], strict=True):
+        assert a["val_images"] == b["val_images"] == 24
+        assert (a["cascade_step"], a["epoch"], a["lr"]) == (b["cascade_step"], b["epoch"], b["lr"])
+        assert a["val_loss"] == pytest.approx(b["val_loss"], rel=1e-3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from types import SimpleNamespace
 
 import pytest
@@ -20,12 +21,17 @@ def evaluation(*hits):
 
 
 @pytest.mark.parametrize("there", [True, False])
-def test_the_newest_row_has_its_paired_standard_error(there, monkeypatch):
-    """One image of four changes from wrong to right: the variance is 3/16, its error 100 √(3/16/4) points."""
+@pytest.mark.parametrize("kept", [True, False])
+def test_the_newest_row_has_its_paired_standard_error(there, kept, monkeypatch):
+    """One image of four changes from wrong to right: the variance is 3/16, its error 100 √(3/16/4) points.
+
+    The tuned network answers again only where the images that it was right on were not kept.
+    """
     results = {"original": evaluation(1, 1, 0, 0), "tuned": evaluation(1, 1, 1, 0)}
+    after = results.pop("tuned") if kept else dataclasses.replace(results["tuned"], hits=None)
     monkeypatch.setattr(finetune, "original_network", lambda opened: "original" if there else None)
     opened, data = SimpleNamespace(model="tuned"), SimpleNamespace(fingerprint="d")
-    first, last = finetune.beside_original([ORIGINAL, TUNED], opened, data, results.__getitem__)
+    first, last = finetune.beside_original([ORIGINAL, TUNED], opened, data, results.__getitem__, after)
     assert (first, last.top1) == (ORIGINAL, 75.0)
     assert last.top1_error == (pytest.approx(100 * (3 / 64) ** 0.5) if there else None)
-    assert finetune.beside_original([TUNED], opened, data, results.__getitem__) == [TUNED]
+    assert finetune.beside_original([TUNED], opened, data, results.__getitem__, after) == [TUNED]

@@ -1,0 +1,37 @@
+"""The accuracy on the validation images, of which each process sees its share."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cnncompress.data import make_loader
+from cnncompress.finetuning.distillation import Teacher, tallied
+from cnncompress.finetuning.settings import FinetuneSettings
+from cnncompress.network.evaluate import Evaluation, summarise
+from cnncompress.network.processes import add_up, processes
+
+
+def validated(
+    network: nn.Module, images: Any, judge: Teacher | None, settings: FinetuneSettings, device: torch.device
+) -> Evaluation:
+    """The accuracy of a network on a set of images, or how near it is to a teacher that judges it.
+
+    The network is on `device` already. All processes call this, and all get the same. The hits are those on the images
+    that could be read, in the order of the set; there are none of a teacher's judgement.
+    """
+    rank, world = processes()
+    mine = range(rank, len(images), world)
+    loader = make_loader(images, max(1, settings.batch_size // world), workers=settings.workers, indices=mine)
+    kept: list[Tensor] = []
+    result = summarise(add_up(tallied(network, loader, judge, device, progress=rank == 0, kept=kept)))
+    if judge is not None:
+        return result
+    marks = torch.zeros(len(images), dtype=torch.uint8)  # 0 for an image that nobody could read
+    if kept:
+        marks[[mine[i] for i in loader.read]] = 1 + torch.cat(kept).byte()
+    marks = add_up(marks)
+    return dataclasses.replace(result, hits=marks[marks > 0] == 2)
