@@ -15,6 +15,7 @@ from cnncompress.api.commands import (
     run_finetune,
     run_inspect,
     run_int8_export,
+    run_pictures,
     run_profile,
     run_report,
 )
@@ -57,6 +58,7 @@ __all__ = [
     "run_finetune",
     "run_inspect",
     "run_int8_export",
+    "run_pictures",
     "run_profile",
     "run_report",
 ]

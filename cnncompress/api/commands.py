@@ -33,10 +33,12 @@ from cnncompress.pipeline.inspect import Inspected, inspect_network
 from cnncompress.pipeline.int8 import Int8Asked, int8_of_run
 from cnncompress.pipeline.measure import evaluate_network, profile_network, report_on
 from cnncompress.pipeline.opened import Opened
+from cnncompress.pipeline.pictures import pictures_of
 from cnncompress.planning import Choice
 from cnncompress.programs.export import ExportReport
 from cnncompress.programs.measured import Int8Measured
 from cnncompress.reporting import Report
+from cnncompress.reporting.pictures import Pictures
 
 
 def run_decompose(settings: DecomposeSettings, command: Sequence[str]) -> Decomposed:
@@ -101,6 +103,11 @@ def run_finetune(settings: TuneSettings, command: Sequence[str]) -> Tuned | None
 def run_report(runs: Sequence[Path], settings: ModelSettings, timings: Sequence[TimingSetting]) -> Report:
     """`cnncompress report`: the tables of runs, measured again on data, and timed as each of `timings` says."""
     return report_on(runs, _images(settings), timings, settings.trust_code)
+
+
+def run_pictures(runs: Sequence[Path], settings: ModelSettings) -> dict[str, Pictures]:
+    """What the page of `cnncompress report` shows of the weights of each run."""
+    return pictures_of(runs, settings.trust_code)
 
 
 def run_evaluate(settings: ModelSettings) -> tuple[str, Evaluation]:

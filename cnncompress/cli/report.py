@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from cnncompress.cli import frame, options
 from cnncompress.errors import UsageError
 from cnncompress.latency.setting import TimingSetting, in_runtimes
+
+if TYPE_CHECKING:
+    from cnncompress.config import ModelSettings
+    from cnncompress.reporting import Report
 
 
 @frame.command(
@@ -47,12 +52,12 @@ def command(
 
     Params, MACs, FLOPs, bytes and the accuracies that were measured; with --data they are measured again, with
     --latency the networks are timed. A sentence for each run comes first. --format html is a page with charts, layers,
-    curves of training and the commands that made the runs; it needs no other file and no network.
+    their spectra, the first layer's filters, curves of training and the commands that made the runs; it needs no other
+    file and no server.
     """
     from cnncompress.config import ModelSettings, merge
     from cnncompress.config.early import check_text_output, write_text
     from cnncompress.reporting import render
-    from cnncompress.reporting.layout import terminal_width
     from cnncompress.reporting.stored import stored_reports
 
     settings = merge(ModelSettings, None, flags)
@@ -60,9 +65,10 @@ def command(
         raise UsageError("--runtime is for timing; give --latency with it")
     if output is not None:
         check_text_output(output)
-    if settings.data is None and not latency:
+    stored = settings.data is None and not latency
+    if stored and format_ != "html":
         frame.nothing_to_import()
-        report = stored_reports(runs)
+        text = render(stored_reports(runs), format_, layers=layers, width=_width(output))
     else:
         for run in runs:
             frame.begin_run(run, settings.data)
@@ -70,15 +76,28 @@ def command(
 
         setting = TimingSetting("torch", "", settings.device, latency_batch, threads, memory_format or "")
         report = run_report(runs, settings, in_runtimes(setting, runtime) if latency else ())
-    if format_ == "html":
-        from cnncompress.reporting.evidence import evidence_of
-        from cnncompress.reporting.report_page import report_page
-
-        text = report_page(report, evidence_of(runs))
-    else:
-        text = render(report, format_, layers=layers, width=terminal_width() if output is None else None)
+        if format_ == "html":
+            text = _page(report, runs, settings)
+        else:
+            text = render(report, format_, layers=layers, width=_width(output))
     if output is None:
         options.echo(text)
     else:
         write_text(output, text.rstrip("\n") + "\n")
         frame.tell_written(output)
+
+
+def _width(output: Path | None) -> int | None:
+    """The columns that a table is printed in; None in a file."""
+    from cnncompress.reporting.layout import terminal_width
+
+    return terminal_width() if output is None else None
+
+
+def _page(report: Report, runs: Sequence[Path], settings: ModelSettings) -> str:
+    """The page of a report, with pictures of the weights of its runs."""
+    from cnncompress.api import run_pictures
+    from cnncompress.reporting.evidence import evidence_of
+    from cnncompress.reporting.report_page import report_page
+
+    return report_page(report, evidence_of(runs), run_pictures(runs, settings))

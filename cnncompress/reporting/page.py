@@ -38,11 +38,12 @@ class Table:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of a page under its heading; commands are pairs of what they do and their text."""
+    """A part of a page under its heading; `small` charts stand closer, commands are what they do and their text."""
 
     title: str
     text: str = ""
     charts: Sequence[Drawn] = ()
+    small: Sequence[Drawn] = ()
     tables: Sequence[Table] = ()
     sentences: Sequence[str] = ()
     commands: Sequence[tuple[str, str]] = ()

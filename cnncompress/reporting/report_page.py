@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from cnncompress.reporting.accuracy import change_words, judged
 from cnncompress.reporting.cells import NONE, divide, share
 from cnncompress.reporting.evidence import Evidence
+from cnncompress.reporting.filters import filters_section
 from cnncompress.reporting.layers import kept_table
 from cnncompress.reporting.networks import (
     NetworkForm,
@@ -19,7 +20,9 @@ from cnncompress.reporting.networks import (
     share_of_time,
 )
 from cnncompress.reporting.page import Cell, Drawn, Page, Section, Table, Tile, drawn, with_bars
+from cnncompress.reporting.pictures import Pictures
 from cnncompress.reporting.rows import LayerRow, Report, Row
+from cnncompress.reporting.spectra import spectra_section
 from cnncompress.reporting.steps import step_table
 from cnncompress.reporting.summary import summaries
 from cnncompress.reporting.svg import Chart, Dot, Series
@@ -29,15 +32,23 @@ from cnncompress.terminal.words import human
 TITLES = 3  # runs that a title names
 
 
-def report_page(report: Report, evidence: Sequence[Evidence] = ()) -> str:
-    """One report of all runs as a page of HTML; `evidence` has what each run holds beside it."""
+def report_page(
+    report: Report, evidence: Sequence[Evidence] = (), pictures: Mapping[str, Pictures] | None = None
+) -> str:
+    """One report of all runs as a page of HTML; `evidence` has what each run holds beside it.
+
+    `pictures` are those of the weights of runs, by their paths.
+    """
     warnings = warnings_of(report)
     notes = [note for note in notes_of(report) if note not in warnings]
+    shown = dict(pictures or {})
+    notes += [f"{path}: {one.missing}" for path, one in shown.items() if one.missing]
     sections = [
         _networks(report),
         *_trained(evidence),
         *_compared(evidence),
         *_layers(report, evidence),
+        *_shown(shown),
         Section("Notes", sentences=notes),
         *_made(evidence),
     ]
@@ -222,6 +233,12 @@ def _layer_cells(layer: LayerRow, rows: Sequence[LayerRow], rises: bool) -> list
         cells.append(NONE if rise is None else with_bars(f"{rise:.3g}", (abs(rise),), max(known, default=0.0)))
     error = NONE if layer.error is None or not math.isfinite(layer.error) else f"{layer.error:.4f}"
     return [*cells, layer.method, "×".join(map(str, layer.rank)), layer.was or NONE, error]
+
+
+def _shown(pictures: Mapping[str, Pictures]) -> list[Section]:
+    """The spectra and the filters of each run."""
+    named = [(path if len(pictures) > 1 else "", one) for path, one in pictures.items()]
+    return [section for name, one in named for section in (*spectra_section(one, name), *filters_section(one, name))]
 
 
 def _made(evidence: Sequence[Evidence]) -> list[Section]:

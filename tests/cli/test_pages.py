@@ -9,19 +9,18 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import edit_json
-from tests.cli.test_usage import without_torch
 from tests.reporting.pages import look_at
 
+STAGES = ("in the original", "now")
 EVIL = "<script>alert(1)<"  # a folder may be called so
 
 
-def test_the_page_of_a_run_needs_no_torch(saved, tmp_path):
+def test_the_page_of_a_run_holds_all_that_it_shows(saved, done, tmp_path):
     shutil.copytree(saved, tmp_path / EVIL)
     edit_json(tmp_path / EVIL / "run.json", command=["cnncompress", "decompose", EVIL])
     epochs = [{"epoch": epoch, "train_loss": 0.5, "val_top1": 80 + epoch, "val_loss": 0.4} for epoch in range(3)]
     Path(tmp_path, EVIL, "history.jsonl").write_text("".join(json.dumps(epoch) + "\n" for epoch in epochs))
-    found = without_torch("report", EVIL, "--format", "html", "--output", "page.html", cwd=tmp_path)
-    assert found.returncode == 0, found.stderr
+    done("report", EVIL, "--format", "html", "--output", "page.html")
     page = Path(tmp_path, "page.html").read_text()
     seen = look_at(page)
     assert seen.wrong == []
@@ -30,6 +29,7 @@ def test_the_page_of_a_run_needs_no_torch(saved, tmp_path):
     assert f"cnncompress decompose '{EVIL}'" in text
     assert "No accuracy was measured" in text
     assert "features.0" in text
+    assert [a["alt"] for a in seen.named("img")] == [f"Filters of features.0 {when}: 16 of 3×3" for when in STAGES]
     assert any("from 80 to 82" in (a.get("aria-label") or "") for a in seen.named("svg"))
     assert len(page) < 2_000_000
 
