@@ -92,6 +92,34 @@ class StepRow(Schema):
     images: Count
 
 
+class ClassRow(Schema):
+    """A `reporting.classes.ClassRow`."""
+
+    name: Text
+    images: Count
+    before: Percent
+    after: Percent
+    error: Annotated[float, Field(ge=0)]
+
+
+class Confusion(Schema):
+    """A `reporting.classes.Confusion`."""
+
+    name: Text
+    taken_for: Text
+    before: Whole
+    after: Whole
+
+
+class ClassChanges(Schema):
+    """A `reporting.classes.ClassChanges`."""
+
+    network: Text
+    classes: Count
+    lost: Annotated[list[ClassRow], Field(max_length=1000)] = []
+    confused: Annotated[list[Confusion], Field(max_length=1000)] = []
+
+
 class Metrics(Schema):
     """A run's metrics.json, and what `report --format json` prints."""
 
@@ -101,6 +129,7 @@ class Metrics(Schema):
     kept: dict[Name, Text] = {}
     notes: list[Text] = []
     steps: list[StepRow] = []
+    class_changes: list[ClassChanges] = []
 
 
 # --- run.json ---

@@ -171,8 +171,7 @@ class Checkpoints:
         """Write the weights with their epoch, their accuracy and the images that they are right on."""
         self.ready()
         tensors = {name: t.detach().cpu().clone().contiguous() for name, t in tensors_of(model).items()}
-        plain = {name: value for name, value in vars(result).items() if name != "hits"}
-        metadata = {"epoch": str(epoch), "evaluation": json.dumps(plain)}
+        metadata = {"epoch": str(epoch), "evaluation": json.dumps(result.numbers)}
         if result.hits is not None:
             metadata["hits"] = _in_bits(result.hits)
         write_atomically(self.best, lambda file: file.write(to_safetensors(tensors, metadata)))

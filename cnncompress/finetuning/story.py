@@ -55,7 +55,7 @@ class Story:
 
 
 def _plain(value: Any) -> Any:
-    return {k: v for k, v in vars(value).items() if k != "hits"} if isinstance(value, Evaluation) else value
+    return value.numbers if isinstance(value, Evaluation) else value
 
 
 def _step(values: Mapping[str, Any]) -> CascadeStep:

@@ -29,7 +29,7 @@ class Evaluation:
     """Accuracies in percent and the mean cross entropy (nats) over `images` images.
 
     With fewer than five classes, `top5` counts the label among all of them. `hits` [images] tells which images the
-    first guess was right on, where that was kept.
+    first guess was right on, and `answers` [images, 2] are their labels and first guesses, where these were kept.
     """
 
     top1: float
@@ -37,6 +37,12 @@ class Evaluation:
     loss: float
     images: int
     hits: Tensor | None = field(default=None, repr=False, compare=False)
+    answers: Tensor | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        """Accuracies, loss and the number of images, as plain values."""
+        return {"top1": self.top1, "top5": self.top5, "loss": self.loss, "images": self.images}
 
 
 def paired_error(one: Evaluation | None, other: Evaluation | None) -> float | None:
@@ -62,11 +68,12 @@ def tally(
     *,
     progress: bool = True,
     kept: list[Tensor] | None = None,
+    answers: list[Tensor] | None = None,
 ) -> Tensor:
     """Sums over batches as `inputs.read_batch` takes them: float64 [top-1 hits, top-5 hits, loss, images].
 
     The network is already on `device`; it is in eval mode meanwhile. Sums of parts of a data set may be added.
-    `kept` gets the top-1 hits of each batch.
+    `kept` gets the top-1 hits of each batch, `answers` its labels and first guesses [n, 2].
     DataError for batches without labels.
     """
     dtype = input_dtype(model)
@@ -87,9 +94,12 @@ def tally(
                 raise CompressError("the network's outputs are not finite; check the images and the weights")
             check_labels(labels, output.shape[1])
             labels, scores = labels.to(device, non_blocking=True), output.double()
-            hits = scores.topk(min(5, scores.shape[1])).indices == labels[:, None]
+            guesses = scores.topk(min(5, scores.shape[1])).indices
+            hits = guesses == labels[:, None]
             if kept is not None:
                 kept.append(hits[:, 0].cpu())
+            if answers is not None:
+                answers.append(torch.stack([labels, guesses[:, 0]], 1).cpu())
             loss = F.cross_entropy(scores, labels, reduction="sum")
             sums += torch.stack([hits[:, 0].sum(), hits.sum(), loss, loss.new_tensor(len(labels))])
     return sums
@@ -113,5 +123,6 @@ def evaluate(
     """
     model, device = network_of(model), resolve_device(device)
     kept: list[Tensor] = []
-    result = summarise(tally(model.to(device), loader, device, progress=progress, kept=kept))
-    return replace(result, hits=torch.cat(kept))
+    answers: list[Tensor] = []
+    result = summarise(tally(model.to(device), loader, device, progress=progress, kept=kept, answers=answers))
+    return replace(result, hits=torch.cat(kept), answers=torch.cat(answers))

@@ -20,6 +20,7 @@ from cnncompress.network.narrow import narrowed_cost
 from cnncompress.network.provenance import Provenance
 from cnncompress.pipeline.asked import Job, NetworkAsked
 from cnncompress.pipeline.calibration import Calibration, cache_file
+from cnncompress.pipeline.classes import class_changes
 from cnncompress.pipeline.fit import compared, fit
 from cnncompress.pipeline.images import held_out
 from cnncompress.pipeline.notes import Note, collect, notes
@@ -149,7 +150,8 @@ def _finish(work: Work, made: Made, command: Sequence[str], steps: Steps) -> Dec
     told = collect(
         _told_of_plan(work, made.plan), work.notes, made.calibration.notes, said, _told_of(work, made, origin)
     )
-    report = Report([before, row], layer_rows(origin.plan, origin.errors), origin.plan.kept, told)
+    changes = class_changes(row.name, made.before.result, made.result, work.data)
+    report = Report([before, row], layer_rows(origin.plan, origin.errors), origin.plan.kept, told, changes=changes)
     info = run_info(work, command)
     with steps("save", f"save in {work.out}"):
         sides = cache_file(job.place.keep_statistics, made.calibration)

@@ -93,6 +93,7 @@ def train_run(
             add_steps(report, opened, result, training.unlabelled)
         if data.labelled:
             report.rows = beside_original(report.rows, opened, data, accuracy, after)
+        report.changes = []  # of the network that it was
         info = {
             "finetune": {"command": list(command), **_record(training, asked, result), "data": images.spec},
             "held_out": held_out(opened, data),

@@ -15,6 +15,7 @@ from cnncompress.network.device import resolve_device
 from cnncompress.network.evaluate import Evaluation, paired_error
 from cnncompress.network.profile import profile
 from cnncompress.pipeline.asked import ImagesAsked, NetworkAsked
+from cnncompress.pipeline.classes import class_changes
 from cnncompress.pipeline.images import evaluate_on, open_data
 from cnncompress.pipeline.latencies import add_latencies, measure_latency
 from cnncompress.pipeline.opened import Opened, open_network, open_run
@@ -92,6 +93,8 @@ def remeasure(report: Report, opened: Opened, images: ImagesAsked) -> None:
     if networks[0] is None:
         report.notes.append(NOT_AT_HAND)
     results = {i: evaluate_on(network, data, images) for i, network in networks.items() if network is not None}
+    last = len(report.rows) - 1
+    report.changes = class_changes(report.rows[last].name, results.get(0), results.get(last), data) if last else []
     for i, row in enumerate(report.rows):
         error = paired_error(results.get(0), results.get(i)) if i else None
         report.rows[i] = dataclasses.replace(with_accuracy(row, results.get(i), data), top1_error=error)

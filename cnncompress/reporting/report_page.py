@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from cnncompress.reporting.accuracy import change_words, judged
 from cnncompress.reporting.cells import NONE, divide, share
+from cnncompress.reporting.classes import class_section
 from cnncompress.reporting.evidence import Evidence
 from cnncompress.reporting.filters import filters_section
 from cnncompress.reporting.layers import kept_table
@@ -47,6 +48,7 @@ def report_page(
         _networks(report),
         *_trained(evidence),
         *_compared(evidence),
+        *map(class_section, report.changes),
         *_layers(report, evidence),
         *_shown(shown),
         Section("Notes", sentences=notes),

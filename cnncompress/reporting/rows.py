@@ -16,6 +16,7 @@ from cnncompress.latency.setting import TimingSetting
 from cnncompress.latency.timed import Latency
 from cnncompress.names.methods import SELECT
 from cnncompress.network.costs import Profile
+from cnncompress.reporting.classes import ClassChanges
 from cnncompress.reporting.steps import StepRow
 from cnncompress.text import plain_values
 
@@ -91,7 +92,8 @@ class LayerRow:
 class Report:
     """Rows of networks, each after the original it is compared with, the decomposed and the kept layers, notes.
 
-    `steps` are those of a cascade, of a network that was fine-tuned so.
+    `steps` are those of a cascade, of a network that was fine-tuned so. `changes` tell what the newest networks answer
+    otherwise than their originals, class by class.
     """
 
     rows: list[Row] = field(default_factory=list)
@@ -99,6 +101,7 @@ class Report:
     kept: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     steps: list[StepRow] = field(default_factory=list)
+    changes: list[ClassChanges] = field(default_factory=list)
 
     def __repr__(self) -> str:
         names = ", ".join(row.name for row in self.rows)
@@ -113,6 +116,7 @@ class Report:
             "kept": dict(self.kept),
             "notes": list(self.notes),
             **({"steps": [step.to_json() for step in self.steps]} if self.steps else {}),
+            **({"class_changes": [one.to_json() for one in self.changes]} if self.changes else {}),
         }
 
     @classmethod
@@ -129,7 +133,9 @@ class Report:
             raise CompressError(f"this is not a report of schema {SCHEMA}: it {error}; write it again") from error
         rows, layers = map(row_from_json, values["rows"]), map(_layer_from_json, values["layers"])
         steps = list(map(StepRow.from_json, values.get("steps", [])))
-        return cls(list(rows), list(layers), dict(values.get("kept", {})), list(values.get("notes", [])), steps)
+        changes = list(map(ClassChanges.from_json, values.get("class_changes", [])))
+        notes = list(values.get("notes", []))
+        return cls(list(rows), list(layers), dict(values.get("kept", {})), notes, steps, changes)
 
 
 def _pick(value: Any, keys: Iterable[str]) -> dict[str, Any]:
@@ -212,6 +218,7 @@ def merge(reports: Mapping[str, Report]) -> Report:
     for run, report in reports.items():
         result.layers += [dataclasses.replace(layer, layer=f"{run}:{layer.layer}") for layer in report.layers]
         result.steps += [dataclasses.replace(step, what=f"{run}: {step.what}") for step in report.steps]
+        result.changes += [dataclasses.replace(one, network=f"{run}: {one.network}") for one in report.changes]
         result.kept |= {f"{run}:{name}": reason for name, reason in report.kept.items()}
         for note in report.notes:
             told.setdefault(note, []).append(run)

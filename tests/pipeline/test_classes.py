@@ -1,0 +1,89 @@
+"""Two evaluations, class by class."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+import cnncompress as cc
+from cnncompress.network.evaluate import Evaluation
+from cnncompress.pipeline.classes import class_changes, class_names
+from cnncompress.reporting import Report
+from cnncompress.reporting.classes import ClassChanges, ClassRow, Confusion
+from cnncompress.reporting.report_page import report_page
+from cnncompress.reporting.rows import merge
+from tests.reporting.pages import look_at
+
+LABELS = [0, 0, 0, 0, 1, 1, 2]
+BEFORE = [0, 0, 0, 1, 1, 1, 2]
+AFTER = [0, 1, 1, 0, 1, 5, 2]
+
+
+class Named:
+    """A data set of these labels, by the names of its images."""
+
+    def __init__(self, names):
+        self.names = names
+
+    def __len__(self):
+        return len(self.names)
+
+    def name(self, index):
+        return self.names[index]
+
+    def label(self, index):
+        return LABELS[index]
+
+
+def evaluation(guesses):
+    return Evaluation(0.0, 0.0, 0.0, len(LABELS), None, torch.tensor([LABELS, guesses]).T)
+
+
+def changes():
+    data = SimpleNamespace(val=Named([f"val/{'abc'[label]}/{i}.png" for i, label in enumerate(LABELS)]))
+    return class_changes("small", evaluation(BEFORE), evaluation(AFTER), data)
+
+
+def test_classes_that_lost_and_confusions_that_grew():
+    """Of class a, 3 of 4 were right and 2 are, other ones by 3: 100 √3/4 points; of b, 2 of 2 and 1: 100 √1/2."""
+    (found,) = changes()
+    assert (found.network, found.classes) == ("small", 3)
+    assert found.lost == (
+        ClassRow("b", 2, 100.0, 50.0, 50.0),
+        ClassRow("a", 4, 75.0, 50.0, pytest.approx(25 * 3**0.5)),
+    )
+    assert found.confused == (Confusion("b", "class 5", 0, 1), Confusion("a", "b", 1, 2))
+
+
+def test_nothing_is_compared_that_is_not_of_the_same_images():
+    other = Evaluation(0.0, 0.0, 0.0, 2, None, torch.tensor([[0, 0], [1, 1]]))
+    data = SimpleNamespace(val=Named(["a/0"] * 7))
+    for one in (None, other, Evaluation(0.0, 0.0, 0.0, 7)):
+        assert class_changes("small", evaluation(BEFORE), one, data) == []
+    assert class_changes("small", evaluation(BEFORE), evaluation(AFTER), None) == []
+
+
+def test_images_without_folders_have_numbers_for_classes():
+    assert class_names(Named(list("0123456"))) == {0: "class 0", 1: "class 1", 2: "class 2"}
+
+
+def test_an_evaluation_keeps_what_was_answered_in_order():
+    network = torch.nn.Flatten()  # the answer is the largest of three pixels
+    images = torch.eye(3)[[2, 0, 1, 1]][:, None]
+    batches = [(images[:3], torch.tensor([2, 1, 1])), (images[3:], torch.tensor([0]))]
+    found = cc.evaluate(network, batches, progress=False)
+    assert found.answers.tolist() == [[2, 2], [1, 0], [1, 1], [0, 1]]
+    assert found.hits.tolist() == [True, False, True, False]
+
+
+def test_changes_are_stored_and_shown():
+    report = Report(changes=changes())
+    assert Report.from_json(report.to_json()).changes == report.changes
+    assert "class_changes" not in Report().to_json()
+    both = merge({"one": report, "two": Report(changes=changes())})
+    assert [one.network for one in both.changes] == ["one: small", "two: small"]
+    seen = look_at(report_page(both))
+    assert seen.wrong == []
+    text = " ".join(seen.text)
+    assert "−25.0 ± 43.3 points, within noise" in text
+    assert "No class lost an image." in " ".join(look_at(report_page(Report(changes=[ClassChanges("n", 2)]))).text)
