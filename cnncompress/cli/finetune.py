@@ -40,6 +40,13 @@ from cnncompress.cli import frame, options
     help="With a cascade: training images that statistics are collected from, anew in each step [default: 1000].",
 )
 @click.option(
+    "--cache-gib",
+    type=float,
+    metavar="X",
+    help="With --augment none and frozen layers: keep what these give for the training images, in up to X GiB "
+    "[default: 2].",
+)
+@click.option(
     "--epochs", type=int, metavar="N", help="Passes over the training images, of a cascade in each step [default: 1]."
 )
 @click.option(

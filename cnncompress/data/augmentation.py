@@ -54,6 +54,7 @@ class Augmented(Dataset[Any]):
     ) -> None:
         check_augmentation(augment)
         self.dataset = dataset
+        self.fixed = augment == "none"  # items are the same in every epoch
         self.seed = seed
         self.epoch = 0
         steps = geometry(preprocessing) if augment == "none" else _changes(preprocessing, flip)

@@ -79,6 +79,8 @@ class Images(Dataset[Any]):
     to be unreadable in this process to the reason.
     """
 
+    fixed = True  # items are the same in every epoch
+
     def __init__(
         self,
         read: Callable[[int], Image.Image],

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import repeat
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -28,6 +29,36 @@ class Process:
     device: torch.device
 
 
+class Batch(NamedTuple):
+    """This process's part of a batch: images [n, c, H, W], and labels [n] unless they are left out.
+
+    The images are blank where what the frozen layers give for them is `given`; the teacher's `logits` are there then
+    too, if there is one.
+    """
+
+    images: Tensor
+    labels: Tensor | None = None
+    given: Tensor | None = None
+    logits: Tensor | None = None
+
+    def to(self, device: torch.device) -> Batch:
+        """The same on a device."""
+        moved: list[Any] = [None if x is None else x.to(device, non_blocking=True) for x in self]
+        return Batch(*moved)
+
+    def parts(self, count: int) -> list[Batch]:
+        """The batch in at most so many parts."""
+        columns: list[Any] = [repeat(None) if x is None else x.chunk(count) for x in self]
+        return [Batch(*row) for row in zip(*columns, strict=False)]
+
+
+class Known(Protocol):
+    """What is known of training images, so that they need not be read."""
+
+    def batch(self, indices: Sequence[int]) -> Batch:
+        """The images at these indices of their set."""
+
+
 class _Chosen(Dataset[Any]):
     """The items of a set at `indices`; DataError that names the one that cannot be had."""
 
@@ -49,11 +80,13 @@ class Batches:
     """The batches of a training as one process sees them.
 
     `size` is the number of images in a batch of all processes, `steps` the number of batches in an epoch; an incomplete
-    last batch is left out. Raises DataError without images, UsageError where the processes cannot share a batch evenly.
+    last batch is left out. With a `memory`, images come from there. Raises DataError without images, UsageError where
+    the processes cannot share a batch evenly.
     """
 
     def __init__(self, dataset: Dataset[Any], settings: FinetuneSettings, process: Process) -> None:
         self.dataset, self.settings, self.process = dataset, settings, process
+        self.memory: Known | None = None
         self.images = len(dataset)  # type: ignore[arg-type]
         an_epoch = min(self.images, settings.images_per_epoch or self.images)
         self.size = min(settings.batch_size, an_epoch)
@@ -80,15 +113,24 @@ class Batches:
 
     def of_epoch(self, epoch: int, done: int) -> Iterator[Any]:
         """This process's part of the batches of an epoch, after the first `done` of them."""
+        mine = self._parts(epoch)[done:]
+        if self.memory is not None:
+            return map(self.memory.batch, mine.tolist())
         if hasattr(self.dataset, "set_epoch"):
             self.dataset.set_epoch(epoch)
-        mine = self._parts(epoch)[done:]
-        chosen = _Chosen(self.dataset, mine.flatten().tolist())
+        return iter(self.once(mine.flatten().tolist()))
+
+    def once(self, indices: Sequence[int]) -> DataLoader[Any]:
+        """The images at these indices, as many at once as this process has in a batch."""
+        part = self.size // self.process.processes
         pin = self.process.device.type == "cuda"
-        loader = DataLoader(
-            chosen, mine.shape[1], num_workers=self.settings.workers, pin_memory=pin, collate_fn=collate
-        )
-        return iter(loader)
+        chosen = _Chosen(self.dataset, indices)
+        return DataLoader(chosen, part, num_workers=self.settings.workers, pin_memory=pin, collate_fn=collate)
+
+    def used(self, epochs_before: int) -> list[int]:
+        """The indices of the images that this process sees in a training after so many epochs, and in trials of it."""
+        epochs = range(epochs_before + 1, epochs_before + 1 + self.settings.epochs)
+        return torch.cat([self._parts(epoch) for epoch in (0, *epochs)]).unique().tolist()
 
     def as_evaluated(self, epoch: int, done: int, count: int) -> Iterator[Any]:
         """As `of_epoch`, `count` batches of the images as they are evaluated, where the set has those as `plain`.
@@ -96,11 +138,13 @@ class Batches:
         Images that cannot be read are left out.
         """
         mine = self._parts(epoch)[done : done + count]
+        if self.memory is not None:
+            return map(self.memory.batch, mine.tolist())
         dataset = getattr(self.dataset, "plain", self.dataset)
         return iter(make_loader(dataset, mine.shape[1], workers=self.settings.workers, indices=mine.flatten().tolist()))
 
-    def read(self, batches: Iterator[Any], dtype: torch.dtype, classes: int) -> tuple[Tensor, Tensor | None]:
-        """The images [n, c, H, W] and labels [n] of the next batch, on the device; DataError for wrong labels.
+    def read(self, batches: Iterator[Any], dtype: torch.dtype, classes: int) -> Batch:
+        """The next batch, on the device; DataError for wrong labels.
 
         The labels are None where the settings leave them out.
         """
@@ -110,14 +154,16 @@ class Batches:
             raise DataError(str(error).strip().split("\n")[-1].rpartition("DataError: ")[-1]) from error
         return self.checked(batch, dtype, classes)
 
-    def checked(self, batch: Any, dtype: torch.dtype, classes: int) -> tuple[Tensor, Tensor | None]:
+    def checked(self, batch: Any, dtype: torch.dtype, classes: int) -> Batch:
         """A batch as `read` gives it."""
+        if isinstance(batch, Batch):
+            return batch.to(self.process.device)
         device, labelled = self.process.device, not self.settings.unlabelled
         images, labels = read_batch(batch, dtype, labels=labelled)
         images = images.to(device, non_blocking=True)
         if not labelled:
-            return images, None
+            return Batch(images)
         if labels is None:
             raise DataError("the training images have no labels; items are (image, class index)")
         check_labels(labels, classes)
-        return images, labels.to(device, non_blocking=True)
+        return Batch(images, labels.to(device, non_blocking=True))

@@ -39,6 +39,7 @@ LATER_SETTINGS: dict[str, Any] = {
     "mixup": 0.0,
     "augmentation": "standard",
     "calibration_images": 1000,
+    "cache_gib": 2.0,
 }
 
 

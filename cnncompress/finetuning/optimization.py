@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, cast
 
 import torch
@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from cnncompress.chains.modules import FactoredLayer
 from cnncompress.finetuning.attention import attention_loss, watched
 from cnncompress.finetuning.distillation import Answers, distillation_loss
+from cnncompress.finetuning.prefix import Prefix
 from cnncompress.finetuning.settings import FinetuneSettings
 from cnncompress.network.evaluate import Evaluation
 from cnncompress.network.processes import grouped
@@ -28,20 +29,29 @@ class Objective(nn.Module):
     """The summed loss of a network's logits; what accelerate wraps, so that the network stays as it is.
 
     It is the cross entropy and, with a teacher, the distillation losses, as resolved settings weigh them. `places` are
-    the modules whose attention maps are learnt.
+    the modules whose attention maps are learnt. What the frozen layers of `prefix` give may be known.
     """
+
+    prefix: Prefix | None = None
 
     def __init__(self, network: nn.Module, settings: FinetuneSettings, places: Sequence[str] = ()) -> None:
         super().__init__()
         self.network, self.settings, self.places = network, settings, places
 
-    def forward(self, images: Tensor, labels: Tensor | None, expected: Answers | None = None) -> Tensor:
+    def forward(
+        self,
+        images: Tensor,
+        labels: Tensor | None,
+        expected: Answers | None = None,
+        given: Tensor | None = None,
+    ) -> Tensor:
         """The loss, summed over images [n, 3, H, W], labels [n] and the teacher's answers.
 
-        Labels may be mixed: the weight of each class, [n, classes].
-        Without labels the teacher's answers are all there is to learn.
+        `given` [n, ...] is what the frozen layers give for the images, which are blank then. Labels may be mixed: the
+        weight of each class, [n, classes]. Without labels the teacher's answers are all there is to learn.
         """
-        with watched(self.network, self.places) as features:
+        known = nullcontext() if given is None or self.prefix is None else self.prefix.given(given)
+        with watched(self.network, self.places) as features, known:
             logits = forward(self.network, images).float()
         share, temperature, weight = (
             getattr(self.settings, key) for key in ("teacher_share", "temperature", "attention_weight")

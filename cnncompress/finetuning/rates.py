@@ -114,7 +114,7 @@ def find_rate(stepper: Stepper, batches: Batches, settings: FinetuneSettings, se
         for step in range(steps):
             torch.manual_seed(mixed_seed(settings.seed, 0, step, stepper.rank))
             batch = batches.read(reader, dtype, classes)
-            loss, _ = stepper.step(*batch, rate_at(rate, step, steps), False)
+            loss, _ = stepper.step(batch, rate_at(rate, step, steps), False)
             if not math.isfinite(loss):
                 break
         found = held_loss() if math.isfinite(loss) else math.inf  # the same in all processes

@@ -38,6 +38,7 @@ class FinetuneSettings:
     are added. label_smoothing: the share of a label that goes to all classes alike. mixup: alpha of the beta
     distribution by which pairs of images and labels are mixed; 0 is none. until_drop: a training, or a step of a
     cascade, ends once top-1 on the validation images is at most so many points below the original's.
+    cache_gib: memory for what frozen layers give for the training images, where these are the same in every epoch.
     calibration_images: training images that a cascade collects statistics from. epochs: of a cascade, those of a step,
     and may be 0.
     """
@@ -67,6 +68,7 @@ class FinetuneSettings:
     mixup: float = 0.0
     until_drop: float | None = None
     calibration_images: int = 1000
+    cache_gib: float = 2.0
 
     def __post_init__(self) -> None:
         choices = {
@@ -94,6 +96,7 @@ class FinetuneSettings:
             "mixup": (0, math.inf),
             "until_drop": (0, 100),
             "calibration_images": (1, math.inf),
+            "cache_gib": (0, math.inf),
         }
         for key, (low, end) in ranges.items():
             value = getattr(self, key)

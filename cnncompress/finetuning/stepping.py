@@ -12,6 +12,7 @@ from torchvision.transforms import v2
 
 from cnncompress.errors import CompressError
 from cnncompress.finetuning.averages import Average
+from cnncompress.finetuning.batches import Batch
 from cnncompress.finetuning.distillation import Answers
 from cnncompress.finetuning.learner import Learner
 from cnncompress.finetuning.optimization import Objective, make_accelerator, make_optimizer
@@ -43,10 +44,10 @@ class Stepper:
     def prepare(self, size: int) -> None:
         """Let the engine wrap the objective and the optimizer."""
         self.size = size
-        objective = Objective(self.model, self.settings, self.teacher.places if self.teacher else ())
-        self.objective, self.optimizer = self.accelerator.prepare(objective, self.optimizer)
+        self.plain = Objective(self.model, self.settings, self.teacher.places if self.teacher else ())
+        self.objective, self.optimizer = self.accelerator.prepare(self.plain, self.optimizer)
 
-    def step(self, images: Tensor, labels: Tensor | None, lr: float, stop: bool) -> tuple[float, bool]:
+    def step(self, batch: Batch, lr: float, stop: bool) -> tuple[float, bool]:
         """Learn from this process's part of a batch: the loss summed over all processes, before the step.
 
         The second value tells whether one of the processes was told to `stop`. The loss may not be finite.
@@ -54,9 +55,9 @@ class Stepper:
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group.get("scale", 1.0)
         if self.mix is not None:
-            images, labels = self._mixed(images, labels)
+            batch = self._mixed(batch)
         try:
-            loss = self._gradients(images, labels)
+            loss = self._gradients(batch)
             self.optimizer.step()
             self.optimizer.zero_grad()
         except (torch.OutOfMemoryError, CompressError) as error:
@@ -71,46 +72,51 @@ class Stepper:
         total, stops = self.accelerator.reduce(torch.cat([loss.reshape(1), told]), "sum").tolist()
         return total, stops > 0
 
-    def _gradients(self, images: Tensor, labels: Tensor | None) -> Tensor:
+    def _gradients(self, batch: Batch) -> Tensor:
         """Compute the gradients part by part; the loss of all of them, in double precision."""
-        parts = images.chunk(self.settings.accumulate)
-        given = [None] * len(parts) if labels is None else labels.chunk(self.settings.accumulate)
+        parts = batch.parts(self.settings.accumulate)
         total = torch.zeros((), dtype=torch.float64, device=self.device)
-        for i, (part, classes) in enumerate(zip(parts, given, strict=True)):
+        for i, part in enumerate(parts):
             last = i == len(parts) - 1
             with nullcontext() if last else self.accelerator.no_sync(self.objective):
-                loss = self.objective(part, classes, self._expected(part))
+                loss = self._loss(part)
                 # Gradients are averaged over the processes; this makes them those of the mean over the whole batch.
                 self.accelerator.backward(loss * (self.processes / self.size))
             total += loss.detach()
         return total
 
-    def _mixed(self, images: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def _loss(self, batch: Batch) -> Tensor:
+        return self.objective(batch.images, batch.labels, self.expected(batch), batch.given)
+
+    def _mixed(self, batch: Batch) -> Batch:
         """Each image and label mixed with another one's (Zhang et al. 2018)."""
+        images, labels = batch.images, batch.labels
         given = images.new_zeros(len(images), dtype=torch.long) if labels is None else labels
         mixed, weights = self.mix(images, given)  # type: ignore[misc]
-        return mixed, None if labels is None else weights
+        return Batch(mixed, None if labels is None else weights)
 
-    def loss(self, batches: Iterable[tuple[Tensor, Tensor | None]]) -> float:
+    def loss(self, batches: Iterable[Batch]) -> float:
         """The loss of batches in eval mode, summed over all images of all processes; nothing is learnt."""
         modes = [(m, m.training) for m in self.model.modules()]
         total = torch.zeros(1, dtype=torch.float64, device=self.device)
         self.model.eval()
         try:
             with torch.no_grad():
-                for images, labels in batches:
-                    total += self.objective(images, labels, self._expected(images))
+                for batch in batches:
+                    total += self._loss(batch)
         finally:
             for module, training in modes:
                 module.training = training
         return float(self.accelerator.reduce(total, "sum"))
 
-    def _expected(self, images: Tensor) -> Answers | None:
+    def expected(self, batch: Batch) -> Answers | None:
         """The teacher's answers to a batch; None without a teacher."""
         if self.teacher is None:
             return None
+        if batch.logits is not None:
+            return Answers(batch.logits, [])
         with self.accelerator.autocast():
-            return self.teacher.answers(images)
+            return self.teacher.answers(batch.images)
 
     @property
     def finite(self) -> bool:

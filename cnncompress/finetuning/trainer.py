@@ -14,11 +14,12 @@ from accelerate.utils import broadcast
 from torch import Tensor
 
 from cnncompress.errors import CompressError, DataError, RunError
-from cnncompress.finetuning.batches import Batches, Process
+from cnncompress.finetuning.batches import Batch, Batches, Process
 from cnncompress.finetuning.checkpoints import Checkpoints, NotWrittenError, tensors_of
 from cnncompress.finetuning.interrupts import Interrupts
 from cnncompress.finetuning.learner import Learner
 from cnncompress.finetuning.lessons import Lessons
+from cnncompress.finetuning.memory import remember
 from cnncompress.finetuning.optimization import better, mixed_seed
 from cnncompress.finetuning.progress import Progress
 from cnncompress.finetuning.rates import find_rate, rate_at
@@ -47,7 +48,7 @@ class Trainer:
         self.model, self.classes, self.teacher = learner.network, learner.classes, learner.teacher
         self.enough, self.epochs_before = learner.enough, learner.epochs_before
         self.val, self.settings, self.checkpoints = lessons.val, settings, checkpoints
-        self.names = learner.names
+        self.names, self.example = learner.names, lessons.example
         self.stepper = Stepper(learner, settings, device)
         self.accelerator, self.device, self.main = self.stepper.accelerator, self.stepper.device, self.stepper.main
         self.rank, self.processes = self.stepper.rank, self.stepper.processes
@@ -72,6 +73,9 @@ class Trainer:
                 self.checkpoints.tidy()
         with self.interrupts:
             try:
+                if self.example is not None:
+                    example = self.example.to(self.device, input_dtype(self.model))
+                    remember(self.stepper, self.batches, self.names, example, self.epochs_before)
                 if state is None:
                     self._start()
                 self.saved = time.monotonic()
@@ -206,10 +210,10 @@ class Trainer:
                 began = time.monotonic()
                 # Seeded for every step, so that dropout is the same after an interruption.
                 torch.manual_seed(mixed_seed(settings.seed, number, at.step, self.rank))
-                images, labels = self.batches.read(batches, input_dtype(self.model), self.classes)
+                batch = self.batches.read(batches, input_dtype(self.model), self.classes)
                 with self.interrupts.hold():
                     self.between_steps = False
-                    lr, loss, stop = self._step(images, labels)
+                    lr, loss, stop = self._step(batch)
                     at.loss_sum += loss
                     at.seconds += time.monotonic() - began
                     at.step += 1
@@ -231,10 +235,10 @@ class Trainer:
     def _lr(self, step: int) -> float:
         return rate_at(self._peak(), step, self.batches.steps * self.settings.epochs)
 
-    def _step(self, images: Tensor, labels: Tensor | None) -> tuple[float, float, bool]:
+    def _step(self, batch: Batch) -> tuple[float, float, bool]:
         """The learning rate, the loss summed over all processes, and whether one of them was told to stop."""
         lr = self._lr(self._number())
-        total, stop = self.stepper.step(images, labels, lr, self.interrupts.requested)
+        total, stop = self.stepper.step(batch, lr, self.interrupts.requested)
         if not math.isfinite(total):
             raise DivergedError(
                 f"the training loss is {total} at step {self._number() + 1} (epoch {self.progress.epoch})"

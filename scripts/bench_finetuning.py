@@ -1,0 +1,112 @@
+"""Images a second of fine-tuning: all layers and the upper ones, with and without kept outputs, beside a plain loop.
+
+    python scripts/bench_finetuning.py --weights FILE --data FOLDER --model FILE.py:resnet20 [--threads 1]
+    python scripts/bench_finetuning.py --show
+
+The first two groups of a residual network for CIFAR-10 are decomposed, and `IMAGES` training images are seen in
+`EPOCHS` epochs as they are evaluated, in batches of `BATCH`. The ways take turns, `ROUNDS` times. `epochs` are images a
+second of the epochs alone, each with its validation of `BATCH` images; `all` of everything from the network in memory
+on, so that the pass that fills the memory counts. The plain loop is torch's own: DataLoader, cross
+entropy, backward, SGD. Rows, medians of the rounds, go to `results/finetuning_speed.csv`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from benchlib import RESULTS, Table, markdown
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader
+
+import cnncompress as cc
+from cnncompress.data import Augmented, Images
+
+IMAGES, EPOCHS, BATCH, ROUNDS = 192, 3, 64, 3
+RATE = 0.001
+UPPER = {"schedule": "upper"}
+WAYS: dict[str, dict[str, object]] = {
+    "all": {"schedule": "all"},
+    "all, bf16": {"schedule": "all", "precision": "bf16"},
+    "upper": {**UPPER, "cache_gib": 0.0},
+    "upper, bf16": {**UPPER, "cache_gib": 0.0, "precision": "bf16"},
+    "upper, kept": UPPER,
+    "upper, kept, bf16": {**UPPER, "precision": "bf16"},
+}
+COLUMNS = ("way", "threads", "epochs", "all")
+
+
+def plain_loop(network: nn.Module, images: Augmented) -> tuple[float, float]:
+    """Seconds of the epochs, and of everything."""
+    network.train()
+    optimizer = torch.optim.SGD(network.parameters(), lr=RATE, momentum=0.9)
+    began = time.perf_counter()
+    for _ in range(EPOCHS):
+        for x, y in DataLoader(images, BATCH, shuffle=True):
+            optimizer.zero_grad()
+            F.cross_entropy(network(x), y).backward()
+            optimizer.step()
+    took = time.perf_counter() - began
+    return took, took
+
+
+def finetuned(network: nn.Module, images: Augmented, val: Images, **options: object) -> tuple[float, float]:
+    """Seconds of the epochs, and of everything."""
+    settings = cc.FinetuneSettings(**{"precision": "fp32", **options}, epochs=EPOCHS, batch_size=BATCH, lr=RATE)
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.perf_counter()
+        found = cc.finetune(network, images, val, settings, Path(folder, "checkpoints"), device="cpu")
+        return sum(row["seconds"] for row in found.history[1:]), time.perf_counter() - began
+
+
+def run(table: Table, args: argparse.Namespace) -> None:
+    torch.set_num_threads(args.threads)
+    loaded = cc.load_model(args.model, args.weights, input_size=32)
+    data = cc.load_data(args.data, loaded.preprocessing, None)
+    assert data.train is not None
+    train = Augmented(data.train.subset(range(IMAGES)), loaded.preprocessing, flip=True, seed=0, augment="none")
+    val = data.val.subset(range(BATCH))  # looked at after each epoch
+    patterns = ["layer1.*", "layer2.*"]
+    plan = cc.plan(loaded.model, torch.zeros(1, 3, 32, 32), method="spatial-svd", rank=0.25, layers=patterns)
+    small = cc.decompose(loaded.model, plan, progress=False)
+    times: dict[str, list[tuple[float, float]]] = {}
+    for _ in range(ROUNDS):
+        for way in ("plain loop", *WAYS):
+            network = copy.deepcopy(small)
+            took = finetuned(network, train, val, **WAYS[way]) if way in WAYS else plain_loop(network, train)
+            times.setdefault(way, []).append(took)
+    for way, rounds in times.items():
+        epochs, whole = (IMAGES * EPOCHS / statistics.median(values) for values in zip(*rounds, strict=True))
+        table.add(way=way, threads=args.threads, epochs=epochs, all=whole)
+
+
+def show(table: Table) -> None:
+    """The rows as a Markdown table."""
+    lines = [[row["way"], *(f"{float(row[c]):.0f}" for c in COLUMNS[2:])] for row in table.rows]
+    print(markdown(lines, ["trained", "images/s of the epochs", "images/s with what comes before"]))
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--model")
+    options.add_argument("--weights")
+    options.add_argument("--data")
+    options.add_argument("--threads", type=int, default=1)
+    options.add_argument("--results", type=Path, default=RESULTS)
+    options.add_argument("--show", action="store_true")
+    args = options.parse_args()
+    path = args.results / "finetuning_speed.csv"
+    if not args.show:
+        path.unlink(missing_ok=True)
+        run(Table(path, COLUMNS[:1], COLUMNS), args)
+    show(Table(path, COLUMNS[:1], COLUMNS))
+
+
+if __name__ == "__main__":
+    main()
