@@ -24,10 +24,14 @@ NORMALISED = 2 * 26_560  # parameters of batch normalisations
 MAP = 224 * 224  # positions of the first layer
 
 
+def report(config: str, **changes):
+    settings = merge(DecomposeSettings, CONFIGS / f"{config}.yaml", {"dry_run": True, **changes}).resolved()
+    return run_decompose(settings, []).report
+
+
 def rows(config: str):
     """Parameters and MACs of the network, and of what the file makes of it."""
-    settings = merge(DecomposeSettings, CONFIGS / f"{config}.yaml", {"dry_run": True}).resolved()
-    return [(row.params, row.macs) for row in run_decompose(settings, []).report.rows]
+    return [(row.params, row.macs) for row in report(config).rows]
 
 
 @pytest.mark.parametrize(("name", "macs", "params"), [("root2", 163_505_546, 736_586), ("root8", 103_343_498, 314_954)])
@@ -91,3 +95,27 @@ def test_vgg11_gmp_with_a_layer_after_each(name, macs, params, more, first):
     _, small = rows(f"ioannou2016_vgg11_gmp_{name}")
     assert small[0] == params - biases - dearer
     assert small[1] == macs - 2 * biases - HEAD_BIASES - dearer * MAP
+
+
+@pytest.mark.parametrize(("shortcuts", "depth"), [("plain", 11), ("acdc", 12)])
+def test_secl_wide_residual_network(shortcuts, depth):
+    """100,202 parameters are two ways to count: 11 layers, or 12 of them also in the three shortcuts.
+
+    30,314 are in the rest, with the depthwise stages and without the shortcuts; 2,688 entries a diagonal in the others.
+    """
+    told = report("secl2018_wrn_40_2")
+    assert (told.rows[0].params, told.rows[0].macs) == (2_243_546, 327_599_360)
+    assert any("trains as 100,202 parameters" in note for note in told.notes)
+    shortcut = {"plain": 16 * 32 + 32 * 64 + 64 * 128, "acdc": 2 * depth * (32 + 64 + 128)}[shortcuts]
+    assert 30_314 + 2 * depth * 12 * (32 + 64 + 128) + shortcut == 100_202
+
+
+@pytest.mark.slow
+def test_the_same_of_28_layers_ten_times_as_wide():
+    """3.64792e7 and 5.55498e5 parameters; 5.24564e9 MACs count one for each normalised number."""
+    told = report("secl2018_wrn_40_2", model_arg={"depth": 28, "width": 10})
+    groups = [(16, 160, 1024, 1024), (160, 320, 1024, 256), (320, 640, 256, 64)]
+    normalised = 640 * 64 + sum(c * before + 7 * f * after for c, f, before, after in groups)
+    assert told.rows[0].params == 36_479_194
+    assert f"{told.rows[0].macs + normalised:.5e}" == "5.24564e+09"
+    assert any("trains as 555,498 parameters" in note for note in told.notes)

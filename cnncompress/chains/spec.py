@@ -29,11 +29,19 @@ def chain_macs(chain: Chain, size: Pair) -> int:
 
     Biases are not counted, as in `torch.utils.flop_counter`.
     """
-    total = 0
+    return sum(stage.macs(seen) for stage, seen in _seen(chain, size))
+
+
+def fewest_macs(chain: Chain, size: Pair) -> int:
+    """As `chain_macs`, of the cheapest way to compute what each stage does (`Stage.fewest_macs`)."""
+    return sum(stage.fewest_macs(seen) for stage, seen in _seen(chain, size))
+
+
+def _seen(chain: Chain, size: Pair) -> Iterator[tuple[Stage, Pair]]:
+    """Every stage with the size of its input."""
     for stage in chain:
-        total += stage.macs(size)
+        yield stage, size
         size = stage.output_size(size)
-    return total
 
 
 def chain_output_size(chain: Chain, size: Pair) -> Pair:

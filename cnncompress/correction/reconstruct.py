@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from cnncompress.chains.modules import FactoredLayer
+from cnncompress.chains.training import fold, start_training
 from cnncompress.correction.blocks import Block, called, columns, gradient_moments, run_block, split_blocks, weighted
 from cnncompress.errors import UsageError
 from cnncompress.network.copying import clone
@@ -61,11 +62,14 @@ def reconstruct(
             return result, []
         precise = images.to(torch.promote_types(input_dtype(model), torch.float32))
         session = _Session(in_single(model), in_single(result), precise, steps, seed, progress)
+        start_training(session.work)
         with _frozen(session.work), inference(session.model), inference(session.work):
             session.run()
+        fold(session.work)
         with torch.no_grad():
-            for old, new in zip(_tensors(result), _tensors(session.work), strict=True):
-                old.copy_(new)
+            trained = dict(_tensors(session.work))
+            for name, old in _tensors(result):
+                old.copy_(trained[name])
         held = images[session.held]
         before, after = divergences(model, (small, result), held)
     change = f"divergence of the answers on {len(held)} held-back images {before.mean():.4g} → {after.mean():.4g} nats"
@@ -232,8 +236,8 @@ def _put(parameters: dict[nn.Parameter, float], values: Sequence[Tensor]) -> Non
         p.detach().copy_(value)
 
 
-def _tensors(network: nn.Module) -> Iterator[Tensor]:
-    return chain(network.parameters(), network.buffers())
+def _tensors(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    return chain(network.named_parameters(), network.named_buffers())
 
 
 @contextmanager

@@ -1,8 +1,8 @@
-"""Least squares in the kernels of a chain: each stage is linear in its own kernel, whatever the metric.
+"""Least squares in the kernels of a chain: each stage but a few is linear in its own kernel, whatever the metric.
 
-`refit_last` solves for the last kernel exactly, `improve_stage` lowers the error in any other by conjugate gradients.
-Neither ever raises the error. Weights are those of one group, [F, C, kh, kw]. A `ridge` is what the squares of a
-kernel's entries cost beside the error.
+`refit_last` solves for the last kernel exactly, `improve_stage` lowers the error in any other by conjugate gradients,
+or by L-BFGS where the stage is not linear in its kernel. Neither ever raises the error. Weights are those of one group,
+[F, C, kh, kw]. A `ridge` is what the squares of a kernel's entries cost beside the error.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from cnncompress.chains.compose import compose, in_double, last_computing
 from cnncompress.chains.spec import Chain
+from cnncompress.maths.descent import descend
 from cnncompress.maths.linalg import mean_eigenvalue, psd_root, solve_psd
 from cnncompress.metrics import Metric
 
@@ -184,8 +185,10 @@ def _solve_rows(before: Tensor, target: Tensor, weights: Tensor, ridge: Tensor, 
 def improve_stage(
     chain: Chain, kernels: Sequence[Tensor], i: int, weight: Tensor, metric: Metric, ridge: Ridge = 0.0
 ) -> list[Tensor]:
-    """A kernel of stage `i` with a lower error, by conjugate gradients from the present one."""
+    """A kernel of stage `i` with a lower error, by conjugate gradients or L-BFGS from the present one."""
     kernels = list(kernels)
+    if not chain[i].linear_kernel:
+        return descend_together(chain, kernels, [i], weight, metric, GRADIENT_STEPS)
 
     def dense(kernel: Tensor) -> Tensor:
         return compose(chain, [*kernels[:i], kernel, *kernels[i + 1 :]]).flatten(1)
@@ -215,3 +218,22 @@ def improve_stage(
     candidate = [*kernels[:i], x, *kernels[i + 1 :]]
     better = error_of(chain, candidate, weight, metric) <= error_of(chain, kernels, weight, metric)
     return candidate if better else kernels
+
+
+def descend_together(
+    chain: Chain, kernels: Sequence[Tensor], places: Sequence[int], weight: Tensor, metric: Metric, steps: int
+) -> list[Tensor]:
+    """Kernels with a lower error, by steps of L-BFGS on those of the stages at `places` together."""
+    total = metric.squared_error(weight)
+    if not total > 0:
+        return list(kernels)
+
+    def put(changed: Sequence[Tensor]) -> list[Tensor]:
+        new = dict(zip(places, changed, strict=True))
+        return [new.get(i, kernel) for i, kernel in enumerate(kernels)]
+
+    def loss(changed: Sequence[Tensor]) -> Tensor:
+        delta = (weight - compose(chain, put(changed))).flatten(1)
+        return (delta * metric.apply(delta)).sum() / total
+
+    return put(descend(loss, [kernels[i] for i in places], steps))

@@ -14,6 +14,7 @@ from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from torch import distributed as dist
 from torch.nn import functional as F
+from torch.nn.utils import parametrize
 
 from cnncompress.chains.modules import FactoredLayer
 from cnncompress.finetuning.attention import attention_loss, watched
@@ -75,13 +76,18 @@ def mixed_seed(*parts: int) -> int:
 def make_optimizer(model: nn.Module, settings: FinetuneSettings) -> torch.optim.Optimizer:
     """The optimizer of resolved settings over what requires gradients; weight decay on kernels only.
 
-    Its learning rate is 0 until a step sets it: that of a group is `scale` times the rate of the step.
+    A type of stage may limit the decay of what it trains as. The learning rate is 0 until a step sets it: that of a
+    group is `scale` times the rate of the step.
     """
     decay, rest = cast(float, settings.weight_decay), settings.lr_rest
-    chained = {p for m in model.modules() if isinstance(m, FactoredLayer) for p in m.parameters()}
+    chains = [m for m in model.modules() if isinstance(m, FactoredLayer)]
+    chained, limits = {p for chain in chains for p in chain.parameters()}, limited_decay(chains)
     kinds: dict[tuple[float, float], list[nn.Parameter]] = {}
     for parameter in (p for p in model.parameters() if p.requires_grad):
-        kind = (decay if parameter.dim() > 1 else 0.0, 1.0 if parameter in chained else rest)
+        kind = (
+            min(decay, limits.get(parameter, decay)) if parameter.dim() > 1 else 0.0,
+            1.0 if parameter in chained else rest,
+        )
         kinds.setdefault(kind, []).append(parameter)
     order = sorted(kinds, reverse=True)  # kernels first, as in earlier versions
     groups: list[dict[str, Any]] = [
@@ -90,6 +96,13 @@ def make_optimizer(model: nn.Module, settings: FinetuneSettings) -> torch.optim.
     if settings.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=0.0, momentum=settings.momentum)
     return torch.optim.AdamW(groups, lr=0.0)
+
+
+def limited_decay(chains: Sequence[FactoredLayer]) -> dict[nn.Parameter, float]:
+    """The highest weight decay of the parameters whose type of stage limits it, while they are in a training form."""
+    stages = [pair for chain in chains for pair in zip(chain.chain, chain, strict=True)]
+    limited = [(stage.weight_decay, module) for stage, module in stages if parametrize.is_parametrized(module)]
+    return {p: decay for decay, module in limited if decay is not None for p in module.parameters()}
 
 
 def better(new: Evaluation, old: Evaluation, by_loss: bool = False) -> bool:

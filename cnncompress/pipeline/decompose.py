@@ -38,6 +38,7 @@ from cnncompress.pipeline.rows import planned_row
 from cnncompress.pipeline.search import search
 from cnncompress.pipeline.timing import TimedResult, time_result
 from cnncompress.pipeline.words import (
+    as_trained,
     described,
     expected_steps,
     hint,
@@ -148,7 +149,7 @@ def _finish(work: Work, made: Made, command: Sequence[str], steps: Steps) -> Dec
     check_finished(opened.model, small.network, example)
     origin = small.provenance
     told = collect(
-        _told_of_plan(work, made.plan), work.notes, made.calibration.notes, said, _told_of(work, made, origin)
+        _told_of_plan(work, made.plan, row), work.notes, made.calibration.notes, said, _told_of(work, made, origin)
     )
     changes = class_changes(row.name, made.before.result, made.result, work.data)
     report = Report([before, row], layer_rows(origin.plan, origin.errors), origin.plan.kept, told, changes=changes)
@@ -175,13 +176,17 @@ def _dry_run(work: Work, planned: Planned, steps: Steps) -> Decomposed:
     row: Row = planned_row(described(opened, job), plan, narrow, work.subject.example.element_size())
     calibration = planned.calibration or Calibration()
     of_network = [note for note in work.notes if note.source == "network"]
-    told = collect(_told_of_plan(work, plan), planned.notes, of_network, calibration.notes)
+    told = collect(_told_of_plan(work, plan, row), planned.notes, of_network, calibration.notes)
     report = Report([now, row], layer_rows(plan, {}), plan.kept, told)
     return Decomposed(plan, report, None, steps, hint(job))
 
 
-def _told_of_plan(work: Work, plan: Plan) -> tuple[Note, ...]:
-    return notes("plan", *spent(work.job.aim, plan, work.job.fit, work.opened.run is not None))
+def _told_of_plan(work: Work, plan: Plan, row: Row) -> tuple[Note, ...]:
+    told = (
+        *spent(work.job.aim, plan, work.job.fit, work.opened.run is not None),
+        *as_trained(plan, work.subject.calls, row),
+    )
+    return notes("plan", *told)
 
 
 def _told_of(work: Work, made: Made, origin: Provenance) -> list[Note]:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from cnncompress.chains.plan import Plan
+from cnncompress.chains.spec import Call, fewest_macs
 from cnncompress.metrics import get_metric
 from cnncompress.network.kinds import known_kinds
 from cnncompress.pipeline.asked import Aim, FitAsked, Job
 from cnncompress.pipeline.opened import Opened
 from cnncompress.pipeline.rows import recorded
+from cnncompress.reporting import Row
 
 UNITS = {"macs": "MACs", "params": "parameters", "latency": "latency"}
 
@@ -105,6 +107,20 @@ def predicted_rise(rises: Mapping[str, float], planned: bool) -> Iterator[str]:
         f"predicted rise of the loss by the fitted chains: {total:.3g} nats an image, most of it in {most} "
         f"({rises[most]:.3g}){other}"
     )
+
+
+def as_trained(plan: Plan, calls: Mapping[str, Call], row: Row) -> Iterator[str]:
+    """What the network of `row` has to train, where its chains train in another form, and the MACs of that form."""
+    stages = [stage for p in plan.layers.values() for stage in p.chain]
+    fewer = sum(stage.params - stage.trained_params for stage in stages)
+    if not fewer:
+        return
+    saved = sum(
+        calls[name].macs_of(p.chain) - sum(fewest_macs(p.chain, size) for size in calls[name].sizes)
+        for name, p in plan.layers.items()
+    )
+    fast = f", and {row.macs - saved:,} MACs with fast transforms where these take fewer" if saved else ""
+    yield f"{row.name} trains as {row.params - fewer:,} parameters{fast}; the table counts the layers that run"
 
 
 def narrow_outputs(plan: Plan, outputs: int | None) -> Iterator[str]:

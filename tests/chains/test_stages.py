@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from cnncompress.chains.modules import FactoredLayer
 from cnncompress.chains.plan_json import plan_from_json, plan_to_json, stage_from_json, stage_to_json
 from cnncompress.chains.plan_schema import StoredPlan
-from cnncompress.chains.stages import STAGES, Branch, ConvSpec, Parallel, Permutation
+from cnncompress.chains.stages import STAGES, Acdc, Branch, ConvSpec, Parallel, Permutation
 from cnncompress.errors import UnsupportedLayerError
 from cnncompress.files.reading import check
 from tests.decompositions.helpers import randn
@@ -30,6 +30,8 @@ STAGES_OF_EVERY_KIND = [
     Permutation(6, linear=True),
     Parallel(WHOLE, PARTS),
     Parallel(WHOLE.replace(bias=True, groups=1, padding="same", stride=(1, 1)), PARTS),
+    Acdc(ConvSpec(6, 4, stride=(2, 1), bias=True), 3),
+    Acdc(ConvSpec(6, 10, padding=(1, 0), padding_mode="circular", groups=2), 2),
 ]
 every_stage = pytest.mark.parametrize("stage", STAGES_OF_EVERY_KIND, ids=str)
 
@@ -40,8 +42,8 @@ def kernel_of(stage, seed=1):
         return torch.randperm(stage.in_channels, generator=torch.Generator().manual_seed(seed))
     module = stage.module(dtype=torch.float64)
     with torch.no_grad():
-        for i, parameter in enumerate(module.parameters()):
-            parameter.copy_(randn(*parameter.shape, seed=seed + i))
+        for i, tensor in enumerate(module.state_dict().values()):
+            tensor.copy_(randn(*tensor.shape, seed=seed + i))
     return stage.read_kernel(module)
 
 

@@ -1,5 +1,6 @@
 """The types of stages. Every module of this package that registers one is found by itself; none imports torch."""
 
+from cnncompress.chains.stages.acdc import Acdc
 from cnncompress.chains.stages.base import STAGES, Pair, Stage, TensorSpec, register
 from cnncompress.chains.stages.convolution import ConvSpec
 from cnncompress.chains.stages.parallel import Branch, Parallel
@@ -8,4 +9,4 @@ from cnncompress.names.classes import import_all
 
 import_all(__name__, __path__)
 
-__all__ = ["STAGES", "Branch", "ConvSpec", "Pair", "Parallel", "Permutation", "Stage", "TensorSpec", "register"]
+__all__ = ["STAGES", "Acdc", "Branch", "ConvSpec", "Pair", "Parallel", "Permutation", "Stage", "TensorSpec", "register"]

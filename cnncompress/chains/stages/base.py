@@ -29,9 +29,9 @@ class Stage(ABC):
     """One layer of a chain: a frozen dataclass of plain values, with all that is known about layers of its type.
 
     What is fitted or chosen, its kernel, is one tensor beside it. A stage that computes has a floating-point kernel
-    [F, C/g, ...], of the filters of one group after another, in which its output is linear. A stage that `reorders`
-    has the index [channels] of the input channel that each output channel is. Nothing here imports torch before a
-    method needs it: reports are read without.
+    [F, C/g, ...], of the filters of one group after another; its output is linear in it, or it has no `linear_kernel`.
+    A stage that `reorders` has the index [channels] of the input channel that each output channel is. Nothing here
+    imports torch before a method needs it: reports are read without.
     """
 
     if TYPE_CHECKING:  # fields of some types, properties of others
@@ -64,6 +64,8 @@ class Stage(ABC):
     reorders: ClassVar[bool] = False  # it only reorders channels
     free_inputs: ClassVar[bool] = False  # it can take up any scaling, and without groups any mixing, of its inputs
     free_kernel: ClassVar[bool] = False  # it is a convolution whose kernel [F, C/g, kh, kw] may be any
+    linear_kernel: ClassVar[bool] = True  # its output is linear in its kernel
+    weight_decay: ClassVar[float | None] = None  # the most that its training form takes; None is any
 
     # --- costs and shapes ---
 
@@ -88,6 +90,15 @@ class Stage(ABC):
 
         For a Linear, `size` is the leading positions it is applied to, as `(positions, 1)`.
         """
+
+    @property
+    def trained_params(self) -> int:
+        """Number of weights and biases of its training form."""
+        return self.params
+
+    def fewest_macs(self, size: Pair) -> int:
+        """Multiply-accumulates of the cheapest way to compute the same, for an input of height and width `size`."""
+        return self.macs(size)
 
     def output_size(self, size: Pair) -> Pair:
         """Height and width of the output for an input of height and width `size`."""
@@ -138,7 +149,7 @@ class Stage(ABC):
         """The kernel [F, C, kh, kw] of one group that does what `before` [M, C, ah, aw] and then this stage do.
 
         `before` None stands for nothing: the stage's own dense kernel. UnsupportedLayerError where both extend along
-        the same axis. Differentiable in `kernel`, linear in it where the stage computes.
+        the same axis. Differentiable in `kernel`, linear in it where the stage has a `linear_kernel`.
         """
 
     @abstractmethod
