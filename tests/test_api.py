@@ -13,6 +13,7 @@ from torch import nn
 
 import cnncompress as cc
 from cnncompress.chains.modules import FactoredLayer
+from cnncompress.correction.reconstruct import reconstruct
 from cnncompress.network.provenance import provenance
 from tests.finetuning.toy import Toy, network
 
@@ -100,6 +101,50 @@ def test_compress_meets_its_budget_and_leaves_the_network_alone():
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     only = cc.compress(model, images, cc.Budget(macs=0.9), skip=["0"])
     assert torch.equal(only.network[0].weight, model[0].weight)
+
+
+class Normalising(nn.Module):
+    """Normalises its own input, in a tensor of its own or in that which it is given."""
+
+    def __init__(self, in_place):
+        super().__init__()
+        self.net, self.in_place = net(), in_place
+
+    def forward(self, x):
+        return self.net(x.sub_(0.4).div_(0.3) if self.in_place else (x - 0.4) / 0.3)
+
+
+def test_a_network_that_writes_into_its_input_is_compressed_like_one_that_does_not():
+    images, labels = torch.rand(24, 3, 16, 16), torch.arange(24) % 3
+    given = images.clone()
+    small, expected = (
+        cc.compress(Normalising(in_place), given, cc.Budget(macs=0.6), allow_slower=True) for in_place in (True, False)
+    )
+    assert torch.equal(given, images)
+    assert small.plan.layers.keys() == expected.plan.layers.keys()
+    for name, value in expected.network.state_dict().items():
+        assert torch.equal(small.network.state_dict()[name], value), name
+    results = [cc.evaluate(one, [(given, labels)] * 2) for one in (small, expected)]
+    assert results[0] == results[1]
+    trained = [
+        reconstruct(Normalising(in_place), small.network, given, 4, progress=False)[0] for in_place in (True, False)
+    ]
+    assert torch.equal(given, images)
+    assert torch.equal(trained[0](given.clone()), trained[1](given.clone()))
+
+
+def test_a_network_that_calls_no_layer_is_refused():
+    class Unused(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 8, 3)
+
+        def forward(self, x):
+            return x.mean((2, 3))
+
+    for how in ({"budget": cc.Budget(macs=0.5)}, {"rank": 0.5}):
+        with pytest.raises(cc.CompressError, match=r"^the forward pass of Unused calls no convolution or linear layer"):
+            cc.plan(Unused(), torch.rand(4, 3, 16, 16), **how)
 
 
 def test_what_compress_gives_is_saved_and_measured_like_a_network(tmp_path):

@@ -46,8 +46,8 @@ def walk(original: Runner, compressed: Runner, images: Tensor, layers: Collectio
     modules = dict(compressed.network.named_modules())
     order = network_order(original.traced.graph, modules)
     lifetimes = Lifetimes(order)
-    ours: Values = {original.traced.input: images}
-    theirs: Values = {original.traced.input: images}
+    ours: Values = {original.traced.input: images.clone()}  # a network may write into its input
+    theirs: Values = {original.traced.input: images.clone()}
     for node in order:
         if node.op == "placeholder":
             continue
@@ -150,7 +150,7 @@ def values_at(model: nn.Module, name: str, images: Tensor) -> tuple[Tensor, Tens
     handle = model.get_submodule(name).register_forward_hook(hook, with_kwargs=True)
     try:
         with inference(model), suppress(_Reached):
-            model(images)
+            model(images.clone())
     finally:
         handle.remove()
     return values[0]

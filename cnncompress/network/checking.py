@@ -41,9 +41,9 @@ def remarks_on(model: nn.Module, example: Tensor) -> list[str]:
     """
     one, two = example[:1], example[:2]
     with inference(model):
-        first, second = run(model, one.clone()), run(model, one.clone())
+        first, second = run(model, one), run(model, one)
         try:
-            both = run(model, two.clone())
+            both = run(model, two)
         except CompressError:
             both = None
     remarks = [NOT_FINITE] if not _finite(first) else []
@@ -80,10 +80,10 @@ def _depend(alone: Any, together: Any) -> bool:
 def check_finished(model: nn.Module, small: nn.Module, example: Tensor) -> None:
     """CompressError where a compressed network does not run on `example`, or its outputs alone are not finite."""
     with inference(model):
-        expected = run(model, example.clone())
+        expected = run(model, example)
     try:
         with inference(small):
-            outputs = run(small, example.clone())
+            outputs = run(small, example)
     except CompressError as error:
         raise CompressError(f"the compressed network does not run, nothing was written: {error}") from error
     if _finite(expected) and not _finite(outputs):

@@ -21,10 +21,11 @@ ANSWER_NAMES = ("logits", "out")  # the names of the answers among several outpu
 def run(model: nn.Module, inputs: Tensor) -> Any:
     """The network's outputs for a batch of inputs, of any type; CompressError in one line if its forward pass fails.
 
-    Too little memory stays the exception that it is. Sparse answers are refused: few operations take them.
+    The batch stays as it is, whatever the network does to its input. Too little memory stays the exception that it is.
+    Sparse answers are refused: few operations take them.
     """
     try:
-        output = model(inputs)
+        output = model(inputs.clone())
     except CompressError:
         raise
     except Exception as error:  # whatever somebody else's code raises

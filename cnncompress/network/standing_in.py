@@ -58,7 +58,7 @@ class _Trial:
         self.expected: Any = None
         self.reasons: dict[str, str] = {}
         with inference(model):
-            self.expected = run(model, image.clone())
+            self.expected = run(model, image)
 
     def refused(self, names: Sequence[str]) -> list[str]:
         """The layers among `names` that no chain can replace; their `reasons` are recorded.
@@ -81,7 +81,7 @@ class _Trial:
             swap(work, name, _alone(work.get_submodule(name)))
         try:
             with inference(work):
-                outputs = run(work, self.image.clone())
+                outputs = run(work, self.image)
         except ValueReadError:
             return READS_WEIGHT
         except CompressError as error:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from cnncompress.chains.plan import Budget, Plan
 from cnncompress.chains.spec import Call, ConvSpec
+from cnncompress.errors import CompressError
 from cnncompress.latency.table import LatencyTable
 from cnncompress.metrics import get_metric
 from cnncompress.metrics.statistics import LayerStatistics
@@ -94,8 +95,14 @@ def choices_of(
 ) -> tuple[dict[str, Choice], dict[str, str]]:
     """The choice for every layer that may change, and the reason of each other layer.
 
-    Both in the order of the network. UsageError for patterns, methods and ranks that make no sense.
+    Both in the order of the network. UsageError for patterns, methods and ranks that make no sense, CompressError for
+    a network whose forward pass calls no layer.
     """
+    if not subject.calls:
+        name = type(subject.network).__name__
+        raise CompressError(
+            f"the forward pass of {name} calls no convolution or linear layer: nothing can be decomposed"
+        )
     for choice in (default, *per_layer.values()):
         check_rank(choice.rank)
         for method in choice.methods:
