@@ -171,6 +171,7 @@ def dry_run(name, **changes):
     return run_decompose(settings, []).report.to_json()
 
 
+@pytest.mark.slow
 def test_vgg16_with_the_ranks_of_tai_et_al():
     report = dry_run("tai2016_vgg16.yaml")
     params, macs = zip(*[(layer["params"], layer["macs"]) for layer in report["layers"]], strict=True)

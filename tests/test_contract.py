@@ -30,6 +30,7 @@ from tests.decompositions.helpers import (
     randomize,
     relative,
 )
+from tests.marks import with_slow
 from tests.orders import never_rises
 
 METHODS = sorted(REGISTRY)
@@ -40,6 +41,7 @@ VARIANTS = [
     "spatial-svd:first=horizontal",
     "root:join=network",
 ]
+ITERATIVE = ("cp", "monochromatic", "bicluster-outer", DESCENT)  # fitted in many steps
 EXACT = [v for v in VARIANTS if REGISTRY[v.split(":")[0]].exact]
 few = settings(derandomize=True, deadline=None, max_examples=30, database=None)
 # alternating least squares stops in local optima: a higher rank may end a little above a lower one
@@ -137,7 +139,7 @@ def test_planted_structure_is_recovered(method, seed, metric):
 
 
 @pytest.mark.parametrize("metric", METRIC_NAMES)
-@pytest.mark.parametrize("method", VARIANTS)
+@pytest.mark.parametrize("method", with_slow(VARIANTS, ITERATIVE))
 def test_refinement_lowers_the_error_in_every_metric(method, metric):
     for layer, decision in taken(method, 0.4).values():
         spec, weight = spec_of(layer), layer.weight.detach().reshape(spec_of(layer).weight_shape)
@@ -250,7 +252,7 @@ STATISTICS = {
 
 
 @pytest.mark.parametrize("case", STATISTICS)
-@pytest.mark.parametrize("method", VARIANTS)
+@pytest.mark.parametrize("method", with_slow(VARIANTS, ITERATIVE))
 def test_degenerate_statistics_give_finite_kernels_and_errors(method, case):
     for layer, decision in list(taken(method, 2).values())[:1]:  # the statistics matter here, not the geometry
         spec, weight = spec_of(layer), layer.weight.detach().reshape(spec_of(layer).weight_shape).float()

@@ -173,6 +173,7 @@ def test_a_budget_chooses_its_ranks(done):
     assert int(rows[1]["macs"]) / int(rows[0]["macs"]) == pytest.approx(stored()["achieved"]["macs"])
 
 
+@pytest.mark.slow
 def test_a_budget_chooses_between_it_and_others(done):
     """Where rows of a kernel share nothing but input channels do, it wins; elsewhere another method does."""
     Path("nets.py").write_text(NETS)

@@ -22,6 +22,7 @@ def rows(run="run"):
     return json.loads(Path(run, "metrics.json").read_text())["rows"]
 
 
+@pytest.mark.slow
 def test_a_budget_is_met_without_data(done):
     text = done("decompose", "digits_vgg", "--budget", "macs=0.5", "--budget", "params=0.4", "--out", "run")
     before, after = rows()

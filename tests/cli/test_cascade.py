@@ -80,6 +80,7 @@ def without_times(run):
     return [{k: v for k, v in row.items() if k != "seconds"} for row in history(run)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("place", "count", "number"),
     [

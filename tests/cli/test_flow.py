@@ -198,6 +198,7 @@ def test_profile_of_layers(saved, done):
     assert re.search(r"^all layers ", text, re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_slower_layers_are_named(saved, done, monkeypatch):
     def times(models, *args, **kwargs):
         def value(name, network):
@@ -225,6 +226,7 @@ def test_a_run_that_is_not_faster_than_its_original_in_its_fastest_format_says_s
     assert re.search(rf"^latency, share of the original, channels_last +{now / 2:.2f}$", text, re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_a_run_beside_its_original_in_both_memory_formats(saved, done):
     model = cc.load(saved).to(memory_format=torch.channels_last)
     cc.save(model, "last")
@@ -272,6 +274,7 @@ torch.save(cc.load(sys.argv[1])(image), "found.pt")
 """
 
 
+@pytest.mark.slow
 def test_python_api(cli):
     model = cc.load_model("digits_vgg").model
     image = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -287,6 +290,7 @@ def test_python_api(cli):
     assert torch.equal(torch.load("found.pt"), outputs)
 
 
+@pytest.mark.slow
 def test_a_run_saved_from_python_goes_on(cli, done, refused):
     model = cc.load_model("digits_vgg").model
     plan = cc.plan(model, torch.zeros(1, 3, 32, 32), layers=["features.*"], rank=4)

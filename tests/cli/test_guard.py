@@ -19,6 +19,7 @@ TIGHT = ("decompose", "digits_vgg", "--budget", "macs=0.2", "--runtime", "calls"
 BUDGET = ("decompose", "digits_vgg", "--budget", "macs=0.5", "--runtime", "calls", "--threads", "1")
 
 
+@pytest.mark.slow
 def test_a_plan_that_is_no_slower_is_left_alone(machine, done):
     """Where MACs are time, a plan for half of them takes half the time; no chain is timed for that."""
     done(*BUDGET, "--out", "run")
@@ -31,6 +32,7 @@ def test_a_plan_that_is_no_slower_is_left_alone(machine, done):
     assert results("other")[2]["layers"] == plan["layers"]
 
 
+@pytest.mark.slow
 def test_a_plan_that_would_be_slower_has_time_as_a_limit(machine, done):
     machine.a_call = 0.6
     done(*BUDGET, "--allow-slower", "--out", "free")
@@ -59,6 +61,7 @@ def test_where_nothing_meets_both_the_sentence_names_what_can_be_had(machine, re
     assert 0.2 < reach < 1
 
 
+@pytest.mark.slow
 def test_the_share_that_is_named_can_be_had(machine, refused, done):
     machine.a_call = 2.0
     reach = re.search(r"go down to macs=([\d.]+)", refused(*TIGHT, code=2))[1]
@@ -69,6 +72,7 @@ def test_the_share_that_is_named_can_be_had(machine, refused, done):
     assert macs[1] <= float(reach) * macs[0]
 
 
+@pytest.mark.slow
 def test_so_can_one_where_chains_take_longer_in_the_network_than_alone(machine, refused, done):
     machine.a_call, machine.in_a_network = 1.5, 0.1
     reach = re.search(r"go down to macs=([\d.]+)", refused(*TIGHT, code=2))[1]
@@ -78,6 +82,7 @@ def test_so_can_one_where_chains_take_longer_in_the_network_than_alone(machine, 
     assert macs[1] <= float(reach) * macs[0]
 
 
+@pytest.mark.slow
 def test_where_every_chain_is_slower_that_is_said(machine, refused):
     machine.a_call = 1e4
     line = refused(*BUDGET, code=2)
@@ -86,6 +91,7 @@ def test_where_every_chain_is_slower_that_is_said(machine, refused):
     assert "every plan for params=0.5" in refused(*budget, code=2)
 
 
+@pytest.mark.slow
 def test_a_config_and_a_plan_by_rank_may_be_slower(machine, done):
     machine.a_call = 1e4
     Path("job.yaml").write_text("model: digits_vgg\nbudget: macs=0.5\nallow_slower: true\nruntime: calls\n")

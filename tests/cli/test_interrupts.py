@@ -84,8 +84,8 @@ def straight(saved, tmp_path_factory):
     ("place", "count", "number"),
     [
         ("cnncompress.finetuning.trainer:Trainer._step", 12, signal.SIGINT),
-        ("cnncompress.finetuning.batches:Batches.read", 12, signal.SIGTERM),
-        ("cnncompress.runs.write:save_tensors", 1, signal.SIGTERM),
+        pytest.param("cnncompress.finetuning.batches:Batches.read", 12, signal.SIGTERM, marks=pytest.mark.slow),
+        pytest.param("cnncompress.runs.write:save_tensors", 1, signal.SIGTERM, marks=pytest.mark.slow),
     ],
 )
 def test_finetune_says_how_to_go_on_and_goes_on(place, count, number, run_copy, straight, tmp_path, done, interrupted):

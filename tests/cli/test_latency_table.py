@@ -41,6 +41,7 @@ def test_the_plan_is_that_of_the_machine_the_table_is_of(machine, table, done):
     assert set(there["layers"]) == set(here["layers"])
 
 
+@pytest.mark.slow
 def test_the_time_of_the_table_is_a_limit_beside_other_budgets(table, done, refused):
     done(*PLAN, "--budget", "macs=0.5", "--out", "run")
     achieved = json.loads(Path("run/plan.json").read_text())["achieved"]

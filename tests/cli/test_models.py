@@ -159,6 +159,7 @@ def build(channels=1):
 """
 
 
+@pytest.mark.slow
 def test_a_network_for_greyscale_images(done, refused):
     Path("nets.py").write_text(GREY)
     small = ["nets.py:build", "--input-size", "12", "--data", "digits", "--mean", "0.5", "--std", "0.25"]

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 
+@pytest.mark.slow
 def test_select_by_rank_goes_all_the_way(done):
     text = done(
         "decompose", "digits_vgg", "--data", "digits", "--method", "select", "--rank", "0.75", "--out", "narrow"

@@ -17,6 +17,7 @@ def flat(cli):
     return "flat"
 
 
+@pytest.mark.slow
 def test_they_calibrate_and_the_report_has_the_divergence(flat, done):
     out = done("decompose", "digits_vgg", "--budget", "macs=0.5", "--data", flat, "--out", "run")
     assert "on 20 images without labels, the most probable class is the original's for" in out

@@ -117,6 +117,7 @@ def test_it_pays_on_other_images(name):
     assert gain(name, 32) < 0.95
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("images", [1, 2, 4])
 def test_a_few_images_do_no_harm(images):
     """On average over networks; a single network may lose or gain by its few images."""

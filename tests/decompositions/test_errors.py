@@ -14,6 +14,7 @@ from cnncompress.metrics import FROBENIUS, Metric, Moment, layer_metrics, square
 from cnncompress.metrics.statistics import LayerStatistics
 from cnncompress.planning import choose_method
 from tests.decompositions.helpers import METRIC_NAMES, made_up_statistics, randn, relative
+from tests.marks import with_slow
 
 VARIANTS = [*sorted(REGISTRY), "spatial-svd:first=horizontal", "tucker2:algorithm=hooi,sweeps=2"]
 SPECS = {
@@ -53,7 +54,7 @@ def singular(n: int, rank: int, seed: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("metric", METRIC_NAMES)
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", with_slow(VARIANTS, ("cp", "monochromatic")))
 def test_errors_are_those_of_the_chains_fitted_one_by_one(variant, metric):
     method, taken = method_of(variant), 0
     for seed, (name, spec) in enumerate(SPECS.items()):

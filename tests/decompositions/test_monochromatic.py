@@ -116,6 +116,7 @@ def test_planted_colours_are_found_under_every_metric(C, F, colours, metric):
         assert torch.equal(found[:, None] == found, owner[:, None] == owner)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("metric", METRIC_NAMES[1:])
 def test_the_search_in_the_metric_beats_the_papers_clusters_refitted(metric):
     spec, weight = ConvSpec(3, 24, (5, 5)), randn(24, 3, 5, 5)

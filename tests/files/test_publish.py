@@ -114,6 +114,7 @@ for limit in (200, 700):
 """
 
 
+@pytest.mark.slow
 def test_a_full_disk(tmp_path, factory):
     # a limit on the size of a file fails as a full disk does, and needs no mount; 700 bytes pass the small files
     save(network(factory, plan=plan()), tmp_path / "run")
@@ -151,6 +152,7 @@ while True:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["exchange", "rename"])
 def test_a_killed_process_leaves_one_whole_run(tmp_path, factory, way):
     save(network(factory, "tiny"), tmp_path / "start")

@@ -74,6 +74,7 @@ def test_interrupted_twice_and_a_torn_checkpoint(tmp_path, straight):
     check_same(straight, tmp_path, small, tune(tmp_path, small, resume=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("write", ["save_best", "save_last", "save_history"])
 @pytest.mark.parametrize("torn", [False, True])
 def test_killed_between_the_files_of_a_step(tmp_path, straight, monkeypatch, write, torn):

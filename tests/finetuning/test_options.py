@@ -101,6 +101,7 @@ def test_label_smoothing_by_hand():
     assert float(loss) == pytest.approx(float((targets * given).sum()), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_mixup_mixes_images_and_labels_alike(tmp_path, monkeypatch):
     seen, forward = [], Objective.forward
     monkeypatch.setattr(

@@ -180,6 +180,7 @@ def test_bf16_trains_on_a_cpu_and_leaves_the_network_in_fp32(tmp_path):
     tune(tmp_path / "again", model, epochs=1)  # another precision in the same process
 
 
+@pytest.mark.slow
 def test_auxiliary_heads_are_left_alone(tmp_path):
     model = Auxiliary()
     before = state_of(model)

@@ -128,6 +128,7 @@ def test_matrix_svd_is_the_optimum_of_the_metric(method, spec, name, rank):
     assert min(searched) >= metric.squared_error(weight - found) * (1 - 1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("rank", [1, 2, 3])
 def test_mahalanobis_has_the_rank_and_is_near_the_best_of_a_random_search(rank, seed):

@@ -101,6 +101,7 @@ def test_another_exploration_is_not_mixed_in(place):
         explored(place)
 
 
+@pytest.mark.slow
 def test_its_command_makes_the_same_network_with_its_statistics(place, monkeypatch):
     found = explored(place, measure=1).exploration
     point = next(point for point in found.points if point.measured)

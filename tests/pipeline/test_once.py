@@ -16,6 +16,7 @@ from cnncompress.network.trace import trace
 from cnncompress.pipeline import calibration
 from cnncompress.pipeline.asked import FitAsked, ImagesAsked
 from cnncompress.pipeline.calibration import CalibrationSet
+from tests.marks import with_slow
 from tests.pipeline.networks import write_factory, write_images
 
 WAYS = {
@@ -25,6 +26,7 @@ WAYS = {
     "plain": {"rank": 2, "metric": "kronecker", "correct": "none"},
     "reconstructed": {"rank": 2, "reconstruct": 2},
 }
+SLOW = ("biases", "reconstructed")
 
 
 @pytest.fixture
@@ -39,7 +41,7 @@ def decomposed(tmp_path, monkeypatch):
     return run
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", with_slow(WAYS, SLOW))
 def test_a_network_is_traced_once(decomposed, monkeypatch, way):
     """The original once, and what comes out once, for what it costs."""
     traced = []
@@ -69,7 +71,7 @@ def test_operations_are_traced_once(decomposed, monkeypatch, way, graphs):
     assert len(traced) == graphs
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", with_slow(WAYS, SLOW))
 def test_a_calibration_image_is_decoded_once(decomposed, monkeypatch, way):
     """For statistics, for the comparison of answers, for the correction: half of the 20 images, once each.
 

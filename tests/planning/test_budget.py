@@ -59,6 +59,7 @@ def test_the_cost_is_within_one_percent_under_the_budget(deep, shares):
     assert 0.99 * share < real[name] <= share
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shares", [{"macs": 0.5, "params": 0.3}, {"macs": 0.3, "params": 0.8}], ids=str)
 def test_several_budgets_hold_together(model, shares):
     found = plan(model, X, budget=Budget(**shares))
@@ -69,6 +70,7 @@ def test_several_budgets_hold_together(model, shares):
     assert sum(found.rises.values()) >= max(alone) * (1 - 1e-9)
 
 
+@pytest.mark.slow
 def test_a_larger_budget_is_never_worse(model):
     rises = [sum(plan(model, X, budget=Budget(macs=b)).rises.values()) for b in (0.2, 0.4, 0.6, 0.8, 1.0)]
     assert never_rises(rises)

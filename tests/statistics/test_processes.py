@@ -4,6 +4,7 @@ import subprocess
 import sys
 import textwrap
 
+import pytest
 import torch
 
 from cnncompress.statistics import layers as statistics_layers
@@ -53,6 +54,7 @@ def build():
 """
 
 
+@pytest.mark.slow
 def test_two_processes_get_the_result_of_one(tmp_path, monkeypatch):
     (tmp_path / "script.py").write_text(textwrap.dedent(SCRIPT))
     (tmp_path / "network.py").write_text(textwrap.dedent(NETWORK))

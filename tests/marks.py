@@ -1,0 +1,12 @@
+"""Marks for some of the values that a test runs over."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+
+import pytest
+
+
+def with_slow(values: Iterable[str], slow: Collection[str]) -> list[object]:
+    """The values in their order, those in `slow` marked as slow: the default run leaves them out."""
+    return [pytest.param(value, marks=pytest.mark.slow) if value in slow else value for value in values]
