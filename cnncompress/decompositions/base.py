@@ -133,6 +133,15 @@ class Decomposition(ABC):
         """This method for layers at one of so many resolutions of outputs, 0 for the highest of those it takes."""
         return self
 
+    @property
+    def normalises(self) -> bool:
+        """True where its chains train with a normalisation at their end; `not_normalising` is the same without."""
+        return False
+
+    def not_normalising(self) -> Decomposition:
+        """This method for layers that the network normalises after."""
+        return self
+
     def quick(self) -> Decomposition:
         """This method with shorter fits, to tell ranks apart; itself where its fits are short."""
         return self

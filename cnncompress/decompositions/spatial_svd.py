@@ -10,20 +10,20 @@ from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
 from cnncompress.chains.spec import Chain, ConvSpec, Rank, convolutions
+from cnncompress.chains.stages import Normalised
 from cnncompress.decompositions.base import Decomposition, register
 from cnncompress.decompositions.channel_svd import balance
-from cnncompress.errors import UsageError
+from cnncompress.decompositions.options import one_of
 from cnncompress.maths.linalg import psd_root, rank_one_scaling, truncated_svd
 from cnncompress.metrics import Metric
-
-DIRECTIONS = ("vertical", "horizontal")
 
 
 @register
 class SpatialSVD(Decomposition):
     """kh×1 with C→K, then 1×kw with K→F: the exact minimiser of ‖W − Σ_k H_k ⊗ V_k‖_F over rank K.
 
-    With `first=horizontal` the same for the transposed kernel: 1×kw with C→K, then kh×1 with K→F.
+    With `first=horizontal` the same for the transposed kernel: 1×kw with C→K, then kh×1 with K→F. With `norm=batch` the
+    second one trains with batch normalisation after it, where the network has none there (the paper's §3).
     """
 
     whitens = True
@@ -31,18 +31,25 @@ class SpatialSVD(Decomposition):
     any_width = True
     name = "spatial-svd"
     source = "Tai et al. 2016, Theorem 1"
-    options = {"first": "vertical"}  # noqa: RUF012
+    options = {"first": "vertical", "norm": "none"}  # noqa: RUF012
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        if self.settings["first"] not in DIRECTIONS:
-            known = ", ".join(DIRECTIONS)
-            raise UsageError(f"option first of method spatial-svd is one of {known}, not '{self.settings['first']}'")
+        one_of(self, first=("vertical", "horizontal"), norm=("none", "batch"))
 
     @property
     def transposed(self) -> bool:
         """True where the horizontal stage comes first."""
         return self.settings["first"] == "horizontal"
+
+    @property
+    def normalises(self) -> bool:
+        """True where a batch normalisation is asked for."""
+        return self.settings["norm"] == "batch"
+
+    def not_normalising(self) -> SpatialSVD:
+        """The same without one."""
+        return type(self)(**self.settings | {"norm": "none"})
 
     def group_refuse(self, spec: ConvSpec) -> str | None:
         """A kernel of one row or one column is already one-dimensional."""
@@ -60,6 +67,9 @@ class SpatialSVD(Decomposition):
 
     def group_stages(self, spec: ConvSpec, rank: Rank) -> Chain:
         """Stride, padding and dilation go to the stage that extends along their axis."""
+        if self.normalises:
+            first, second = self.not_normalising().group_stages(spec.replace(bias=True), rank)
+            return first, Normalised(**vars(second))
         if self.transposed:
             chain = SpatialSVD().group_stages(transpose(spec), rank)
             return tuple(transpose(stage) for stage in convolutions(chain))

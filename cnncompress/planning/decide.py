@@ -31,6 +31,7 @@ from cnncompress.planning.rules import (
     check_pattern,
     check_rank,
     choose_method,
+    normalised_once,
     plan_layer,
     select,
 )
@@ -121,7 +122,7 @@ def choices_of(
             choices[name] = next(matching, default)
         else:
             reasons[name] = reason
-    return at_depths(choices, calls), reasons
+    return normalised_once(at_depths(choices, calls), subject.network), reasons
 
 
 def reasons_of(cost: Profile) -> dict[str, str]:

@@ -9,12 +9,16 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from torch import nn
+
 from cnncompress.chains.plan import LayerPlan
 from cnncompress.chains.spec import Call, ConvSpec, Pair, Rank, chain_params
 from cnncompress.decompositions import REGISTRY, Decomposition, get_method
 from cnncompress.decompositions.options import as_text, parse_options
 from cnncompress.errors import UsageError, nearest
 from cnncompress.names.methods import SELECT
+from cnncompress.network.graph import trace_graph
+from cnncompress.network.normalised import normalised_layers
 
 AUTO = ("svd", "spatial-svd", "channel-svd")  # without a budget: the first that applies to a layer
 RankRequest = int | float | Sequence[int]
@@ -70,7 +74,7 @@ def at_depths(choices: Mapping[str, Choice], calls: Mapping[str, Call]) -> dict[
     for name, choice in choices.items():
         texts = []
         for text in choice.methods:
-            method = None if text.partition(":")[0] in ("auto", SELECT) else choose_method(text, ConvSpec(1, 1))[0]
+            method = _named(text)
             if method is None or not method.graded:
                 texts.append(text)
                 continue
@@ -82,6 +86,26 @@ def at_depths(choices: Mapping[str, Choice], calls: Mapping[str, Call]) -> dict[
             texts.append(as_text(method.at_depth(sum(area > own for area in areas), len(areas))))
         found[name] = dataclasses.replace(choice, method="+".join(texts))
     return found
+
+
+def normalised_once(choices: Mapping[str, Choice], network: nn.Module) -> dict[str, Choice]:
+    """The choices, without the normalisations of chains whose output the network normalises itself."""
+    asked = {text for choice in choices.values() for text in choice.methods}
+    without = {text: as_text(m.not_normalising()) for text in asked if (m := _named(text)) and m.normalises}
+    if not without:
+        return dict(choices)
+    normalised = normalised_layers(trace_graph(network), network)
+    return {
+        name: dataclasses.replace(choice, method="+".join(without.get(text, text) for text in choice.methods))
+        if name in normalised
+        else choice
+        for name, choice in choices.items()
+    }
+
+
+def _named(text: str) -> Decomposition | None:
+    """The method `NAME[:k=v,...]` in text, None where it is no single one."""
+    return None if text.partition(":")[0] in ("auto", SELECT) else choose_method(text, ConvSpec(1, 1))[0]
 
 
 def _output_size(call: Call) -> Pair:

@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from cnncompress.chains.modules import FactoredLayer
 from cnncompress.chains.plan_json import plan_from_json, plan_to_json, stage_from_json, stage_to_json
 from cnncompress.chains.plan_schema import StoredPlan
-from cnncompress.chains.stages import STAGES, Acdc, Branch, ConvSpec, Parallel, Permutation
+from cnncompress.chains.stages import STAGES, Acdc, Branch, ConvSpec, Normalised, Parallel, Permutation
 from cnncompress.errors import UnsupportedLayerError
 from cnncompress.files.reading import check
 from tests.decompositions.helpers import randn
@@ -30,6 +30,7 @@ STAGES_OF_EVERY_KIND = [
     Permutation(6, linear=True),
     Parallel(WHOLE, PARTS),
     Parallel(WHOLE.replace(bias=True, groups=1, padding="same", stride=(1, 1)), PARTS),
+    Normalised(6, 10, (1, 3), (1, 2), (0, 1), groups=2, bias=True),
     Acdc(ConvSpec(6, 4, stride=(2, 1), bias=True), 3),
     Acdc(ConvSpec(6, 10, padding=(1, 0), padding_mode="circular", groups=2), 2),
 ]

@@ -208,6 +208,21 @@ def test_gradient_steps_of_a_correction_keep_the_structure():
         torch.testing.assert_close(module.weight.double(), module.made(), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
+def test_a_run_is_loaded_exported_and_trained_again(tmp_path):
+    model = cc.load_model("digits_vgg").model
+    plan = cc.plan(model, torch.zeros(1, 3, 32, 32), method="acdc:steps=2", layers=["features.*"])
+    small, x = cc.decompose(model, plan), randn(2, 3, 32, 32, dtype=torch.float32)
+    cc.save(small, tmp_path / "run")
+    loaded = cc.load(tmp_path / "run")
+    assert torch.equal(loaded(x), small(x))
+    for form in ("onnx", "pt2"):
+        cc.export(tmp_path / "run", tmp_path / f"network.{form}")
+    start_training(loaded)
+    torch.testing.assert_close(loaded(x), small(x), rtol=1e-4, atol=1e-4)
+    assert any(name.endswith("weight.original") for name, _ in loaded.named_parameters())
+
+
 def test_groups_have_diagonals_of_their_own():
     layer = randomize(nn.Conv2d(8, 12, 3, groups=2, stride=2, padding=1, bias=False).double())
     decision = decide(layer, "acdc:steps=20")

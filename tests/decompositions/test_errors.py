@@ -16,7 +16,12 @@ from cnncompress.planning import choose_method
 from tests.decompositions.helpers import METRIC_NAMES, made_up_statistics, randn, relative
 from tests.marks import with_slow
 
-VARIANTS = [*sorted(REGISTRY), "spatial-svd:first=horizontal", "tucker2:algorithm=hooi,sweeps=2"]
+FEW_STEPS = {"acdc": "acdc:steps=10"}
+VARIANTS = [
+    *(FEW_STEPS.get(name, name) for name in sorted(REGISTRY)),
+    "spatial-svd:first=horizontal",
+    "tucker2:algorithm=hooi,sweeps=2",
+]
 SPECS = {
     "3x3": ConvSpec(4, 6, (3, 3), padding=(1, 1)),
     "5x2 strided": ConvSpec(3, 4, (5, 2), stride=(2, 1)),
