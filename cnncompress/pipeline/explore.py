@@ -20,6 +20,7 @@ from cnncompress.pipeline.asked import GridAsked, Job
 from cnncompress.pipeline.calibration import STATISTICS, evenly
 from cnncompress.pipeline.explored import Found, check_place, key_of, read_found, write_found
 from cnncompress.pipeline.fit import fit
+from cnncompress.pipeline.known_plans import KnownPlans
 from cnncompress.pipeline.notes import collect, notes
 from cnncompress.pipeline.original import original_of
 from cnncompress.pipeline.plan import Planning, calibrated_for_all, plan_within, prepare_planning
@@ -58,8 +59,9 @@ def explore_network(job: Job, asked: GridAsked, command: Sequence[str]) -> Explo
         place = asked.out or default_exploration(work.opened.name)
         check_place(place)
         held.enter_context(writing(resolve(place)))
-        found = read_found(place, key_of(work), work.opened.name, asked.force)
-        bench = _Bench(work, place, steps)
+        key = key_of(work)
+        found = read_found(place, key, work.opened.name, asked.force)
+        bench = _Bench(work, KnownPlans.read(place, key), steps)
         try:
             found = _planned(bench, asked.budgets, found)
             found = _measured(bench, asked, found)
@@ -71,8 +73,9 @@ def explore_network(job: Job, asked: GridAsked, command: Sequence[str]) -> Explo
 class _Bench:
     """The work with what plans and networks are made from, which is prepared when it is first needed."""
 
-    def __init__(self, work: Work, place: Path, steps: Steps) -> None:
-        self.work, self.place, self.steps = work, place, steps
+    def __init__(self, work: Work, known: KnownPlans, steps: Steps) -> None:
+        self.work, self.known, self.steps = work, known, steps
+        self.place = known.folder
         self._planning: Planning | None = None
         self._plans: dict[Budget, Plan] = {}
         self._before: tuple[Row, Evaluation | None] | None = None
@@ -95,6 +98,7 @@ class _Bench:
             if budget.latency is None:
                 planning = replace(planning, memory_format=self.work.job.memory_format)
             self._plans[budget] = plan_within(self.work, planning, budget, self.steps)
+            self.known.add(budget, self._plans[budget])
         return self._plans[budget]
 
     def before(self) -> tuple[Row, Evaluation | None]:

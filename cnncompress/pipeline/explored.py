@@ -17,6 +17,7 @@ from cnncompress.files.publish import check_parent, os_errors, write_text
 from cnncompress.files.reading import MalformedError, finite, read_json
 from cnncompress.files.regular import kind_of
 from cnncompress.pipeline.calibration import STATISTICS
+from cnncompress.pipeline.known_plans import PLANS
 from cnncompress.pipeline.work import Work
 from cnncompress.reporting.curve import Measured, Point
 from cnncompress.reporting.rows import Row, row_from_json, row_to_json
@@ -59,7 +60,7 @@ def check_place(place: Path) -> None:
         target = resolve(place)
         if os.path.lexists(target) and not target.is_dir():
             raise RunError(f"cannot write {place}: it is {kind_of(target) or 'a file'}; choose another name with --out")
-        if target.is_dir() and set(os.listdir(target)) - {EXPLORATION, STATISTICS}:
+        if target.is_dir() and set(os.listdir(target)) - {EXPLORATION, STATISTICS, PLANS}:
             raise RunError(f"{place} is a folder of other files and is left alone; choose another name with --out")
         check_parent(target / EXPLORATION)
 

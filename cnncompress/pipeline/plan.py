@@ -15,9 +15,11 @@ from cnncompress.metrics import get_metric
 from cnncompress.network.device import resolve_device
 from cnncompress.pipeline.asked import Aim
 from cnncompress.pipeline.calibration import Calibration, calibrate, calibration_set
+from cnncompress.pipeline.explored import key_of
 from cnncompress.pipeline.fit import answers_of
 from cnncompress.pipeline.guard import Guard, Limited
-from cnncompress.pipeline.notes import Note
+from cnncompress.pipeline.known_plans import KnownPlans
+from cnncompress.pipeline.notes import Note, notes
 from cnncompress.pipeline.timing import TimedFormats, check_format, latency_model, originals_in
 from cnncompress.pipeline.work import Work
 from cnncompress.planning import (
@@ -30,7 +32,7 @@ from cnncompress.planning import (
     read_plan,
     with_reasons,
 )
-from cnncompress.terminal.console import Steps
+from cnncompress.terminal.console import LOG, Steps
 from cnncompress.terminal.words import counted
 
 SECONDS = 90.0  # for measuring the chains of a budget of latency
@@ -115,6 +117,10 @@ def make_plan(work: Work, steps: Steps) -> Planned:
     """The plan that the job asks for."""
     job, subject = work.job, work.subject
     if job.aim.budget is not None:
+        if (known := explored_plan(work, job.aim.budget)) is not None:
+            told = f"the plan is that in {work.explored}: no candidates were tried"
+            LOG.info("%s", told)
+            return Planned(known, job.aim, calibrated_for_all(work, steps), notes("plan", told))
         planning = prepare_planning(work, calibrated_for_all(work, steps), steps)
         aim, plan = within_reach(lambda budget: plan_within(work, planning, budget, steps), job.aim, job.aim.budget)
         return Planned(plan, aim, planning.calibration, planning.notes(plan))
@@ -126,6 +132,15 @@ def make_plan(work: Work, steps: Steps) -> Planned:
             centred = get_metric(job.fit.metric).centred or job.fit.corrected
             plan = plan_by_rank(work.choices, subject, job.fit.metric, False, centred)
     return Planned(_complete(work, plan, job.memory_format), job.aim)
+
+
+def explored_plan(work: Work, budget: Budget) -> Plan | None:
+    """The plan within a budget as an exploration found it; None where it did not, and where a time has a say."""
+    aim = work.job.aim
+    if aim.by_latency or aim.guarded:
+        return None
+    known = KnownPlans.read(work.explored, key_of(work)).get(budget, work)
+    return None if known is None else _complete(work, known, work.job.memory_format)
 
 
 def _complete(work: Work, plan: Plan, memory_format: str) -> Plan:

@@ -57,8 +57,12 @@ class Work:
     @property
     def caches(self) -> tuple[Path, ...]:
         """The files whose statistics are taken where they fit."""
-        explored = self.job.place.statistics or default_exploration(self.opened.name)
-        return self.out / STATISTICS, explored / STATISTICS
+        return self.out / STATISTICS, self.explored / STATISTICS
+
+    @property
+    def explored(self) -> Path:
+        """The folder of the exploration whose statistics and plans are taken where they fit."""
+        return self.job.place.statistics or default_exploration(self.opened.name)
 
 
 def prepare(job: Job, held: ExitStack, steps: Steps) -> Work:

@@ -9,7 +9,7 @@ from cnncompress.planning.decide import (
     reasons_of,
     with_reasons,
 )
-from cnncompress.planning.file import read_plan
+from cnncompress.planning.file import plan_for, read_plan
 from cnncompress.planning.measured import wanted_of
 from cnncompress.planning.rules import (
     Choice,
@@ -40,6 +40,7 @@ __all__ = [
     "network_clock",
     "plan",
     "plan_by_rank",
+    "plan_for",
     "plan_layer",
     "read_plan",
     "reasons_of",

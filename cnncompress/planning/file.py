@@ -30,6 +30,18 @@ def read_plan(
     which layers may not change, `corrected` gives every chain a bias, `metric` takes the place of the file's.
     """
     values = read_given(path, PlanFile, "plan", "a run's plan.json is")
+    return plan_for(values, str(path), calls, reasons, corrected, metric)
+
+
+def plan_for(
+    values: Mapping[str, Any],
+    path: str,
+    calls: Mapping[str, Call],
+    reasons: Mapping[str, str],
+    corrected: bool,
+    metric: str | None = None,
+) -> Plan:
+    """As `read_plan`, of the checked values of a plan that is at `path`."""
     layers, kept = values["layers"], values.get("kept", {})
     metric = metric or values.get("metric", DEFAULT)
     centred = corrected or get_metric(metric).centred

@@ -80,6 +80,7 @@ class Page:
             trim_blocks=True,
             finalize=_shown,
         )
+        environment.filters["breakable"] = breakable
         template = environment.get_template("page.html.j2")
         footer = f"Written by cnncompress {cnncompress.__version__}. 1 MAC is a multiply-accumulate of one image."
         return template.render(vars(self), footer=footer, light=LIGHT, dark=DARK, series=SERIES)
@@ -88,6 +89,13 @@ class Page:
 def _shown(value: Any) -> Any:
     """Text without characters that change how it is read; markup as it is."""
     return plain_lines(value) if type(value) is str else value
+
+
+def breakable(cell: Cell) -> Cell:
+    """A text that is broken after its dots, where a line is too short for it; a picture as it is."""
+    from markupsafe import Markup, escape
+
+    return escape(_shown(cell)).replace(".", Markup(".<wbr>")) if type(cell) is str else cell
 
 
 def drawn(chart: svg.Chart, caption: str, numbered: bool = True) -> Drawn:

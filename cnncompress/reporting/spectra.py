@@ -11,8 +11,9 @@ from cnncompress.text import plain
 WIDTH, HEIGHT, EDGE = 200, 90, 4  # pixels of a chart and around it
 WHAT = (
     "Singular values of a layer's weight in the matrix that its method truncates, as shares of the largest, from the "
-    "first to the last. What lies left of the line is kept. The plan counts errors as images show them, so that "
-    "a rank need not follow from the spectrum of the weight alone."
+    "first to the last. What lies left of the line is kept; a method that truncates no matrix has no line, and the "
+    "values are those that spatial-svd or channel-svd would truncate. The plan counts errors as images show them, so "
+    "that a rank need not follow from the spectrum of the weight alone."
 )
 
 
@@ -48,6 +49,6 @@ def spectrum_chart(one: Spectrum) -> Drawn:
 def told_of(one: Spectrum) -> str:
     """A spectrum in words: the layer, its rank and what that keeps."""
     if one.rank is None:
-        return f"{one.layer}: {one.method}, {one.ranks}, truncates no single matrix"
+        return f"{one.layer}: {one.method}, rank {one.ranks}"
     kept = "" if one.energy is None else f", {100 * one.energy:.1f} % of the energy"
-    return f"{one.layer}: {one.method}, {one.ranks} of {one.full}{kept}"
+    return f"{one.layer}: {one.method}, rank {one.ranks} of {one.full}{kept}"

@@ -13,7 +13,7 @@ import pytest
 from cnncompress.api import run_decompose, run_explore
 from cnncompress.config import DecomposeSettings, ExploreSettings
 from cnncompress.errors import RunError
-from cnncompress.pipeline import explore
+from cnncompress.pipeline import calibration, explore
 from cnncompress.pipeline.plan import plan_within
 from cnncompress.reporting.exploration import render_exploration
 from tests.pipeline.networks import write_factory, write_images
@@ -109,13 +109,54 @@ def test_its_command_makes_the_same_network_with_its_statistics(place, monkeypat
     assert words[:3] == ["cnncompress", "decompose", "net.py:build"]
     assert "--allow-slower" in words
     out = words[words.index("--out") + 1]
-    monkeypatch.setattr("cnncompress.pipeline.calibration.collect_statistics", lambda *_, **__: pytest.fail("again"))
+    collect = calibration.collect_statistics
+
+    def of_one_example(network, batches, *args, positions=0, **options):
+        return collect(network, batches, *args, positions=positions, **options) if positions else pytest.fail("again")
+
+    monkeypatch.setattr(calibration, "collect_statistics", of_one_example)  # which tries whether gradients come
+    monkeypatch.setattr("cnncompress.pipeline.plan.make_candidates", lambda *_, **__: pytest.fail("again"))
     settings = {**place, "budget": words[words.index("--budget") + 1], "allow_slower": True, "out": out}
-    monkeypatch.setattr(DecomposeSettings, "assumes_metric", False)  # which tries whether gradients come
     done = run_decompose(DecomposeSettings.model_validate(settings), words)
     assert "the statistics are those in explorations/build/statistics.safetensors" in done.report.notes
+    assert "the plan is that in explorations/build: no candidates were tried" in done.report.notes
+    assert sum(done.plan.rises.values()) == pytest.approx(point.rise)
+    assert done.plan.achieved == point.left
     made, then = done.report.rows[1], point.measured.row
     assert (made.macs, made.params, made.top1) == (then.macs, then.params, then.top1)
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (lambda text: "{", "plans.json is not used: it is not JSON"),
+        (lambda text: text.replace('"schema": 1', '"schema": 2'), "plans.json is not used"),
+        (lambda text: text.replace('"key": "', '"key": "0')[:-2] + "}", "plans.json is not used"),
+        (lambda text: text.replace('"two": {"layer"', '"six": {"layer"'), "the network calls no layer 'six'"),
+        (lambda text: json.dumps(json.loads(text) | {"key": 64 * "0"}), ""),
+    ],
+)
+def test_plans_that_are_damaged_or_of_something_else_are_made_anew(damage, told, place, caplog):
+    explored(place, measure=0)
+    kept = Path("explorations/build/plans.json")
+    text = kept.read_text()
+    kept.write_text(damage(text))
+    assert kept.read_text() != text
+    settings = {**place, "budget": "macs=0.6", "allow_slower": True, "dry_run": True}
+    done = run_decompose(DecomposeSettings.model_validate(settings), [])
+    assert not any("the plan is that in" in note for note in done.report.notes)
+    assert done.plan.achieved["macs"] <= 0.6
+    assert told in caplog.text
+
+
+@pytest.mark.parametrize("changes", [{"allow_slower": False}, {"budget": "macs=0.61"}, {"calibration_images": 15}])
+def test_only_the_very_same_question_has_a_known_answer(changes, place, monkeypatch):
+    explored(place, measure=0)
+    settings = {**place, "budget": "macs=0.6", "allow_slower": True, "dry_run": True}
+    asked = DecomposeSettings.model_validate(settings)
+    assert any("the plan is that in" in note for note in run_decompose(asked, []).report.notes)
+    asked = DecomposeSettings.model_validate(settings | changes)
+    assert not any("the plan is that in" in note for note in run_decompose(asked, []).report.notes)
 
 
 def test_a_budget_is_planned_once(place, monkeypatch):

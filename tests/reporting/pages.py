@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from itertools import pairwise
 
-VOID = {"meta", "br", "hr", "img", "input", "link"}
+VOID = {"meta", "br", "hr", "img", "input", "link", "wbr"}
 FETCHING = {"src", "href", "srcset", "data", "action", "poster", "xlink:href"}
 
 
@@ -30,10 +30,11 @@ def embedded(place):
 class _Parser(HTMLParser):
     def __init__(self):
         super().__init__(convert_charrefs=True)
-        self.seen, self.open = Seen(), []
+        self.seen, self.open, self.broken = Seen(), [], False
 
     def handle_starttag(self, tag, attrs):
         attributes = dict(attrs)
+        self.broken = tag == "wbr"
         self.seen.elements.append((tag, attributes))
         if tag not in VOID and not self.get_starttag_text().endswith("/>"):
             self.open.append(tag)
@@ -48,11 +49,16 @@ class _Parser(HTMLParser):
         self.handle_starttag(tag, attrs)
 
     def handle_endtag(self, tag):
+        self.broken = False
         if not self.open or self.open.pop() != tag:
             self.seen.wrong.append(f"{tag} ends where it has not begun")
 
     def handle_data(self, data):
-        self.seen.text.append(data)
+        if self.broken:  # within a word
+            self.seen.text[-1] += data
+        else:
+            self.seen.text.append(data)
+        self.broken = False
         if self.open and self.open[-1] == "style" and ("url(" in data or "@import" in data):
             self.seen.wrong.append("the style fetches something")
 

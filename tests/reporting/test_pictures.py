@@ -5,10 +5,12 @@ import io
 import re
 
 import pytest
+from markupsafe import Markup
 from PIL import Image
 
 from cnncompress.reporting import Report
 from cnncompress.reporting.filters import filters_section, mosaic, scatter
+from cnncompress.reporting.page import breakable
 from cnncompress.reporting.pictures import Filters, Pictures, Spectrum
 from cnncompress.reporting.report_page import report_page
 from cnncompress.reporting.spectra import HEIGHT, WIDTH, spectrum_chart
@@ -54,13 +56,13 @@ def test_a_spectrum_is_filled_up_to_its_rank():
     middle = f"{WIDTH / 2:.1f}"
     assert f'class="joined c1" d="M{middle} ' in drawn.wide
     assert drawn.wide.count(f"L{middle} {HEIGHT - 4}") == 1
-    assert drawn.caption == "conv: channel-svd, 3 of 5, 90.0 % of the energy"
+    assert drawn.caption == "conv: channel-svd, rank 3 of 5, 90.0 % of the energy"
 
 
 def test_a_method_without_a_matrix_has_no_rank_in_its_spectrum():
     drawn = spectrum_chart(Spectrum("conv", "cp", "3", ((1, 1.0), (2, 0.5)), 2))
     assert "area" not in drawn.wide
-    assert drawn.caption == "conv: cp, 3, truncates no single matrix"
+    assert drawn.caption == "conv: cp, rank 3"
 
 
 @pytest.mark.parametrize("name", ["features.0", EVIL, 'a" onload="alert(1)'])
@@ -79,3 +81,9 @@ def test_filters_that_stay_or_have_no_kernel_are_shown_once():
         assert words in section.text
         assert len(section.small) == 1
     assert filters_section(Pictures()) == []
+
+
+def test_long_names_of_rows_break_after_dots_and_stay_escaped():
+    assert breakable("layer1.0.conv") == "layer1.<wbr>0.<wbr>conv"
+    assert breakable("<b>.c") == "&lt;b&gt;.<wbr>c"
+    assert breakable(Markup("<b>1.5</b>")) == "<b>1.5</b>"
