@@ -119,3 +119,32 @@ def test_the_same_of_28_layers_ten_times_as_wide():
     assert told.rows[0].params == 36_479_194
     assert f"{told.rows[0].macs + normalised:.5e}" == "5.24564e+09"
     assert any("trains as 555,498 parameters" in note for note in told.notes)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "biases", "weights", "macs"),
+    [
+        ("caffenet", 96 + 256 + 384 + 384 + 256, (2_332_704, 466_312), (665_784_864, 125_897_640)),
+        (
+            "vgg16",
+            2 * 64 + 2 * 128 + 3 * 256 + 6 * 512,
+            (14_710_464, 5_358_573),
+            (15_346_630_656, 4_944_393_216),
+        ),
+    ],
+)
+def test_tai_convolutions(name, biases, weights, macs):
+    """2.75 and 5 times fewer weights in the paper."""
+    layers = report(f"tai2016_{name}", weights="none").layers
+    for i in range(2):
+        assert sum(layer.params[i] for layer in layers) == weights[i] + biases
+        assert sum(layer.macs[i] for layer in layers) == macs[i]
+
+
+@pytest.mark.parametrize(("colours", "times"), [(4, 2.97), (6, 2.95), (12, 2.91), (24, 2.82)])
+def test_denton_first_layer(colours, times):
+    """The paper has 112x112 outputs, a quarter of the inputs, where the layer has 110x110; some digits are cut off."""
+    (layer,) = report("denton2014_first_layer_counted", method=f"monochromatic:colours={colours}").layers
+    assert layer.macs == (96 * 3 * 49 * 110**2, 3 * colours * 224**2 + 96 * 49 * 110**2)
+    assert layer.macs[0] / layer.macs[1] == pytest.approx(times, abs=0.01)

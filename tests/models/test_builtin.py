@@ -76,6 +76,7 @@ def test_shape_of_photodigits_vgg():
 @pytest.mark.parametrize(
     ("name", "arguments", "params"),
     [
+        ("caffenet", {}, 2_332_704 + 1_376 + 9217 * 4096 + 4097 * 4096 + 4097 * 1000),
         ("cifar_nin", {}, 966_986),
         ("resnet50_v1", {}, 25_503_976 + 2 * 26_560),  # of channels that are normalised
         ("vgg11_gmp", {}, 32_200_040),
