@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from cnncompress.names.methods import SELECT
+from cnncompress.network.checking import check_weights
 from cnncompress.network.kinds import dense_weight, spec_of
 from cnncompress.network.layers import layers_of, refuse_module
 from cnncompress.network.subject import Subject, look_at
@@ -21,9 +22,10 @@ from cnncompress.terminal.console import bar
 
 
 def inspect_network(asked: NetworkAsked) -> tuple[Opened, list[Inspected]]:
-    """A network or run and its layers."""
+    """A network or run and its layers; raises as `check_weights` does."""
     opened = open_network(asked)
     need_layers(opened, "list the layers of")
+    check_weights(opened.model)
     return opened, inspect_layers(opened.model, opened.example())
 
 

@@ -102,7 +102,8 @@ def _speaker() -> Stderr | None:
 
 def _listen() -> None:
     """Have the logger take what the most talkative of its handlers says."""
-    LOG.setLevel(min((handler.level for handler in LOG.handlers), default=logging.NOTSET))
+    # NOTSET takes all in a handler, and in a logger what the root takes, which is warnings
+    LOG.setLevel(min((max(handler.level, 1) for handler in LOG.handlers), default=logging.NOTSET))
 
 
 def _warn(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:

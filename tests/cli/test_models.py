@@ -56,7 +56,7 @@ def no_values():
         ("nets.py:exits", 1, "raised SystemExit: 3"),
         ("nets.py:nothing", 1, "returned NoneType"),
         ("nets.py:Failing", 1, "'gone'"),
-        ("nets.py:no_layers", 1, "no Conv2d or Linear"),
+        ("nets.py:no_layers", 1, "calls no convolution or linear layer"),
         ("nets.py:no_values", 1, "meta device"),
     ],
 )
@@ -114,6 +114,7 @@ def weights(cli):
 )
 def test_wrong_weights(name, words, weights, refused):
     assert words in refused("decompose", "digits_vgg", "--weights", name, "--out", "out")
+    assert words in refused("inspect", "digits_vgg", "--weights", name)
 
 
 def test_unknown_weights(refused):
