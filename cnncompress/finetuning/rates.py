@@ -64,10 +64,11 @@ class Found:
         )
 
 
-def search(loss_of: Callable[[float], float], first: float) -> dict[float, float]:
+def search(loss_of: Callable[[float], float], first: float, before: float) -> dict[float, float]:
     """The losses of `first` times powers of `RATIO`, around the least one, by rate from the smallest on.
 
-    From `first` on larger ones are tried until one is worse, or else smaller ones. A loss that is not finite is worse.
+    From `first` on larger ones are tried until one is worse, or else smaller ones; these too where no larger one has
+    brought the loss below that `before`. A loss that is not finite is worse.
     """
     tried: dict[int, float] = {}
 
@@ -78,11 +79,12 @@ def search(loss_of: Callable[[float], float], first: float) -> dict[float, float
         return tried[power]
 
     best = 0
-    for direction, end in ((1, LARGEST), (-1, SMALLEST)):
-        while best != end and loss(best + direction) < loss(best):
-            best += direction
-        if best > 0:
-            break
+    while best != LARGEST and loss(best + 1) < loss(best):
+        best += 1
+    if loss(best) >= before or best == 0:
+        best = 0
+        while best != SMALLEST and loss(best - 1) < loss(best):
+            best -= 1
     return {first * RATIO**power: tried[power] for power in sorted(tried)}
 
 
@@ -124,5 +126,5 @@ def find_rate(stepper: Stepper, batches: Batches, settings: FinetuneSettings, se
 
     with bar(progress=stepper.main, desc="learning rate", unit="trial", leave=False) as progress:
         before = held_loss()
-        tried = search(trial, FIRST_RATES[settings.optimizer])
+        tried = search(trial, FIRST_RATES[settings.optimizer], before)
     return Found(choose(tried, before), before, tried, steps)

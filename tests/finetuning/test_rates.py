@@ -25,12 +25,20 @@ def test_warm_up_and_cosine_by_hand():
 )
 def test_the_search_stops_behind_the_least(best, tried):
     """A parabola over the logarithm of the rate."""
-    losses = search(lambda rate: (math.log(rate / 0.001) / math.log(RATIO) - best) ** 2, 0.001)
+    losses = search(lambda rate: (math.log(rate / 0.001) / math.log(RATIO) - best) ** 2, 0.001, math.inf)
     assert list(losses) == pytest.approx([0.001 * RATIO**power for power in tried])
 
 
+def test_smaller_rates_are_tried_where_larger_ones_bring_nothing():
+    """Two dips, of which the one of larger rates is above the loss before."""
+    losses = {-3: 0.8, -2: 0.9, -1: 1.2, 0: 2.0, 1: 1.5, 2: 1.6}
+    for before, tried in ((1.0, range(-3, 3)), (1.7, range(3))):
+        found = search(lambda rate: losses[round(math.log(rate / 0.001, RATIO))], 0.001, before)
+        assert list(found.values()) == [losses[power] for power in tried]
+
+
 def test_a_loss_that_is_not_finite_is_none_to_choose():
-    losses = search(lambda rate: math.nan if rate > 0.0005 else rate, 0.001)
+    losses = search(lambda rate: math.nan if rate > 0.0005 else rate, 0.001, 1.0)
     assert choose(losses, 1.0) == pytest.approx(0.001 / RATIO**3)
 
 
