@@ -148,3 +148,16 @@ def test_denton_first_layer(colours, times):
     (layer,) = report("denton2014_first_layer_counted", method=f"monochromatic:colours={colours}").layers
     assert layer.macs == (96 * 3 * 49 * 110**2, 3 * colours * 224**2 + 96 * 49 * 110**2)
     assert layer.macs[0] / layer.macs[1] == pytest.approx(times, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("name", "params", "printed", "macs"),
+    [("lr", 3_503_664, "3.50", 1_065_637_888), ("lr_conv1", 3_421_872, "3.42", 733_272_064)],
+)
+def test_googlenet(name, params, printed, macs):
+    """Parameters as printed, of the convolutions alone; MACs by the shapes, which are 0.11e9 fewer than printed."""
+    original, small = rows(f"ioannou2016_googlenet_{name}")
+    classifier = 1024 * 1000
+    assert original == (5_973_552 + classifier + 1000, 1_581_647_872 + classifier)
+    assert small == (params + classifier + 1000, macs + classifier)
+    assert (f"{5.973552:.2f}", f"{params / 1e6:.2f}") == ("5.97", printed)
