@@ -29,6 +29,7 @@ from cnncompress.network.evaluate import Evaluation, evaluate, paired_error
 from cnncompress.pipeline.asked import NetworkAsked
 from cnncompress.pipeline.opened import open_run
 from cnncompress.pipeline.original import original_network
+from cnncompress.pipeline.rows import recorded
 
 KEYS = ("network", "schedule", "distill", "augment", "rate", "epochs", "trained")
 MEASURED = ("top1", "loss", "change", "change_error", "from_original", "original_error", "images")
@@ -45,7 +46,7 @@ class Trial:
         opened = open_run(run, NetworkAsked(trust_code=True))
         original = original_network(opened)
         assert original is not None
-        self.small, self.original, self.name = opened.model, original, opened.name
+        self.small, self.original, self.name = opened.model, original, recorded(opened).rows[-1].name
         found = cc.load_data(data, opened.preprocessing, None)
         assert found.train is not None
         chosen = found.train.subset(evenly(len(found.train), images))
