@@ -185,7 +185,7 @@ def test_a_planted_layer_is_compressed_for_free():
     found = plan(model, x, budget=Budget(macs=0.75))
     assert set(found.layers) == {"1"}
     assert found.layers["1"].rank == (2,)
-    assert found.layers["1"].options == {"first": "vertical"}
+    assert found.layers["1"].options["first"] == "vertical"
     assert found.rises["1"] < 1e-10
     torch.testing.assert_close(decompose(model, found, progress=False)(x), model(x), rtol=1e-3, atol=1e-3)
 
