@@ -15,8 +15,8 @@ import cnncompress as cc
 from cnncompress.network.evaluate import paired_error
 from cnncompress.network.memory_format import to_memory_format
 from cnncompress.reporting import Report, Row
+from cnncompress.reporting.accuracy import NOISE, change_words, is_noise
 
-NOISE = 2  # standard errors that chance alone exceeds once in twenty times
 BATCH = 32  # images of 64×64
 SAME_TIME = 0.05  # a share by which medians of the same network differ from one run to the next
 
@@ -59,7 +59,7 @@ def words(original: Row, decomposed: Row, tuned: Row, error: float) -> list[str]
         f"{decomposed.top1:.1f} % after decomposing, {tuned.top1:.1f} % after fine-tuning.",
         f"In points: decomposing {change(original, decomposed, decomposed.top1_error)}, fine-tuning "
         f"{change(decomposed, tuned, error)}, together {change(original, tuned, tuned.top1_error)} "
-        f"(± standard error; noise is up to {NOISE} of them).",
+        f"(± standard error; noise is less than {NOISE:g} of them).",
     ]
 
 
@@ -68,7 +68,7 @@ def change(before: Row, after: Row, error: float | None) -> str:
     if before.top1 is None or after.top1 is None or error is None:
         raise SystemExit("a network was not evaluated: run the demo again")
     points = after.top1 - before.top1
-    return f"{points:+.2f} ± {error:.2f}{' (within noise)' * (abs(points) <= NOISE * error)}"
+    return f"{change_words(points, error)}{' (within noise)' * is_noise(points, error)}"
 
 
 if __name__ == "__main__":
