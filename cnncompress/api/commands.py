@@ -100,9 +100,14 @@ def run_finetune(settings: TuneSettings, command: Sequence[str]) -> Tuned | None
     return train_run(Path(settings.model), _network(settings), _images(settings), training, asked, command)
 
 
-def run_report(runs: Sequence[Path], settings: ModelSettings, timings: Sequence[TimingSetting]) -> Report:
-    """`cnncompress report`: the tables of runs, measured again on data, and timed as each of `timings` says."""
-    return report_on(runs, _images(settings), timings, settings.trust_code)
+def run_report(
+    runs: Sequence[Path], settings: ModelSettings, timings: Sequence[TimingSetting], examples: int = 0
+) -> Report:
+    """`cnncompress report`: the tables of runs, measured again on data, and timed as each of `timings` says.
+
+    It has so many `examples` of images whose answer changed.
+    """
+    return report_on(runs, _images(settings), timings, settings.trust_code, examples)
 
 
 def run_pictures(runs: Sequence[Path], settings: ModelSettings) -> dict[str, Pictures]:

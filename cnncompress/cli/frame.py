@@ -39,7 +39,19 @@ GROUPS = {
         *("augment", "mixup", "label_smoothing", "ema", "freeze_bn", "lr_rest", "accumulate"),
     ),
     "Latency": ("latency", "runtime", "threads", "memory_format", "latency_table"),
-    "Output": ("format_", "int8", "keep_float", "opset", "output", "plot", "out", "force", "dry_run"),
+    "Output": (
+        "format_",
+        "int8",
+        "keep_float",
+        "opset",
+        "output",
+        "peers",
+        "thumbnails",
+        "plot",
+        "out",
+        "force",
+        "dry_run",
+    ),
     "General": ("config", "device", "seed", "verbose", "quiet", "log", "json"),
 }
 

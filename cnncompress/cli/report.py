@@ -15,6 +15,9 @@ from cnncompress.latency.setting import TimingSetting, in_runtimes
 if TYPE_CHECKING:
     from cnncompress.config import ModelSettings
     from cnncompress.reporting import Report
+    from cnncompress.reporting.peers import Peer
+
+MOST_THUMBNAILS = 48
 
 
 @frame.command(
@@ -30,6 +33,8 @@ if TYPE_CHECKING:
 @options.timing_options
 @click.option("--layers", is_flag=True, help="The table of layers too.")
 @options.format_option
+@click.option("--peers", type=options.PATH, metavar="FILE", help="CSV of others' name,macs,top1[,ms], for a page.")
+@click.option("--thumbnails", type=int, metavar="N", help="Show up to N images whose answer changed, on a page.")
 @click.option(
     "--output", type=options.PATH, metavar="FILE", help="File to write (replaced if there) instead of printing."
 )
@@ -45,6 +50,8 @@ def command(
     memory_format: str | None,
     layers: bool,
     format_: str,
+    peers: Path | None,
+    thumbnails: int | None,
     output: Path | None,
     **flags: Any,
 ) -> None:
@@ -58,11 +65,14 @@ def command(
     from cnncompress.config import ModelSettings, merge
     from cnncompress.config.early import check_text_output, write_text
     from cnncompress.reporting import render
+    from cnncompress.reporting.peers import read_peers
     from cnncompress.reporting.stored import stored_reports
 
     settings = merge(ModelSettings, None, flags)
     if runtime and not latency:
         raise UsageError("--runtime is for timing; give --latency with it")
+    _check_page_options(format_, peers, thumbnails, settings.data)
+    others = [] if peers is None else read_peers(peers)
     if output is not None:
         check_text_output(output)
     stored = settings.data is None and not latency
@@ -75,9 +85,9 @@ def command(
         from cnncompress.api import run_report
 
         setting = TimingSetting("torch", "", settings.device, latency_batch, threads, memory_format or "")
-        report = run_report(runs, settings, in_runtimes(setting, runtime) if latency else ())
+        report = run_report(runs, settings, in_runtimes(setting, runtime) if latency else (), thumbnails or 0)
         if format_ == "html":
-            text = _page(report, runs, settings)
+            text = _page(report, runs, settings, others)
         else:
             text = render(report, format_, layers=layers, width=_width(output))
     if output is None:
@@ -94,10 +104,21 @@ def _width(output: Path | None) -> int | None:
     return terminal_width() if output is None else None
 
 
-def _page(report: Report, runs: Sequence[Path], settings: ModelSettings) -> str:
+def _check_page_options(format_: str, peers: Path | None, thumbnails: int | None, data: str | None) -> None:
+    """UsageError for what only a page shows without one, and for images that are not given."""
+    for name, value in (("peers", peers), ("thumbnails", thumbnails)):
+        if value is not None and format_ != "html":
+            raise UsageError(f"--{name} is for pages; give --format html with it")
+    if thumbnails is not None and not 1 <= thumbnails <= MOST_THUMBNAILS:
+        raise UsageError(f"--thumbnails: {thumbnails} should be from 1 to {MOST_THUMBNAILS}")
+    if thumbnails is not None and data is None:
+        raise UsageError("--thumbnails shows images; give --data with it")
+
+
+def _page(report: Report, runs: Sequence[Path], settings: ModelSettings, peers: Sequence[Peer]) -> str:
     """The page of a report, with pictures of the weights of its runs."""
     from cnncompress.api import run_pictures
     from cnncompress.reporting.evidence import evidence_of
     from cnncompress.reporting.report_page import report_page
 
-    return report_page(report, evidence_of(runs), run_pictures(runs, settings))
+    return report_page(report, evidence_of(runs), run_pictures(runs, settings), peers)

@@ -33,6 +33,10 @@ class Answered:
             return None
         return cls(before.answers[:, 0], before.answers[:, 1], after.answers[:, 1])
 
+    def at(self, image: int) -> tuple[int, int, int]:
+        """The label of an image and both answers."""
+        return int(self.labels[image]), int(self.before[image]), int(self.after[image])
+
 
 def class_changes(
     network: str, before: Evaluation | None, after: Evaluation | None, data: Data | None
@@ -51,11 +55,12 @@ def class_names(images: Images) -> dict[int, str]:
     names: dict[int, str] = {}
     for i in range(len(images)):
         folder, slash, _ = images.name(i).rpartition("/")
-        names.setdefault(images.label(i), folder.rpartition("/")[2] if slash else _number(images.label(i)))
+        names.setdefault(images.label(i), folder.rpartition("/")[2] if slash else number_of(images.label(i)))
     return names
 
 
-def _number(label: int) -> str:
+def number_of(label: int) -> str:
+    """What a class without a name is called."""
     return f"class {label}"
 
 
@@ -81,5 +86,5 @@ def _grown(answered: Answered, names: Mapping[int, str]) -> tuple[Confusion, ...
             counts.setdefault((label, guess), [0, 0])[place] += 1
     grown = [(now - was, label, guess, was, now) for (label, guess), (was, now) in counts.items() if now > was]
     grown.sort(key=lambda row: (-row[0], row[3], row[1], row[2]))
-    told = [(names[label], names.get(guess, _number(guess)), was, now) for _, label, guess, was, now in grown[:MOST]]
+    told = [(names[label], names.get(guess, number_of(guess)), was, now) for _, label, guess, was, now in grown[:MOST]]
     return tuple(Confusion(*row) for row in told)

@@ -16,6 +16,7 @@ from cnncompress.network.evaluate import Evaluation, paired_error
 from cnncompress.network.profile import profile
 from cnncompress.pipeline.asked import ImagesAsked, NetworkAsked
 from cnncompress.pipeline.classes import class_changes
+from cnncompress.pipeline.examples import changed_images
 from cnncompress.pipeline.images import evaluate_on, open_data
 from cnncompress.pipeline.latencies import add_latencies, measure_latency
 from cnncompress.pipeline.opened import Opened, open_network, open_run
@@ -60,9 +61,16 @@ def profile_network(
 
 
 def report_on(
-    runs: Sequence[Path], images: ImagesAsked, timings: Sequence[TimingSetting], trust_code: bool = False
+    runs: Sequence[Path],
+    images: ImagesAsked,
+    timings: Sequence[TimingSetting],
+    trust_code: bool = False,
+    examples: int = 0,
 ) -> Report:
-    """The tables of one or more runs; measured again on `images`, and timed as each of `timings` says."""
+    """The tables of one or more runs; measured again on `images`, and timed as each of `timings` says.
+
+    So many `examples` of images whose answer changed are taken from each run.
+    """
     if images.spec is None and not timings:
         return stored_reports(runs)
     resolve_device(images.device)
@@ -72,7 +80,7 @@ def report_on(
         report, opened = stored_report(path), open_run(path, NetworkAsked(trust_code=trust_code))
         if images.spec is not None:
             LOG.info("evaluate %s on %s", path, images.spec)
-            remeasure(report, opened, images)
+            remeasure(report, opened, images, examples)
         if timings:
             LOG.info("time %s beside its original", path)
             _warn_if_busy(timings)
@@ -86,7 +94,7 @@ def _warn_if_busy(timings: Sequence[TimingSetting]) -> None:
         LOG.warning("%s", busy)
 
 
-def remeasure(report: Report, opened: Opened, images: ImagesAsked) -> None:
+def remeasure(report: Report, opened: Opened, images: ImagesAsked, examples: int = 0) -> None:
     """Measure the original's and the newest row on a data set; the rows between lose their accuracy."""
     data = open_data(images.spec, opened, "accuracy")
     networks = {0: original_network(opened), len(report.rows) - 1: opened.model}
@@ -94,7 +102,9 @@ def remeasure(report: Report, opened: Opened, images: ImagesAsked) -> None:
         report.notes.append(NOT_AT_HAND)
     results = {i: evaluate_on(network, data, images) for i, network in networks.items() if network is not None}
     last = len(report.rows) - 1
-    report.changes = class_changes(report.rows[last].name, results.get(0), results.get(last), data) if last else []
+    changed = report.rows[last].name, results.get(0), results.get(last), data
+    report.changes = class_changes(*changed) if last else []
+    report.examples = changed_images(*changed, examples) if last and examples else []
     for i, row in enumerate(report.rows):
         error = paired_error(results.get(0), results.get(i)) if i else None
         report.rows[i] = dataclasses.replace(with_accuracy(row, results.get(i), data), top1_error=error)

@@ -9,6 +9,7 @@ from cnncompress.reporting.accuracy import change_words, judged
 from cnncompress.reporting.cells import NONE, divide, share
 from cnncompress.reporting.classes import class_section
 from cnncompress.reporting.evidence import Evidence
+from cnncompress.reporting.examples import examples_section
 from cnncompress.reporting.filters import filters_section
 from cnncompress.reporting.layers import kept_table
 from cnncompress.reporting.networks import (
@@ -21,6 +22,7 @@ from cnncompress.reporting.networks import (
     share_of_time,
 )
 from cnncompress.reporting.page import Cell, Drawn, Page, Section, Table, Tile, drawn, with_bars
+from cnncompress.reporting.peers import Peer
 from cnncompress.reporting.pictures import Pictures
 from cnncompress.reporting.rows import LayerRow, Report, Row
 from cnncompress.reporting.spectra import spectra_section
@@ -34,21 +36,25 @@ TITLES = 3  # runs that a title names
 
 
 def report_page(
-    report: Report, evidence: Sequence[Evidence] = (), pictures: Mapping[str, Pictures] | None = None
+    report: Report,
+    evidence: Sequence[Evidence] = (),
+    pictures: Mapping[str, Pictures] | None = None,
+    peers: Sequence[Peer] = (),
 ) -> str:
     """One report of all runs as a page of HTML; `evidence` has what each run holds beside it.
 
-    `pictures` are those of the weights of runs, by their paths.
+    `pictures` are those of the weights of runs, by their paths, and `peers` stand in the charts beside the networks.
     """
     warnings = warnings_of(report)
     notes = [note for note in notes_of(report) if note not in warnings]
     shown = dict(pictures or {})
     notes += [f"{path}: {one.missing}" for path, one in shown.items() if one.missing]
     sections = [
-        _networks(report),
+        _networks(report, peers),
         *_trained(evidence),
         *_compared(evidence),
         *map(class_section, report.changes),
+        *examples_section(report.examples),
         *_layers(report, evidence),
         *_shown(shown),
         Section("Notes", sentences=notes),
@@ -103,11 +109,11 @@ def _lead(report: Report) -> str:
     return f"Accuracies are of {told} images that neither calibrated nor trained anything; ± is one standard error."
 
 
-def _networks(report: Report) -> Section:
+def _networks(report: Report, peers: Sequence[Peer]) -> Section:
     headers, cells, aligned = network_table(report.rows, NetworkForm("\n"))
     caption = "All networks; 0.50× is half of the original above."
     table = Table(caption, headers, cells, ["l" if a == "l" else "" for a in aligned])
-    return Section("Networks", charts=_charts(report), tables=[table, *_steps(report)])
+    return Section("Networks", charts=_charts(report, peers), tables=[table, *_steps(report)])
 
 
 def _steps(report: Report) -> list[Table]:
@@ -117,30 +123,35 @@ def _steps(report: Report) -> list[Table]:
     return [Table(caption, headers, cells, ["l" if a == "l" else "" for a in aligned])] if cells else []
 
 
-def _charts(report: Report) -> list[Drawn]:
+def _charts(report: Report, peers: Sequence[Peer]) -> list[Drawn]:
     """Accuracy against MACs and against the time in each runtime, for each original and what was made of it."""
     groups: dict[int, list[Row]] = {}
     for row, original in zip(report.rows, references(report.rows), strict=True):
         if row.top1 is not None:
             groups.setdefault(id(original), []).append(row)
-    return [drawing for rows in groups.values() if len(rows) > 1 for drawing in _charts_of(rows)]
+    return [drawing for rows in groups.values() if len(rows) > 1 for drawing in _charts_of(rows, peers)]
 
 
-def _charts_of(rows: Sequence[Row]) -> list[Drawn]:
-    found = [_accuracy_against("MACs", [(row, float(row.macs)) for row in rows])]
+def _charts_of(rows: Sequence[Row], peers: Sequence[Peer]) -> list[Drawn]:
+    """Peers stand beside the time in the first runtime."""
+    beside = [(peer, peer.macs_beside(rows[0].macs)) for peer in peers]
+    found = [_accuracy_against("MACs", [(row, float(row.macs)) for row in rows], beside)]
+    beside = [(peer, peer.ms) for peer in peers if peer.ms is not None]
     for label in runtimes_of(rows):
         timed = [(row, one.median) for row in rows for one in row.latencies if one.setting.label == label]
         if len(timed) > 1:
-            found.append(_accuracy_against(f"ms in {label}", timed))
+            found.append(_accuracy_against(f"ms in {label}", timed, beside))
+            beside = []
     return found
 
 
-def _accuracy_against(what: str, values: Sequence[tuple[Row, float]]) -> Drawn:
+def _accuracy_against(what: str, values: Sequence[tuple[Row, float]], peers: Sequence[tuple[Peer, float]]) -> Drawn:
+    dots = [(row.name, value, row.top1 or 0.0, row.top1_error or 0.0) for row, value in values]
+    dots += [(peer.name, value, peer.top1, 0.0) for peer, value in peers]
     series = []
-    for row, value in values:
+    for name, value, top1, error in dots:
         amount = f"{human(int(value))} {what}" if what == "MACs" else f"{value:.3g} {what}"
-        label = f"{row.name}: {amount}, top-1 {row.top1:.2f} %"
-        series.append(Series(row.name, (Dot(value, row.top1 or 0.0, label, row.top1_error or 0.0),)))
+        series.append(Series(name, (Dot(value, top1, f"{name}: {amount}, top-1 {top1:.2f} %", error),)))
     told = "; ".join(s.dots[0].label for s in series)
     chart = Chart(f"Top-1 against {what}, {series[0].name}", what, "top-1 %", tuple(series), told, most=100.0)
     return drawn(chart, f"Top-1 against {what}; bars are a standard error of the change from the original.")

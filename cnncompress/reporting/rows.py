@@ -17,6 +17,7 @@ from cnncompress.latency.timed import Latency
 from cnncompress.names.methods import SELECT
 from cnncompress.network.costs import Profile
 from cnncompress.reporting.classes import ClassChanges
+from cnncompress.reporting.examples import Example
 from cnncompress.reporting.steps import StepRow
 from cnncompress.text import plain_values
 
@@ -93,7 +94,7 @@ class Report:
     """Rows of networks, each after the original it is compared with, the decomposed and the kept layers, notes.
 
     `steps` are those of a cascade, of a network that was fine-tuned so. `changes` tell what the newest networks answer
-    otherwise than their originals, class by class.
+    otherwise than their originals, class by class, and `examples` are images of it, which are shown and not stored.
     """
 
     rows: list[Row] = field(default_factory=list)
@@ -102,6 +103,7 @@ class Report:
     notes: list[str] = field(default_factory=list)
     steps: list[StepRow] = field(default_factory=list)
     changes: list[ClassChanges] = field(default_factory=list)
+    examples: list[Example] = field(default_factory=list)
 
     def __repr__(self) -> str:
         names = ", ".join(row.name for row in self.rows)
@@ -219,6 +221,7 @@ def merge(reports: Mapping[str, Report]) -> Report:
         result.layers += [dataclasses.replace(layer, layer=f"{run}:{layer.layer}") for layer in report.layers]
         result.steps += [dataclasses.replace(step, what=f"{run}: {step.what}") for step in report.steps]
         result.changes += [dataclasses.replace(one, network=f"{run}: {one.network}") for one in report.changes]
+        result.examples += [dataclasses.replace(one, network=f"{run}: {one.network}") for one in report.examples]
         result.kept |= {f"{run}:{name}": reason for name, reason in report.kept.items()}
         for note in report.notes:
             told.setdefault(note, []).append(run)

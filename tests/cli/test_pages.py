@@ -51,3 +51,27 @@ def test_layers_as_a_page_and_a_picture(done):
 def test_a_page_without_a_place_is_printed_and_a_table_has_none(done, refused):
     assert done("inspect", "digits_vgg", "--format", "html").startswith("<!doctype html>")
     assert "give --format html" in refused("inspect", "digits_vgg", "--output", "layers.html", code=2)
+
+
+def test_options_of_pages_alone(done, refused):
+    Path("peers.csv").write_text("name,macs,top1\nother,0.5,90\n")
+    done("decompose", "digits_vgg", "--rank", "4", "--out", "run")
+    for args, words in (
+        (["--peers", "peers.csv"], "give --format html"),
+        (["--thumbnails", "4", "--data", "digits"], "give --format html"),
+        (["--thumbnails", "4", "--format", "html"], "give --data"),
+        (["--thumbnails", "0", "--format", "html", "--data", "digits"], "from 1 to 48"),
+        (["--peers", "none.csv", "--format", "html"], "cannot read the peers none.csv"),
+    ):
+        assert words in refused("report", "run", *args, code=2)
+    done(
+        "report",
+        "run",
+        *["--data", "digits", "--format", "html", "--thumbnails", "3", "--peers", "peers.csv", "--output", "page.html"],
+    )
+    seen = look_at(Path("page.html").read_text())
+    assert seen.wrong == []
+    assert len([a for a in seen.named("img") if "jpeg" in a["src"]]) == 3
+    half = json.loads(Path("run/metrics.json").read_text())["rows"][0]["macs"] / 2
+    told = f"other: {half / 1e6:.3f}M MACs, top-1 90.00 %"
+    assert any(told in (a.get("aria-label") or "") for a in seen.named("svg"))

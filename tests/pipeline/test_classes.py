@@ -1,13 +1,16 @@
 """Two evaluations, class by class."""
 
+import io
 from types import SimpleNamespace
 
 import pytest
 import torch
+from PIL import Image
 
 import cnncompress as cc
 from cnncompress.network.evaluate import Evaluation
 from cnncompress.pipeline.classes import class_changes, class_names
+from cnncompress.pipeline.examples import changed_images
 from cnncompress.reporting import Report
 from cnncompress.reporting.classes import ClassChanges, ClassRow, Confusion
 from cnncompress.reporting.report_page import report_page
@@ -74,6 +77,46 @@ def test_an_evaluation_keeps_what_was_answered_in_order():
     found = cc.evaluate(network, batches, progress=False)
     assert found.answers.tolist() == [[2, 2], [1, 0], [1, 1], [0, 1]]
     assert found.hits.tolist() == [True, False, True, False]
+
+
+def pictured(skipped=()):
+    images = Named([f"val/{'abc'[label]}/{i}.png" for i, label in enumerate(LABELS)])
+    images.skipped = dict.fromkeys(skipped, "damaged")
+    images.image = lambda index: Image.new("RGB", (300, 200), (30 * index, 0, 0))
+    return SimpleNamespace(val=images)
+
+
+def place_of(example):
+    """The place of the image that a picture is of, which its red tells."""
+    with Image.open(io.BytesIO(example.file)) as image:
+        assert max(image.size) == 96
+        return round(image.convert("RGB").getpixel((5, 5))[0] / 30)
+
+
+@pytest.mark.parametrize(("most", "images"), [(1, [1]), (3, [1, 5, 3]), (10, [1, 2, 5, 3]), (2, [1, 3])])
+def test_images_that_one_network_alone_is_right_on(most, images):
+    """1, 2 and 5 are wrong now, 3 is right now."""
+    found = changed_images("small", evaluation(BEFORE), evaluation(AFTER), pictured(), most)
+    assert [place_of(one) for one in found] == images
+    assert (found[0].label, found[0].before, found[0].after) == ("a", "a", "b")
+    seen = look_at(report_page(Report(examples=found)))
+    assert seen.wrong == []
+    assert seen.named("img")[0]["alt"] == "a: a → b, small"
+
+
+def test_images_are_found_beside_those_that_cannot_be_read():
+    """The image at place 0 was skipped, so that answer i is to image i + 1."""
+    part = [
+        Evaluation(0.0, 0.0, 0.0, 6, None, torch.tensor([LABELS[1:], guesses[1:]]).T) for guesses in (BEFORE, AFTER)
+    ]
+    data = pictured(["val/a/0.png"])
+    assert [place_of(one) for one in changed_images("small", *part, data, 10)] == [1, 2, 5, 3]
+    assert changed_images("small", *part, pictured(), 10) == []
+
+
+def test_images_are_not_stored():
+    found = changed_images("small", evaluation(BEFORE), evaluation(AFTER), pictured(), 2)
+    assert Report(examples=found).to_json() == Report().to_json()
 
 
 def test_changes_are_stored_and_shown():
