@@ -53,12 +53,12 @@ class Aims:
     @classmethod
     def of(cls, visit: Visit, after: After, positions: Positions, rounds: int) -> Aims:
         """For at most so many rounds; one alone where nothing is rectified."""
-        wanted = positions.outputs(visit.output)
+        wanted = visit.outputs(positions)
         if after.missing is not None:
             wanted = wanted + positions.outputs(after.missing)
         if after.level is None or rounds <= 1:
             return cls(wanted, after, None, 1)
-        return cls(wanted, after, positions.outputs(after.level.expand_as(visit.output)), rounds)
+        return cls(wanted, after, positions.outputs(after.level.expand(visit.shape)), rounds)
 
     def next(self, given: Tensor | None) -> Tensor:
         """The aim of a round, after one whose fit gives `given`; None before the first one."""
@@ -73,17 +73,17 @@ def after_of(visit: Visit) -> After:
     Nothing where it goes into a sum whose rest comes later or has another shape. Channels that a normalisation makes
     very small are left nearly as they are.
     """
-    following, y = visit.following, visit.output
+    following, shape = visit.following, visit.shape
     axis = kind_of(visit.module).channel_axis
     form = (-1, *[1] * (-1 - axis))
     lacking: Tensor | None = None
     ours: Tensor | float = 0.0
     if following.partner is not None:
         theirs, ours = visit.summands or (None, 0.0)
-        if not isinstance(theirs, Tensor) or theirs.shape != y.shape:
+        if not isinstance(theirs, Tensor) or theirs.shape != shape:
             return After()
         lacking = theirs - ours
-    scaling = _scaling(following.norm, y.shape[axis])
+    scaling = _scaling(following.norm, shape[axis])
     if scaling is None:
         return After()
     scale, shift, floor = scaling

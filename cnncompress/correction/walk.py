@@ -7,10 +7,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 
 from cnncompress.chains.modules import FactoredLayer
 from cnncompress.correction.following import Following, depends, following
+from cnncompress.correction.target import Positions
 from cnncompress.network.graph import Lifetimes, Runner, Values
 from cnncompress.network.kinds import called_with, is_layer, kind_of
 from cnncompress.network.operations import ACTIVATIONS, NORMS
@@ -23,9 +25,9 @@ NOTHING = Following()
 class Visit:
     """A layer that the original has computed and the compressed network has not; `module` is the one to be replaced.
 
-    `input` is what the layer gets in the compressed network, `output` what it gives in the original, of the channels
-    that are left. `summands` are
-    what the output is added to, in the original and in the compressed network; None where one is not known yet.
+    `input` is what the layer gets in the compressed network, `output` what it gives in the original, of which it gives
+    only the channels `left`, None for all. `summands` are what the output is added to, in the original and in the
+    compressed network; None where one is not known yet.
     """
 
     layer: str
@@ -34,6 +36,20 @@ class Visit:
     output: Tensor
     following: Following = NOTHING
     summands: tuple[Any, Any] | None = None
+    left: Tensor | None = None
+
+    @property
+    def shape(self) -> torch.Size:
+        """The shape of the output that the layer gives in the compressed network."""
+        shape = list(self.output.shape)
+        if self.left is not None:
+            shape[kind_of(self.module).channel_axis] = len(self.left)
+        return torch.Size(shape)
+
+    def outputs(self, positions: Positions) -> Tensor:
+        """What the layer should give at some positions, [R, F]."""
+        outputs = positions.outputs(self.output)
+        return outputs if self.left is None else outputs[:, self.left]
 
 
 def walk(original: Runner, compressed: Runner, images: Tensor, layers: Collection[str]) -> Iterator[Visit]:
@@ -93,8 +109,7 @@ def _visit(node: fx.Node, modules: Mapping[str, nn.Module], ours: Values, theirs
     after = following(node, modules)
     summands = (ours[after.partner], theirs[after.partner]) if after.partner in theirs else None
     name = str(node.target)
-    output = ours[node] if left is None else ours[node].index_select(kind_of(modules[name]).channel_axis, left)
-    return Visit(name, modules[name], theirs[input_of(node)], output, after, summands)
+    return Visit(name, modules[name], theirs[input_of(node)], ours[node], after, summands, left)
 
 
 def input_of(node: fx.Node) -> fx.Node:

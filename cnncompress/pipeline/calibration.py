@@ -27,6 +27,8 @@ from cnncompress.terminal.console import LOG
 
 STATISTICS = "statistics.safetensors"
 ACTIVATION_VALUES = 2**28  # of the images that a correction looks at, in the largest layer: 1 GiB in float32
+UNSEEN_STEP = 4  # one of so many images is left out of the statistics where a selection of channels has few of them
+MANY_IMAGES = 10  # of a class: with as many, what is left out would help more in the statistics
 EVALUATION_SHARE = 0.5  # of a set without training images: the rest is for calibration
 
 
@@ -35,20 +37,28 @@ class CalibrationSet:
     """Images to calibrate on: `indices` among the `images`, spread evenly, and which of them a correction looks at.
 
     `held` are positions in `indices`, spread evenly: all of them, or as many as the largest activation allows. The
-    answers of a network are compared on some of these in turn (`divergence.to_check`).
+    answers of a network are compared on some of these in turn (`divergence.to_check`). The positions of `unseen` are
+    left out of the statistics.
     """
 
     images: Images
     indices: tuple[int, ...]
     held: frozenset[int]
     fingerprint: str
+    unseen: frozenset[int] = frozenset()
+
+    @property
+    def seen(self) -> tuple[int, ...]:
+        """The positions in `indices` of the images that statistics are from."""
+        return tuple(position for position in range(len(self.indices)) if position not in self.unseen)
 
 
 @dataclasses.dataclass(frozen=True)
 class Calibration:
     """Statistics by layer with their cache key, the images [n, c, H, W] that corrections look at, and what to say.
 
-    `answers` are the original's to some of the images, once they were asked for. `source` is the file that the
+    `unseen` are those among the images that the statistics are not from, None where they are from all. `answers` are
+    the original's to some of the unseen images, or of all, once they were asked for. `source` is the file that the
     statistics were read from, None where they were collected.
     """
 
@@ -58,6 +68,7 @@ class Calibration:
     notes: tuple[Note, ...] = ()
     answers: Answers | None = None
     source: Path | None = None
+    unseen: Tensor | None = None
 
 
 def with_gradients(asked: FitAsked, network: nn.Module, example: Tensor) -> tuple[FitAsked, tuple[Note, ...]]:
@@ -80,14 +91,32 @@ def apart(data: Data | None, asked: FitAsked) -> Data | None:
     return split(data, EVALUATION_SHARE, asked.seed)
 
 
-def calibration_set(data: Data | None, asked: FitAsked, calls: Mapping[str, Call]) -> CalibrationSet:
-    """The images that statistics, corrections and comparisons of answers are from; UsageError where there are none."""
+def calibration_set(
+    data: Data | None, asked: FitAsked, calls: Mapping[str, Call], unseen: bool = False
+) -> CalibrationSet:
+    """The images that statistics, corrections and comparisons of answers are from; UsageError where there are none.
+
+    With `unseen` answers are compared on images that the statistics are not from, where there are few of a class.
+    """
     if data is None or data.train is None:
         what = f"metric {asked.metric}" if asked.guided else f"--correct {asked.correct}"
         raise UsageError(f"{what} needs calibration images; give --data FOLDER, cifar10:ROOT or digits")
     indices = evenly(len(data.train), asked.calibration_images)
     held = evenly(len(indices), most_images(calls)) if asked.looks_at_images else []
-    return CalibrationSet(data.train, tuple(indices), frozenset(held), data.fingerprint)
+    apart = unseen and asked.guided and asked.corrected and few(len(indices), calls)
+    left_out = left_out_of(held) if apart else ()
+    return CalibrationSet(data.train, tuple(indices), frozenset(held), data.fingerprint, frozenset(left_out))
+
+
+def few(images: int, calls: Mapping[str, Call]) -> bool:
+    """Whether so many images are few of each class: channels that only some classes use then look useless."""
+    last = max(calls.values(), key=lambda call: call.order, default=None)
+    return last is not None and images < MANY_IMAGES * last.spec.out_channels
+
+
+def left_out_of(images: Sequence[int]) -> list[int]:
+    """Every `UNSEEN_STEP`-th of some images: those that show what a fit to the statistics of the others does."""
+    return list(images[UNSEEN_STEP - 1 :: UNSEEN_STEP])
 
 
 def most_images(calls: Mapping[str, Call]) -> int:
@@ -119,22 +148,27 @@ def calibrate(
     are read that are held. A metric that needs nothing has no statistics.
     """
     guided, key, statistics, source = asked.guided, "", None, None
+    seen = [chosen.indices[position] for position in chosen.seen]
     if guided:
-        wanted = {"metric": asked.metric, "images": list(chosen.indices), "seed": asked.seed, "layers": list(layers)}
+        wanted = {"metric": asked.metric, "images": seen, "seed": asked.seed, "layers": list(layers)}
         key = statistics_key(subject.network, chosen.fingerprint, wanted)
         statistics, source = _stored(caches, key)
+    dtype = input_dtype(subject.network)
     if statistics is None and guided:
-        held = _Held(chosen, read, input_dtype(subject.network))
+        held = _Held(chosen, read, dtype)
         statistics = collect_statistics(
             subject.network, held, asked.metric, layers=layers, seed=asked.seed, device=resolve_device(read.device)
         )
         subject.network.to("cpu")
         images = held.images()
     else:
-        images = _read_held(chosen, read, input_dtype(subject.network))
+        images = _read(chosen, chosen.held - chosen.unseen, read, dtype)
+    unseen = _read(chosen, chosen.unseen, read, dtype)
+    images = torch.cat([part for part in (images, unseen) if part is not None]) if chosen.held else None
     statistics = statistics or {}
     told = [] if source is None else [f"the statistics are those in {source}"]
-    return Calibration(statistics, images, key, notes("calibration", *told, *remarks(statistics)), source=source)
+    said = notes("calibration", *told, *remarks(statistics))
+    return Calibration(statistics, images, key, said, source=source, unseen=unseen)
 
 
 def _stored(caches: Sequence[Path], key: str) -> tuple[dict[str, LayerStatistics] | None, Path | None]:
@@ -151,7 +185,8 @@ class _Held:
 
     def __init__(self, chosen: CalibrationSet, read: ImagesAsked, dtype: torch.dtype) -> None:
         self.held, self.dtype = chosen.held, dtype
-        self.loader = _loader(chosen, read, chosen.indices)
+        self.seen = chosen.seen
+        self.loader = _loader(chosen, read, [chosen.indices[position] for position in self.seen])
         self.parts: list[Tensor] = []
 
     def __len__(self) -> int:
@@ -159,7 +194,7 @@ class _Held:
 
     def __iter__(self) -> Iterator[Any]:
         for batch, positions in self.loader.numbered():
-            kept = [place for place, position in enumerate(positions) if position in self.held]
+            kept = [place for place, position in enumerate(positions) if self.seen[position] in self.held]
             if kept:
                 self.parts.append(read_batch(batch, self.dtype, labels=False)[0][kept])
             yield batch
@@ -169,11 +204,12 @@ class _Held:
         return torch.cat(self.parts) if self.parts else None
 
 
-def _read_held(chosen: CalibrationSet, read: ImagesAsked, dtype: torch.dtype) -> Tensor | None:
-    """The images that are held, and no others; None where there are none."""
-    loader = _loader(chosen, read, [chosen.indices[position] for position in sorted(chosen.held)])
-    parts = [read_batch(batch, dtype, labels=False)[0] for batch in loader] if chosen.held else []
-    return torch.cat(parts) if parts else None
+def _read(chosen: CalibrationSet, positions: Collection[int], read: ImagesAsked, dtype: torch.dtype) -> Tensor | None:
+    """The images at some positions and no others, [n, c, H, W]; None where there are none."""
+    if not positions:
+        return None
+    loader = _loader(chosen, read, [chosen.indices[position] for position in sorted(positions)])
+    return torch.cat([read_batch(batch, dtype, labels=False)[0] for batch in loader])
 
 
 def _loader(chosen: CalibrationSet, read: ImagesAsked, indices: Any) -> Loader:

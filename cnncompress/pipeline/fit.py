@@ -43,10 +43,14 @@ class Fitted:
 
 
 def answers_of(subject: Subject, calibration: Calibration) -> Answers:
-    """The original's answers to some of the calibration images: those that are known, or new ones."""
+    """The original's answers to some of the calibration images: those that are known, or new ones.
+
+    They are to images that the statistics have not seen, where there are such.
+    """
     if calibration.answers is not None:
         return calibration.answers
-    return Answers(subject.network, to_check(_images(calibration), subject.cost.total_macs))
+    images = _images(calibration) if calibration.unseen is None else calibration.unseen
+    return Answers(subject.network, to_check(images, subject.cost.total_macs))
 
 
 def _images(calibration: Calibration) -> Tensor:

@@ -11,7 +11,7 @@ from cnncompress.network.compressed import Compressed
 from cnncompress.network.memory_format import memory_format_of
 from cnncompress.network.subject import look_at
 from cnncompress.pipeline.asked import FitAsked, LayersAsked
-from cnncompress.pipeline.calibration import Calibration, with_gradients
+from cnncompress.pipeline.calibration import Calibration, few, left_out_of, with_gradients
 from cnncompress.pipeline.fit import answers_of, fit
 from cnncompress.pipeline.guard import Guard
 from cnncompress.planning import (
@@ -39,10 +39,13 @@ def compress_network(
     choices, reasons = choices_of(subject, *asked.rules(seed), asked.layers, asked.skip)
     names = list(choices)
     how, _ = with_gradients(FitAsked(GUIDED, "refit", seed=seed, metric_assumed=True), network, images[:1])
+    selecting = any(choice.selects for choice in choices.values())
+    apart = left_out_of(range(len(images))) if selecting and few(len(images), subject.calls) else []
+    seen = images[[i for i in range(len(images)) if i not in apart]] if apart else images
     statistics = collect_statistics(
-        network, [images], how.metric, layers=in_need_of_statistics(names, subject), seed=seed
+        network, [seen], how.metric, layers=in_need_of_statistics(names, subject), seed=seed
     )
-    calibration = Calibration(statistics, images)
+    calibration = Calibration(statistics, images, unseen=images[apart] if apart else None)
     guide = Guide(how.metric, statistics, answers_of(subject, calibration))
     candidates, own = make_candidates(subject, choices, guide, multiple=asked.multiple), memory_format_of(network)
     guard = Guard(candidates, {own: network}, TimingSetting(), own, Steps())

@@ -62,20 +62,28 @@ class Planning:
         return self.planner.notes(plan) if isinstance(self.planner, Guard) else ()
 
 
-def calibrated(work: Work, layers: Collection[str], steps: Steps) -> Calibration:
-    """The statistics of some layers and the images to correct on, as far as the job needs them."""
+def calibrated(work: Work, layers: Collection[str], steps: Steps, unseen: bool = False) -> Calibration:
+    """The statistics of some layers and the images to correct on, as far as the job needs them.
+
+    `unseen` is that of `calibration_set`.
+    """
     asked, subject = work.job.fit, work.subject
     if not asked.calibrated:
         return Calibration()
-    chosen = calibration_set(work.data, asked, subject.calls)
+    chosen = calibration_set(work.data, asked, subject.calls, unseen)
     told = steps("calibrate", f"collect the statistics of {counted(len(layers), 'layer')}")
     with told if asked.guided else nullcontext():
         return calibrate(subject, chosen, asked, layers, work.job.images, work.caches)
 
 
 def calibrated_for_all(work: Work, steps: Steps) -> Calibration:
-    """As `calibrated`, for every layer that may change: what a budget chooses from."""
-    return calibrated(work, in_need_of_statistics(work.choices, work.subject), steps)
+    """As `calibrated`, for every layer that may change: what a budget chooses from.
+
+    Where channels are selected from few images, answers are compared on images of their own: what a cut costs does not
+    show on those that chose it.
+    """
+    selecting = any(choice.selects for choice in work.choices.values())
+    return calibrated(work, in_need_of_statistics(work.choices, work.subject), steps, selecting)
 
 
 def prepare_planning(work: Work, calibration: Calibration, steps: Steps) -> Planning:

@@ -13,15 +13,17 @@ from torchvision.models import resnet18, resnet50
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from cnncompress.correction.following import following
-from cnncompress.correction.walk import network_order, walk
+from cnncompress.correction.target import Positions
+from cnncompress.correction.walk import Visit, network_order, walk
 from cnncompress.fitting import decompose
 from cnncompress.network.copying import clone
 from cnncompress.network.graph import Runner, trace_graph
+from cnncompress.network.kinds import kind_of, spec_of
 from cnncompress.network.layers import layers_of
 from cnncompress.planning import plan
 from tests.correction.fits import side_by_side
 from tests.correction.networks import Concat, Opaque, Residual, Then, Tokens, images, made, plain
-from tests.decompositions.helpers import randomize
+from tests.decompositions.helpers import randn, randomize
 
 NETWORKS = {"residual": Residual, "concat": Concat, "tokens": Tokens, "plain": plain}
 
@@ -330,3 +332,16 @@ def test_a_graph_that_gives_something_else_is_not_followed():
     model = made(Suspicious())
     assert trace_graph(model) is not None
     assert trace_graph(model, images()) is None
+
+
+@pytest.mark.parametrize("linear", [False, True])
+def test_outputs_of_a_layer_that_gives_fewer_channels_are_those_that_are_left(linear):
+    full, small = (nn.Linear(4, n) if linear else nn.Conv2d(4, n, 1) for n in (6, 3))
+    x, left = randn(2, 5, 4) if linear else randn(2, 4, 3, 3), torch.tensor([1, 2, 5])
+    y = full.double()(x).detach()
+    wanted = y[..., left] if linear else y[:, left]
+    visit = Visit("layer", small, x, y, left=left)
+    positions = Positions(kind_of(small), spec_of(small), torch.tensor([0, 4, 9]))
+    assert visit.shape == wanted.shape
+    assert torch.equal(visit.outputs(positions), positions.outputs(wanted))
+    assert torch.equal(Visit("layer", full, x, y).outputs(positions), positions.outputs(y))

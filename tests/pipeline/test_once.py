@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from cnncompress.api import run_decompose
+from cnncompress.chains.spec import Call, ConvSpec
 from cnncompress.config import DecomposeSettings
 from cnncompress.correction import blocks, sequential
 from cnncompress.data import Images
@@ -112,6 +113,39 @@ def test_a_correction_looks_at_images_of_the_statistics(monkeypatch, limit, held
     seen = torch.cat([batch[0] for batch in passing])
     assert seen[:, 0, 0, 0].tolist() == [0, 3, 6, 9, 12]
     assert passing.images()[:, 0, 0, 0].tolist() == held
-    again = calibration._read_held(chosen, ImagesAsked(batch_size=2), torch.float32)
+    again = calibration._read(chosen, chosen.held, ImagesAsked(batch_size=2), torch.float32)
     assert torch.equal(again, passing.images())
     assert isinstance(chosen, CalibrationSet)
+
+
+def test_images_that_show_what_a_cut_costs_are_not_in_the_statistics(monkeypatch):
+    """Every fourth of the images that are held; a correction looks at those of the statistics and at these."""
+    monkeypatch.setattr(calibration, "most_images", lambda calls: 100)
+    data = type("D", (), {"train": Recorded(10), "fingerprint": "f"})
+    asked, read = FitAsked("data-covariance", "refit", calibration_images=10), ImagesAsked(batch_size=3)
+    calls = {"last": Call(0, ConvSpec(1, 2, linear=True), ((1, 1),))}
+    chosen = calibration.calibration_set(data, asked, calls, unseen=True)
+    assert chosen.unseen == {3, 7}
+    seen: list[float] = []
+
+    def collected(network, loader, metric, **settings):
+        seen.extend(float(x[0, 0, 0]) for batch in loader for x in batch[0])
+        return {}
+
+    monkeypatch.setattr(calibration, "collect_statistics", collected)
+    subject = type("S", (), {"network": torch.nn.Conv2d(1, 1, 1)})
+    made = calibration.calibrate(subject, chosen, asked, [], read, ())
+    assert seen == [0, 1, 2, 4, 5, 6, 8, 9]
+    assert made.unseen[:, 0, 0, 0].tolist() == [3, 7]
+    assert sorted(made.images[:, 0, 0, 0].tolist()) == list(range(10))
+    assert not calibration.calibration_set(data, asked, calls).unseen
+    assert not calibration.calibration_set(data, FitAsked("frobenius", "refit"), calls, unseen=True).unseen
+
+
+@pytest.mark.parametrize(("images", "classes", "few"), [(250, 1000, True), (19, 2, True), (20, 2, False)])
+def test_images_are_few_where_a_class_has_fewer_than_ten(images, classes, few):
+    calls = {
+        "first": Call(0, ConvSpec(3, 4000), ((1, 1),)),
+        "last": Call(1, ConvSpec(8, classes, linear=True), ((1, 1),)),
+    }
+    assert calibration.few(images, calls) == few

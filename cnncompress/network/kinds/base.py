@@ -99,7 +99,7 @@ class LayerKind(ABC):
 
     def rows(self, y: Tensor, spec: ConvSpec) -> Tensor:
         """An output, or a gradient at it, as one row [F] for each position, in float32 or float64."""
-        return precise(y.movedim(self.channel_axis, -1).reshape(-1, spec.out_channels))
+        return precise(y.movedim(self.channel_axis, -1).reshape(-1, y.shape[self.channel_axis]))
 
     def outputs(self, y: Tensor, spec: ConvSpec, index: Tensor) -> Tensor:
         """The outputs [R, F] at the positions `index` [R], counted as in `patches`."""
