@@ -114,7 +114,7 @@ def test_linear_on_any_leading_shape(shape):
 
 
 @pytest.mark.parametrize("metric", METRIC_NAMES)
-@pytest.mark.parametrize("method", [v for v in VARIANTS if v != DESCENT])
+@pytest.mark.parametrize("method", with_slow([v for v in VARIANTS if v != DESCENT], ITERATIVE))
 @pytest.mark.parametrize("seed", range(3))
 def test_planted_structure_is_recovered(method, seed, metric):
     """Random kernels in the method's own chain of low rank: the fit finds a chain with the same kernel.
@@ -165,7 +165,7 @@ def test_full_rank_is_exact_in_every_metric(method, metric):
         assert relative(extract_groups(compose(decision.chain, kernels), spec.groups), weight) < 1e-9
 
 
-@pytest.mark.parametrize("method", VARIANTS)
+@pytest.mark.parametrize("method", with_slow(VARIANTS, ITERATIVE))
 @given(layer=helpers.convolutions())
 @settings(few, max_examples=12)
 def test_error_does_not_rise_with_the_rank_and_is_never_above_one(method, layer):

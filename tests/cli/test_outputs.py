@@ -13,6 +13,7 @@ import pytest
 
 from cnncompress.files.place import FILES
 from tests.cli.conftest import listing
+from tests.marks import with_slow
 
 DECOMPOSE = ["decompose", "digits_vgg", "--rank", "4", "--out"]
 
@@ -161,7 +162,7 @@ def small_disk(request, cli):
         yield
 
 
-@pytest.mark.parametrize("room", ["small_disk", "small_files"])
+@pytest.mark.parametrize("room", with_slow(["small_disk", "small_files"], ["small_disk"]))
 def test_a_full_disk(room, saved, refused, request):
     request.getfixturevalue(room)
     full = "space left|File too large"

@@ -11,6 +11,7 @@ from cnncompress import __version__
 from cnncompress.cli import COMMANDS
 from cnncompress.cli import cli as group
 from cnncompress.cli.frame import GROUPS
+from tests.marks import with_slow
 
 WITHOUT = """
 import sys
@@ -148,7 +149,7 @@ def test_every_help_has_groups_and_an_example_that_parses(name, done):
         command.make_context(name, args, parent=click.Context(group, **group.context_settings))
 
 
-@pytest.mark.parametrize("where", ["before", "after"])
+@pytest.mark.parametrize("where", with_slow(["before", "after"], ["after"]))
 def test_quiet_and_verbose_go_before_or_after_the_command(where, saved, cli):
     for flag, lines in (("-q", 0), ("-v", 3)):
         args = ["profile", saved, flag] if where == "after" else [flag, "profile", saved]

@@ -102,6 +102,7 @@ def test_planted_colours_are_found(C, F, colours):
     assert torch.equal(found[:, None] == found, owner[:, None] == owner)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("metric", METRIC_NAMES)
 @pytest.mark.parametrize(("C", "F", "colours"), [(3, 24, 4), (16, 30, 5)])
 def test_planted_colours_are_found_under_every_metric(C, F, colours, metric):

@@ -61,6 +61,7 @@ def test_the_average_by_hand():
     assert float(model.weight.detach()) == 3.0
 
 
+@pytest.mark.slow
 def test_the_average_is_what_is_kept_and_it_resumes(tmp_path):
     straight, resumed = network(), network()
     expected = tune(tmp_path / "a", straight, ema=0.9)

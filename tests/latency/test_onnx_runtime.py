@@ -73,6 +73,7 @@ def test_networks_of_other_precisions():
     assert (found.setting.dtype, found.setting.memory_format) == ("float32", "")
 
 
+@pytest.mark.slow
 def test_what_it_cannot_run_is_said_in_one_line():
     class Loop(nn.Module):
         def forward(self, x):
