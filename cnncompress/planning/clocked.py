@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -11,7 +12,7 @@ from cnncompress.decompositions import Decomposition
 from cnncompress.latency.curves import Timed
 from cnncompress.latency.table import LatencyTable
 
-CLOCKINGS = 4  # measurements of the whole network, at most
+CLOCKINGS = 6  # measurements of the whole network, at most
 CLOSE_SHARE = 0.02  # of its time: a smaller difference is noise
 LARGEST_FACTOR = 2.0  # what one measurement may change the times of chains by
 
@@ -33,12 +34,16 @@ class Sums:
 
 @dataclass(frozen=True)
 class Scaled:
-    """The times of a table, those of all layers `scale` times as long, those of chains `slower` times more."""
+    """The times of a table, those of all layers `scale` times as long, those of chains `slower` times more.
+
+    With the factors `between` in the place of `slower`, a plan took longer than predicted, and not as long.
+    """
 
     table: LatencyTable
     scale: float = 1.0
     slower: float = 1.0
     scaled: bool = False
+    between: tuple[float, float] = (0.0, math.inf)
 
     def dense(self, call: Call) -> float:
         """As that of the table."""
@@ -59,15 +64,24 @@ class Scaled:
         """The times in which the plan of `sums` takes what was measured; None where they tell so already.
 
         Where layers were not seen within the network, their share of its time is not known, and is corrected first.
+        A factor that would go back to where plans took too long, or too little, is halfway between them instead: chains
+        of several kinds may be off by several factors, and which of them a plan has changes with this one.
         """
         if not sums.chains or abs(measured / sums.predicted - 1) <= CLOSE_SHARE:
             return None
         saved, factor = sums.network - sums.predicted, 1.0
         if not self.table.seen and not self.scaled and saved > 0 and measured < sums.network:
             factor = min((sums.network - measured) / saved, sums.network / sums.layers)
+            low, high = 0.0, math.inf
+        elif measured > sums.predicted:
+            low, high = max(self.between[0], self.slower), self.between[1]
+        else:
+            low, high = self.between[0], min(self.between[1], self.slower)
         wrong = (measured - (sums.network - factor * saved)) / (factor * sums.chains)
         slower = self.slower * min(max(1 + wrong, 1 / LARGEST_FACTOR), LARGEST_FACTOR)
-        return replace(self, scale=factor * self.scale, slower=slower, scaled=True)
+        if not low < slower < high:
+            slower = math.sqrt(low * high)
+        return replace(self, scale=factor * self.scale, slower=slower, scaled=True, between=(low, high))
 
 
 def best_of(plans: Sequence[Plan], share: float) -> Plan | None:
