@@ -12,7 +12,7 @@ from cnncompress.decompositions import Decomposition
 from cnncompress.latency.curves import Timed
 from cnncompress.latency.table import LatencyTable
 
-CLOCKINGS = 6  # measurements of the whole network, at most
+CLOCKINGS = 8  # measurements of the whole network, at most
 CLOSE_SHARE = 0.02  # of its time: a smaller difference is noise
 LARGEST_FACTOR = 2.0  # what one measurement may change the times of chains by
 
@@ -85,6 +85,9 @@ class Scaled:
 
 
 def best_of(plans: Sequence[Plan], share: float) -> Plan | None:
-    """Of plans whose time was measured the one with the least predicted loss in a share of it; None without any."""
+    """Of plans whose time was measured the one with the least predicted loss in a share of it, None without any.
+
+    Of equal ones it is the fastest.
+    """
     within = [plan for plan in plans if plan.achieved["latency"] <= share * (1 + CLOSE_SHARE)]
-    return min(within, key=lambda plan: sum(plan.rises.values()), default=None)
+    return min(within, key=lambda plan: (sum(plan.rises.values()), plan.achieved["latency"]), default=None)
