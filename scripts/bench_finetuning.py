@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 
 import torch
-from benchlib import RESULTS, Table, markdown
+from benchlib import Table, markdown, table_parser
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
@@ -93,13 +93,11 @@ def show(table: Table) -> None:
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = table_parser(__doc__)
     options.add_argument("--model")
     options.add_argument("--weights")
     options.add_argument("--data")
     options.add_argument("--threads", type=int, default=1)
-    options.add_argument("--results", type=Path, default=RESULTS)
-    options.add_argument("--show", action="store_true")
     args = options.parse_args()
     path = args.results / "finetuning_speed.csv"
     if not args.show:

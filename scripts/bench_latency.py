@@ -11,12 +11,10 @@ plans at once (`seconds` tells how long planning took in this one).
 
 from __future__ import annotations
 
-import argparse
 import time
-from pathlib import Path
 
 import torch
-from benchlib import RESULTS, Table, markdown
+from benchlib import Table, markdown, table_parser
 
 import cnncompress as cc
 from cnncompress.chains.plan import Budget, Plan
@@ -109,13 +107,11 @@ def show(table: Table) -> None:
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = table_parser(__doc__)
     options.add_argument("--networks", nargs="+", default=NETWORKS)
     options.add_argument("--batches", nargs="+", type=int, default=(1, 8))
     options.add_argument("--threads", type=int, default=2)
     options.add_argument("--budget", type=float, default=0.6)
-    options.add_argument("--results", type=Path, default=RESULTS)
-    options.add_argument("--show", action="store_true")
     args = options.parse_args()
     table = Table(args.results / "latency.csv", KEYS, COLUMNS)
     for name in () if args.show else args.networks:

@@ -12,14 +12,13 @@ network that was never compressed. Rows go to `results/schedules.csv`; a row tha
 
 from __future__ import annotations
 
-import argparse
 import copy
 import tempfile
 import time
 from pathlib import Path
 
 import torch
-from benchlib import RESULTS, Table, markdown
+from benchlib import Table, markdown, table_parser
 from torch import nn
 
 import cnncompress as cc
@@ -106,7 +105,7 @@ def show(table: Table) -> None:
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = table_parser(__doc__)
     options.add_argument("run", type=Path, nargs="?")
     options.add_argument("--data")
     options.add_argument("--images", type=int, default=3000)
@@ -115,8 +114,6 @@ def main() -> None:
     options.add_argument("--augment", default="standard")
     options.add_argument("--rates", type=float, nargs="+", default=[0.0])
     options.add_argument("--epochs", type=int, nargs="+", default=[1])
-    options.add_argument("--results", type=Path, default=RESULTS)
-    options.add_argument("--show", action="store_true")
     args = options.parse_args()
     torch.set_num_threads(1)
     table = Table(args.results / "schedules.csv", KEYS, COLUMNS)

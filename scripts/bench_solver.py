@@ -11,11 +11,9 @@ Costs are those of the chains. Errors are drawn: each method of a layer sees sin
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import benchlib
 import numpy as np
@@ -37,13 +35,12 @@ Curve = tuple[np.ndarray, np.ndarray]  # costs [candidates, (macs, params)], err
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = benchlib.bare_parser(__doc__)
     options.add_argument("model", nargs="?", default="resnet152", help="a torchvision classifier")
     options.add_argument("--limits", action="append", help="macs, params or macs,params [default: the first and last]")
     options.add_argument("--budgets", type=float, nargs="+", default=[0.3, 0.4, 0.5, 0.6, 0.7, 0.8])
     options.add_argument("--repeats", type=int, default=5)
     options.add_argument("--seed", type=int, default=0)
-    options.add_argument("--results", type=Path, default=benchlib.RESULTS)
     args = options.parse_args()
     with torch.device("meta"):
         calls = trace(torchvision.models.get_model(args.model, weights=None), torch.zeros(1, 3, 224, 224))

@@ -18,7 +18,7 @@ import math
 from pathlib import Path
 
 import torch
-from benchlib import RESULTS, Table, markdown
+from benchlib import Table, markdown, table_parser
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -105,15 +105,13 @@ def show(table: Table) -> None:
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = table_parser(__doc__)
     options.add_argument("run", type=Path, nargs="?")
     options.add_argument("--data")
     options.add_argument("--images", type=int, default=4000)
     options.add_argument("--rates", type=float, nargs="+", default=[0.001, 0.01])
     options.add_argument("--decays", type=float, nargs="+", default=[1e-4, 1e-2])
     options.add_argument("--seed", type=int, default=0)
-    options.add_argument("--results", type=Path, default=RESULTS)
-    options.add_argument("--show", action="store_true")
     args = options.parse_args()
     path = args.results / "weight_decay.csv"
     if not args.show:

@@ -89,9 +89,23 @@ class Bench:
         return [n for n, s in specs.items() if s.kernel_size == (3, 3) and s.in_channels > 3]
 
 
+def bare_parser(description: str | None) -> argparse.ArgumentParser:
+    """The option that all benchmarks have."""
+    options = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--results", type=Path, default=RESULTS, help="folder for the CSV and the plot")
+    return options
+
+
+def table_parser(description: str | None) -> argparse.ArgumentParser:
+    """The options of benchmarks whose table can be shown without a run."""
+    options = bare_parser(description)
+    options.add_argument("--show", action="store_true", help="only show the table")
+    return options
+
+
 def parser(description: str | None) -> argparse.ArgumentParser:
     """The options that all benchmarks of a pretrained network have."""
-    options = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = bare_parser(description)
     options.add_argument("model", help="as for `cnncompress decompose`")
     options.add_argument("--weights", default="DEFAULT")
     options.add_argument("--data", required=True)
@@ -101,7 +115,6 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     options.add_argument("--calibration-images", type=int, default=1000)
     options.add_argument("--images", type=int, help="evaluate on so many of the held-out images [default: all]")
     options.add_argument("--cache", type=Path, default=Path("build/bench"), help="folder for statistics")
-    options.add_argument("--results", type=Path, default=RESULTS, help="folder for the CSV and the plot")
     return options
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from cnncompress.correction.target import Positions
 from cnncompress.network.graph import Lifetimes, Runner, Values
 from cnncompress.network.kinds import called_with, is_layer, kind_of
 from cnncompress.network.operations import ACTIVATIONS, NORMS
+from cnncompress.network.partial import first_call
 from cnncompress.network.run import inference
 
 NOTHING = Following()
@@ -143,10 +144,6 @@ def _take(node: fx.Node, modules: Mapping[str, nn.Module], done: dict[fx.Node, N
 # --- without a graph ---
 
 
-class _Reached(Exception):  # noqa: N818
-    """Ends a forward pass early."""
-
-
 def one_by_one(original: nn.Module, compressed: nn.Module, images: Tensor, layers: Collection[str]) -> Iterator[Visit]:
     """The first calls of `layers` on `images`, each from forward passes of its own, without what comes after them."""
     for layer in layers:
@@ -156,16 +153,6 @@ def one_by_one(original: nn.Module, compressed: nn.Module, images: Tensor, layer
 
 def values_at(model: nn.Module, name: str, images: Tensor) -> tuple[Tensor, Tensor]:
     """Input and output of a layer's first call on `images`."""
-    values: list[tuple[Tensor, Tensor]] = []
-
-    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
-        values.append((called_with(args, kwargs), output))
-        raise _Reached
-
-    handle = model.get_submodule(name).register_forward_hook(hook, with_kwargs=True)
-    try:
-        with inference(model), suppress(_Reached):
-            model(images.clone())
-    finally:
-        handle.remove()
-    return values[0]
+    with inference(model):
+        args, kwargs, output = first_call(model, model.get_submodule(name), images)
+    return called_with(args, kwargs), output

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from cnncompress.network.partial import first_call
 from cnncompress.network.run import forward, inference
 
 MOST_TRIED = 32  # modules that may be such an end, from the last one on
@@ -26,10 +27,6 @@ class Call:
     output: Any = None
 
 
-class _Reached(Exception):  # noqa: N818
-    """The module whose output is wanted has been called."""
-
-
 class Prefix:
     """The part of a network up to the output of `end`, which is called once.
 
@@ -42,19 +39,8 @@ class Prefix:
 
     def output(self, images: Tensor) -> Tensor:
         """What `end` gives for images [n, c, H, W]; the network runs no further."""
-        found: list[Tensor] = []
-
-        def hook(module: nn.Module, args: Any, output: Tensor) -> None:
-            found.append(output)
-            raise _Reached
-
-        handle = self.end.register_forward_hook(hook)
-        try:
-            with suppress(_Reached):
-                self.network(images)
-        finally:
-            handle.remove()
-        return found[0]
+        output: Tensor = first_call(self.network, self.end, images).output
+        return output
 
     @contextmanager
     def given(self, output: Tensor) -> Iterator[None]:

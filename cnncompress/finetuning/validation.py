@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from cnncompress.data import make_loader
 from cnncompress.finetuning.distillation import Teacher, tallied
 from cnncompress.finetuning.settings import FinetuneSettings
-from cnncompress.network.evaluate import Evaluation, summarise
+from cnncompress.network.evaluate import Evaluation, are_right, summarise
 from cnncompress.network.processes import add_up, processes
 
 
@@ -32,6 +32,6 @@ def validated(
         return result
     marks = torch.zeros(len(images), dtype=torch.uint8)  # 0 for an image that nobody could read
     if kept:
-        marks[[mine[i] for i in loader.read]] = 1 + torch.cat(kept).byte()
+        marks[[mine[i] for i in loader.read]] = 1 + are_right(torch.cat(kept)).byte()
     marks = add_up(marks)
     return dataclasses.replace(result, hits=marks[marks > 0] == 2)

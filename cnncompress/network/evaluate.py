@@ -68,12 +68,11 @@ def tally(
     *,
     progress: bool = True,
     kept: list[Tensor] | None = None,
-    answers: list[Tensor] | None = None,
 ) -> Tensor:
     """Sums over batches as `inputs.read_batch` takes them: float64 [top-1 hits, top-5 hits, loss, images].
 
     The network is already on `device`; it is in eval mode meanwhile. Sums of parts of a data set may be added.
-    `kept` gets the top-1 hits of each batch, `answers` its labels and first guesses [n, 2].
+    `kept` gets the labels and first guesses [n, 2] of each batch.
     DataError for batches without labels.
     """
     dtype = input_dtype(model)
@@ -97,12 +96,15 @@ def tally(
             guesses = scores.topk(min(5, scores.shape[1])).indices
             hits = guesses == labels[:, None]
             if kept is not None:
-                kept.append(hits[:, 0].cpu())
-            if answers is not None:
-                answers.append(torch.stack([labels, guesses[:, 0]], 1).cpu())
+                kept.append(torch.stack([labels, guesses[:, 0]], 1).cpu())
             loss = F.cross_entropy(scores, labels, reduction="sum")
             sums += torch.stack([hits[:, 0].sum(), hits.sum(), loss, loss.new_tensor(len(labels))])
     return sums
+
+
+def are_right(answers: Tensor) -> Tensor:
+    """Whether each first guess is right, [n], of labels and first guesses [n, 2]."""
+    return answers[:, 0] == answers[:, 1]
 
 
 def summarise(sums: Tensor) -> Evaluation:
@@ -123,6 +125,6 @@ def evaluate(
     """
     model, device = network_of(model), resolve_device(device)
     kept: list[Tensor] = []
-    answers: list[Tensor] = []
-    result = summarise(tally(model.to(device), loader, device, progress=progress, kept=kept, answers=answers))
-    return replace(result, hits=torch.cat(kept), answers=torch.cat(answers))
+    result = summarise(tally(model.to(device), loader, device, progress=progress, kept=kept))
+    answers = torch.cat(kept)
+    return replace(result, hits=are_right(answers), answers=answers)

@@ -11,7 +11,7 @@ from cnncompress.network.operations import NORMS
 def normalised_layers(traced: Traced | None, network: nn.Module) -> set[str]:
     """Names of the modules whose output goes into a batch normalisation and nowhere else, at each of their calls.
 
-    None where the graph of the network is not known.
+    There are no names where the graph of the network is not known.
     """
     if traced is None:
         return set()

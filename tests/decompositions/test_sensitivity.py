@@ -16,6 +16,7 @@ from cnncompress.decompositions.refine import error_of, refine
 from cnncompress.decompositions.sensitivity import PRICE, Bounded, balanced, component_factors, price, sensitivity
 from cnncompress.metrics import REGISTRY, layer_metrics
 from tests.decompositions.helpers import made_up_statistics, randn, relative
+from tests.marks import with_slow
 from tests.orders import never_rises
 
 
@@ -80,7 +81,7 @@ def test_orthogonal_components_of_equal_size_have_a_relative_sensitivity_of_one(
     assert price(norm, 4) == pytest.approx(PRICE / sensitivity(squares(factors)))
 
 
-@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2, 3))])
+@pytest.mark.parametrize("seed", with_slow(range(4), (1, 2, 3)))
 def test_a_tensor_without_a_best_fit_of_its_rank_has_a_bounded_one(monkeypatch, seed):
     """Its components grow with the sweeps, and the error falls with them; not so where growing has a price."""
     monkeypatch.setattr(cp, "TOLERANCE", 0.0)

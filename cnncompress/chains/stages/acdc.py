@@ -11,6 +11,7 @@ from pydantic import model_validator
 
 from cnncompress.chains.stages.base import Pair, Stage, TensorSpec, register
 from cnncompress.chains.stages.convolution import Convolution, ConvSpec
+from cnncompress.chains.stages.within import WithinConvolution
 from cnncompress.files.reading import Schema
 from cnncompress.files.schemas import Channels
 
@@ -32,7 +33,7 @@ class AcdcSchema(Convolution):
 
 @register("acdc")
 @dataclass(frozen=True)
-class Acdc(Stage):
+class Acdc(WithinConvolution):
     """The pointwise convolution `whole`, whose weight is that of `depth` layers of `maths.acdc.acdc_matrix`.
 
     Its kernel is their diagonals [g·depth, 2, n], those of one group after another, with n the larger of C/g and F/g.
@@ -40,11 +41,9 @@ class Acdc(Stage):
     `whole` has more than one tap.
     """
 
-    whole: ConvSpec
     depth: int = 12
 
     kind = "acdc"
-    linear = False
     schema: ClassVar[type[Schema]] = AcdcSchema
     linear_kernel: ClassVar[bool] = False
     weight_decay: ClassVar[float | None] = 8.8e-6
@@ -54,26 +53,6 @@ class Acdc(Stage):
             raise ValueError(f"{self.depth} layers of diagonals are not {self.whole}")
 
     # --- costs and shapes ---
-
-    @property
-    def in_channels(self) -> int:
-        """Channels of the input."""
-        return self.whole.in_channels
-
-    @property
-    def out_channels(self) -> int:
-        """Filters."""
-        return self.whole.out_channels
-
-    @property
-    def groups(self) -> int:
-        """Parts of the channels, with diagonals of their own."""
-        return self.whole.groups
-
-    @property
-    def bias(self) -> bool:
-        """True where the convolution has one."""
-        return self.whole.bias
 
     @property
     def width(self) -> int:
@@ -100,10 +79,6 @@ class Acdc(Stage):
         """Those of the fast transforms, where these are fewer than the plain convolution's (from 603 channels on)."""
         height, width = self.output_size(size)
         return min(self.macs(size), self.groups * fast_macs(self.width, self.depth) * height * width)
-
-    def output_size(self, size: Pair) -> Pair:
-        """Height and width of the output for an input of height and width `size`."""
-        return self.whole.output_size(size)
 
     # --- its module ---
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from cnncompress.chains.stages.base import Pair, Stage, TensorSpec, as_pairs, register
+from cnncompress.chains.stages.base import Pair, TensorSpec, as_pairs, register
 from cnncompress.chains.stages.convolution import Convolution, ConvSpec
+from cnncompress.chains.stages.within import WithinConvolution
 from cnncompress.files.reading import Schema
 from cnncompress.files.schemas import Channels, Extents, Paddings
 
@@ -49,7 +50,7 @@ class Branch:
 
 @register("parallel")
 @dataclass(frozen=True)
-class Parallel(Stage):
+class Parallel(WithinConvolution):
     """Convolutions of the same input whose outputs follow on each other, in each group.
 
     `whole` is the geometry of the one convolution that does the same: its kernel [F, C/g, kh, kw] has room for the
@@ -57,11 +58,9 @@ class Parallel(Stage):
     ValueError where a branch does not fit into the whole.
     """
 
-    whole: ConvSpec
     branches: tuple[Branch, ...]
 
     kind = "parallel"
-    linear = False
     schema: ClassVar[type[Schema]] = ParallelSchema
     free_inputs: ClassVar[bool] = True
 
@@ -86,26 +85,6 @@ class Parallel(Stage):
     # --- costs and shapes ---
 
     @property
-    def in_channels(self) -> int:
-        """Channels of the input."""
-        return self.whole.in_channels
-
-    @property
-    def out_channels(self) -> int:
-        """Filters of all branches."""
-        return self.whole.out_channels
-
-    @property
-    def groups(self) -> int:
-        """The number of groups, the same in every branch."""
-        return self.whole.groups
-
-    @property
-    def bias(self) -> bool:
-        """True where every branch has one."""
-        return self.whole.bias
-
-    @property
     def weight_shape(self) -> tuple[int, int, int, int]:
         """`(F, C/g, kh, kw)` of the whole kernel."""
         return self.whole.weight_shape
@@ -125,10 +104,6 @@ class Parallel(Stage):
         """Multiply-accumulates of all branches for an input of height and width `size`."""
         height, width = self.output_size(size)
         return self.weights * height * width
-
-    def output_size(self, size: Pair) -> Pair:
-        """Height and width of every branch's output for an input of height and width `size`."""
-        return self.whole.output_size(size)
 
     # --- its module ---
 
