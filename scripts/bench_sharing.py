@@ -1,6 +1,6 @@
 """Two runs on one machine: what they take side by side, as a share of what one takes alone.
 
-    python scripts/bench_sharing.py [--work forward train plan] [--rounds 5] [--also OMP_WAIT_POLICY=PASSIVE ...]
+    python scripts/bench_sharing.py [--work forward train plan compress] [--rounds 5] [--also OMP_WAIT_POLICY=PASSIVE ...]
 
 A fair half of the machine is a ratio of 2. Every kind of work runs as cnncompress sets up its threads, as torch does
 where it is imported first, and with each of the environments in `--also`; the settings take turns, so that a slow
@@ -63,7 +63,18 @@ def plan() -> Callable[[], object]:
     return lambda: cc.plan(model, image, layers=["layer2.*"], budget=cc.Budget(macs=0.9))
 
 
-WORK = {"forward": forward, "train": train, "plan": plan}
+def compress() -> Callable[[], object]:
+    """A whole job but for timings, which want the machine alone: statistics, candidates, a plan, its correction."""
+    import torch
+
+    import cnncompress as cc
+
+    loaded = cc.load_model("digits_vgg")
+    images = torch.cat([x for x, _ in cc.make_loader(cc.load_data("digits", loaded.preprocessing, 10).train, 64)])[:500]
+    return lambda: cc.compress(loaded.model, images, cc.Budget(macs=0.5), allow_slower=True)
+
+
+WORK = {"forward": forward, "train": train, "plan": plan, "compress": compress}
 
 
 def child(work: str, first: str) -> None:
