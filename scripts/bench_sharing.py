@@ -1,6 +1,7 @@
 """Two runs on one machine: what they take side by side, as a share of what one takes alone.
 
-    python scripts/bench_sharing.py [--work forward train plan compress] [--rounds 5] [--also OMP_WAIT_POLICY=PASSIVE ...]
+    python scripts/bench_sharing.py [--work forward train plan compress] [--rounds 5]
+        [--also OMP_WAIT_POLICY=PASSIVE ...]
 
 A fair half of the machine is a ratio of 2. Every kind of work runs as cnncompress sets up its threads, as torch does
 where it is imported first, and with each of the environments in `--also`; the settings take turns, so that a slow

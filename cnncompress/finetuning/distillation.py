@@ -15,6 +15,7 @@ from cnncompress.files.tensorfile import digest_of
 from cnncompress.finetuning.attention import attention, places, watched
 from cnncompress.network.evaluate import tally
 from cnncompress.network.inputs import input_dtype, read_batch
+from cnncompress.network.parts import parts
 from cnncompress.network.run import forward, inference
 from cnncompress.terminal.console import bar
 
@@ -59,11 +60,14 @@ class Teacher:
 
     def answers(self, images: Tensor) -> Answers:
         """The answers to images [n, c, H, W] on the network's device, of which no gradients are known."""
+        logits, maps = zip(*(self._answers(part.to(self._dtype)) for part in parts(images)), strict=True)
+        # copies are made outside of inference mode, so that a loss may save them for its gradient
+        return Answers(torch.cat(logits), [torch.cat(of_place) for of_place in zip(*maps, strict=True)])
+
+    def _answers(self, images: Tensor) -> Answers:
         with torch.inference_mode(), watched(self.network, self.places) as features:
-            logits = forward(self.network, images.to(self._dtype))
-            maps = [attention(x) for x in features]
-        # clones are outside of inference mode, so that a loss may save them for its gradient
-        return Answers(logits.clone(), [x.clone() for x in maps])
+            logits = forward(self.network, images)
+            return Answers(logits, [attention(x) for x in features])
 
     def look(self, learner: nn.Module, images: Tensor) -> None:
         """Choose the maps that a network learns; UsageError where it has none in common with the teacher."""

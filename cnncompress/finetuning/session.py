@@ -72,7 +72,8 @@ class Session:
         origin = next((p.device for p in network.parameters()), self.device)
         teacher = copy.deepcopy(self.lessons.teacher) if self.settings.unlabelled else None
         with teaching(teacher, network, self.device) as judge:
-            found = validated(network.to(self.device), self.lessons.val, judge, self.settings, self.device)
+            example = self.lessons.example
+            found = validated(network.to(self.device), self.lessons.val, judge, self.settings, self.device, example)
         network.to(origin)
         return found
 

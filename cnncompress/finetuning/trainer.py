@@ -281,7 +281,7 @@ class Trainer:
         for buffer in self.model.buffers():
             broadcast(buffer)  # BatchNorm statistics differ between processes
         judge = self.teacher if self.settings.unlabelled else None
-        return validated(self.model, self.val, judge, self.settings, self.device)
+        return validated(self.model, self.val, judge, self.settings, self.device, self.example)
 
     def _record(self, epoch: int, result: Evaluation, lr: float | None, train_loss: float | None) -> None:
         step, what = epoch * self.batches.steps, "the teacher's class" if self.settings.unlabelled else "top-1"

@@ -12,20 +12,30 @@ from cnncompress.data import make_loader
 from cnncompress.finetuning.distillation import Teacher, tallied
 from cnncompress.finetuning.settings import FinetuneSettings
 from cnncompress.network.evaluate import Evaluation, are_right, summarise
+from cnncompress.network.parts import images_at_once
 from cnncompress.network.processes import add_up, processes
 
 
 def validated(
-    network: nn.Module, images: Any, judge: Teacher | None, settings: FinetuneSettings, device: torch.device
+    network: nn.Module,
+    images: Any,
+    judge: Teacher | None,
+    settings: FinetuneSettings,
+    device: torch.device,
+    example: Tensor | None = None,
 ) -> Evaluation:
     """The accuracy of a network on a set of images, or how near it is to a teacher that judges it.
 
-    The network is on `device` already. All processes call this, and all get the same. The hits are those on the images
-    that could be read, in the order of the set; there are none of a teacher's judgement.
+    The network is on `device` already. It takes images as the `example` [1, c, h, w] a few at a time, as is fast there.
+    All processes call this, and all get the same. The hits are those on the images that could be read, in the order of
+    the set; there are none of a teacher's judgement.
     """
     rank, world = processes()
     mine = range(rank, len(images), world)
-    loader = make_loader(images, max(1, settings.batch_size // world), workers=settings.workers, indices=mine)
+    size = max(1, settings.batch_size // world)
+    if example is not None:
+        size = min(size, images_at_once(example[0, 0].numel(), device))
+    loader = make_loader(images, size, workers=settings.workers, indices=mine)
     kept: list[Tensor] = []
     result = summarise(add_up(tallied(network, loader, judge, device, progress=rank == 0, kept=kept)))
     if judge is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from cnncompress.errors import CompressError, DataError
 from cnncompress.network.inputs import input_dtype, read_batch
 from cnncompress.network.meaning import meaning_of
-from cnncompress.network.parts import images_at_once
+from cnncompress.network.parts import parts
 from cnncompress.network.run import forward, inference
 
 MACS_PER_CHECK = 5e10  # multiply-accumulates of one check of the answers
@@ -31,7 +31,7 @@ class Answers:
         """The answers of a network to the images, [n, ...]."""
         dtype = input_dtype(model)
         with inference(model):
-            return torch.cat([forward(model, part.to(dtype)).double() for part in batches(self.images)])
+            return torch.cat([forward(model, part.to(dtype)).double() for part in parts(self.images)])
 
     def divergences(self, model: nn.Module) -> Tensor:
         """The divergence of the network's answers from the original's (`Meaning.divergences`), [n] in nats an image."""
@@ -85,8 +85,3 @@ def to_check(images: Tensor, macs: int) -> Tensor:
     """A selection of images [n, 3, H, W], spread evenly, to check a network of `macs` an image on."""
     count = int(min(max(MACS_PER_CHECK / max(1, macs), IMAGES_PER_CHECK[0]), IMAGES_PER_CHECK[1], len(images)))
     return images[torch.linspace(0, len(images) - 1, count).long().unique()]
-
-
-def batches(images: Tensor) -> Iterator[Tensor]:
-    """Parts of images [n, 3, H, W] that a network takes at once."""
-    return iter(images.split(images_at_once(images[0, 0].numel(), images.device)))

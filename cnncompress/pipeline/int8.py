@@ -16,9 +16,9 @@ from cnncompress.data.sample import evenly
 from cnncompress.errors import CompressError, DataError, UsageError
 from cnncompress.latency.network import program_latencies
 from cnncompress.latency.setting import TimingSetting
-from cnncompress.network.divergence import batches
 from cnncompress.network.evaluate import evaluate, paired_error
 from cnncompress.network.inputs import read_batch
+from cnncompress.network.parts import parts
 from cnncompress.pipeline.asked import ImagesAsked, NetworkAsked
 from cnncompress.pipeline.calibration import EVALUATION_SHARE
 from cnncompress.pipeline.export import target_of
@@ -125,7 +125,7 @@ def _two_parts(spec: str, opened: Opened) -> Data:
 
 
 def _batches(images: Tensor | Iterable[Any]) -> Iterable[Any]:
-    return list(batches(read_batch(images, labels=False)[0])) if isinstance(images, Tensor) else images
+    return list(parts(read_batch(images, labels=False)[0])) if isinstance(images, Tensor) else images
 
 
 def _images_of(loader: Iterable[Any]) -> Iterator[Tensor]:

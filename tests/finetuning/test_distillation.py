@@ -7,7 +7,9 @@ from torch import nn
 import cnncompress as cc
 from cnncompress.errors import CompressError, UsageError
 from cnncompress.finetuning import FinetuneSettings, Lessons, finetune
-from cnncompress.finetuning.distillation import distillation_loss
+from cnncompress.finetuning.distillation import Teacher, distillation_loss
+from cnncompress.finetuning.validation import validated
+from cnncompress.network import parts
 from tests.finetuning.toy import Toy, assert_same, history_of, network, settings, state_of, tune
 
 DISTIL = {"distill": "logits"}
@@ -66,6 +68,23 @@ def test_the_teacher_sees_the_batches_of_the_network_and_stays_as_it_is(tmp_path
     assert_same(before, state_of(teacher))
     assert all(module.training for module in teacher.modules())
     assert all(p.requires_grad and p.grad is None for p in teacher.parameters())
+
+
+def test_without_gradients_images_go_through_a_few_at_a_time(monkeypatch):
+    teacher = Teacher(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3)).eval())
+    teacher.places, sizes = ("0", "1"), []
+    teacher.network.register_forward_pre_hook(lambda module, args: sizes.append(len(args[0])))
+    images = torch.randn(7, 3, 8, 8)
+    whole = teacher.answers(images)
+    assert sizes == [7]
+    assert [x.shape for x in whole.maps] == [(7, 36)] * 2
+    monkeypatch.setattr(parts, "PIXELS_ON_CPU", 3 * 64)
+    found = teacher.answers(images)
+    assert sizes[1:] == [3, 3, 1]
+    torch.testing.assert_close([found.logits, *found.maps], [whole.logits, *whole.maps])
+    sizes.clear()
+    validated(teacher.network, Toy(8), None, settings(batch_size=5), torch.device("cpu"), images[:1])
+    assert sizes == [3, 3, 2]
 
 
 def test_with_the_whole_loss_labels_teach_nothing(tmp_path):

@@ -10,7 +10,7 @@ from torch import nn
 
 from cnncompress.errors import CompressError
 from cnncompress.network import divergence, parts
-from cnncompress.network.divergence import Answers, batches
+from cnncompress.network.divergence import Answers
 from tests.decompositions.helpers import randn
 
 
@@ -79,7 +79,7 @@ def test_large_sets_go_through_in_parts(monkeypatch):
     assert Answers(Logits(), X).divergence(Logits(0.5)) == pytest.approx(whole, rel=1e-12)
     assert seen == [3, 3, 1] * 2
     monkeypatch.setattr(parts, "PIXELS_ON_CPU", 1)
-    assert [len(part) for part in batches(X)] == [1] * 7
+    assert [len(part) for part in parts.parts(X)] == [1] * 7
 
 
 def test_networks_are_in_eval_mode_meanwhile():
