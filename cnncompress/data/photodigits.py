@@ -91,8 +91,9 @@ def _placed(rng: np.random.RandomState, ink: np.ndarray, centre: np.ndarray) -> 
     back = scale * np.array([[1, slant], [0, 1]]) @ turn  # from pixels (x, y) to those of the ink
     shift = 4 + MARGIN - back @ centre[::-1]
     numbers = (*back[0], shift[0], *back[1], shift[1])
-    grey = Image.fromarray(np.pad(np.round(255 * ink).astype(np.uint8), MARGIN))
-    drawn = grey.transform((SIZE, SIZE), Image.Transform.AFFINE, numbers, Image.Resampling.BICUBIC)
+    grey = np.zeros((8 + 2 * MARGIN, 8 + 2 * MARGIN), np.uint8)
+    grey[MARGIN:-MARGIN, MARGIN:-MARGIN] = np.round(255 * ink)
+    drawn = Image.fromarray(grey).transform((SIZE, SIZE), Image.Transform.AFFINE, numbers, Image.Resampling.BICUBIC)
     return np.asarray(drawn, dtype=np.float32)[..., None] / 255
 
 

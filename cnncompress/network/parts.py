@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -20,5 +21,6 @@ def images_at_once(pixels: int, device: torch.device) -> int:
 
 
 def parts(images: Tensor) -> Iterator[Tensor]:
-    """Parts of images [n, c, h, w] that a network takes at once where they are."""
-    return iter(images.split(images_at_once(images[0, 0].numel(), images.device)))
+    """Parts of images [n, c, h, w] that a network takes at once where they are, of about the same size."""
+    most = images_at_once(images[0, 0].numel(), images.device)
+    return iter(images.split(math.ceil(len(images) / math.ceil(len(images) / most))))

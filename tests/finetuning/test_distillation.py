@@ -78,13 +78,13 @@ def test_without_gradients_images_go_through_a_few_at_a_time(monkeypatch):
     whole = teacher.answers(images)
     assert sizes == [7]
     assert [x.shape for x in whole.maps] == [(7, 36)] * 2
-    monkeypatch.setattr(parts, "PIXELS_ON_CPU", 3 * 64)
+    monkeypatch.setattr(parts, "PIXELS_ON_CPU", 4 * 64)
     found = teacher.answers(images)
-    assert sizes[1:] == [3, 3, 1]
+    assert sizes[1:] == [4, 3]
     torch.testing.assert_close([found.logits, *found.maps], [whole.logits, *whole.maps])
     sizes.clear()
     validated(teacher.network, Toy(8), None, settings(batch_size=5), torch.device("cpu"), images[:1])
-    assert sizes == [3, 3, 2]
+    assert sizes == [4, 4]
 
 
 def test_with_the_whole_loss_labels_teach_nothing(tmp_path):
