@@ -23,4 +23,4 @@ def images_at_once(pixels: int, device: torch.device) -> int:
 def parts(images: Tensor) -> Iterator[Tensor]:
     """Parts of images [n, c, h, w] that a network takes at once where they are, of about the same size."""
     most = images_at_once(images[0, 0].numel(), images.device)
-    return iter(images.split(math.ceil(len(images) / math.ceil(len(images) / most))))
+    return iter(images.tensor_split(max(1, math.ceil(len(images) / most))))
