@@ -20,7 +20,7 @@ from cnncompress.files import schemas
 from cnncompress.files.place import BEST, HISTORY, LAST, PREVIOUS, SECOND, half_written
 from cnncompress.files.reading import check
 from cnncompress.files.regular import kind_of
-from cnncompress.network.evaluate import Evaluation
+from cnncompress.network.evaluate import Evaluation, with_answers
 from cnncompress.terminal.console import LOG
 from cnncompress.text import plain
 
@@ -169,12 +169,12 @@ class Checkpoints:
         write_atomically(self.history, lambda file: file.write(text.encode()))
 
     def save_best(self, model: nn.Module, epoch: int, result: Evaluation) -> None:
-        """Write the weights with their epoch, their accuracy and the images that they are right on."""
+        """Write the weights with their epoch, their accuracy and their answers to the images."""
         self.ready()
         tensors = {name: t.detach().cpu().clone().contiguous() for name, t in tensors_of(model).items()}
         metadata = {"epoch": str(epoch), "evaluation": json.dumps(result.numbers)}
-        if result.hits is not None:
-            metadata["hits"] = _in_bits(result.hits)
+        if result.answers is not None:
+            metadata["answers"] = _as_text(result.answers)
         write_atomically(self.best, lambda file: file.write(to_safetensors(tensors, metadata)))
 
     def load_best(self, model: nn.Module | None = None) -> tuple[int, Evaluation]:
@@ -187,23 +187,23 @@ class Checkpoints:
                 check(schemas.Evaluation, evaluation)
                 if model is not None:
                     model.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
-            hits = _of_bits(metadata["hits"], evaluation["images"]) if "hits" in metadata else None
-            return int(metadata["epoch"]), Evaluation(**evaluation, hits=hits)
+            result = Evaluation(**evaluation)
+            if "answers" in metadata:
+                result = with_answers(result, _of_text(metadata["answers"], result.images))
+            return int(metadata["epoch"]), result
         except (OSError, SafetensorError, RuntimeError, RecursionError, TypeError, KeyError, ValueError) as error:
             raise RunError(f"{self.best} is missing or damaged; run without --resume to start again") from error
 
 
-def _in_bits(hits: Tensor) -> str:
-    """Whether each image [n] was a hit, eight to a byte, in Base64."""
-    return base64.b64encode(np.packbits(hits.cpu().numpy()).tobytes()).decode()
+def _as_text(answers: Tensor) -> str:
+    """Labels and first guesses [images, 2] as Base64 of four bytes each."""
+    return base64.b64encode(answers.cpu().numpy().astype("<i4").tobytes()).decode()
 
 
-def _of_bits(text: str, images: int) -> Tensor:
-    """What `_in_bits` wrote; ValueError where it is not of so many images."""
-    packed = np.frombuffer(base64.b64decode(text), np.uint8)
-    if len(packed) != -(-images // 8):
-        raise ValueError
-    return torch.from_numpy(np.unpackbits(packed, count=images)).bool()
+def _of_text(text: str, images: int) -> Tensor:
+    """What `_as_text` wrote; ValueError where it is not of so many images."""
+    numbers = np.frombuffer(base64.b64decode(text), "<i4")
+    return torch.from_numpy(numbers.astype(np.int64).reshape(images, 2))
 
 
 def _read_state(path: Path) -> dict[str, Any] | None:

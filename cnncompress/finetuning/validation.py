@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 from cnncompress.data import make_loader
 from cnncompress.finetuning.distillation import Teacher, tallied
 from cnncompress.finetuning.settings import FinetuneSettings
-from cnncompress.network.evaluate import Evaluation, are_right, summarise
+from cnncompress.network.evaluate import Evaluation, summarise, with_answers
 from cnncompress.network.parts import images_at_once
 from cnncompress.network.processes import add_up, processes
 
@@ -27,8 +26,8 @@ def validated(
     """The accuracy of a network on a set of images, or how near it is to a teacher that judges it.
 
     The network is on `device` already. It takes images as the `example` [1, c, h, w] a few at a time, as is fast there.
-    All processes call this, and all get the same. The hits are those on the images that could be read, in the order of
-    the set; there are none of a teacher's judgement.
+    All processes call this, and all get the same. The answers are those to the images that could be read, in the order
+    of the set; there are none of a teacher's judgement.
     """
     rank, world = processes()
     mine = range(rank, len(images), world)
@@ -40,8 +39,8 @@ def validated(
     result = summarise(add_up(tallied(network, loader, judge, device, progress=rank == 0, kept=kept)))
     if judge is not None:
         return result
-    marks = torch.zeros(len(images), dtype=torch.uint8)  # 0 for an image that nobody could read
+    marks = torch.zeros(len(images), 2, dtype=torch.int32)  # 0 for an image that nobody could read
     if kept:
-        marks[[mine[i] for i in loader.read]] = 1 + are_right(torch.cat(kept)).byte()
+        marks[[mine[i] for i in loader.read]] = 1 + torch.cat(kept).int()
     marks = add_up(marks)
-    return dataclasses.replace(result, hits=marks[marks > 0] == 2)
+    return with_answers(result, marks[marks[:, 0] > 0].long() - 1)

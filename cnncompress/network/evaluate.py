@@ -107,6 +107,11 @@ def are_right(answers: Tensor) -> Tensor:
     return answers[:, 0] == answers[:, 1]
 
 
+def with_answers(result: Evaluation, answers: Tensor) -> Evaluation:
+    """The evaluation with its labels and first guesses [images, 2], and with the hits among them."""
+    return replace(result, hits=are_right(answers), answers=answers)
+
+
 def summarise(sums: Tensor) -> Evaluation:
     """The means of `tally`'s sums; DataError where there were no images."""
     top1, top5, loss, images = sums.tolist()
@@ -126,5 +131,4 @@ def evaluate(
     model, device = network_of(model), resolve_device(device)
     kept: list[Tensor] = []
     result = summarise(tally(model.to(device), loader, device, progress=progress, kept=kept))
-    answers = torch.cat(kept)
-    return replace(result, hits=are_right(answers), answers=answers)
+    return with_answers(result, torch.cat(kept))

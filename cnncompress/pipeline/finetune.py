@@ -27,6 +27,7 @@ from cnncompress.network.evaluate import Evaluation, paired_error
 from cnncompress.network.memory_format import memory_format_of, to_memory_format
 from cnncompress.pipeline.asked import ImagesAsked, NetworkAsked, TrainingAsked
 from cnncompress.pipeline.cascade import add_steps
+from cnncompress.pipeline.classes import class_changes
 from cnncompress.pipeline.images import evaluate_on, held_out, open_data
 from cnncompress.pipeline.opened import Opened, is_program, open_run, with_code
 from cnncompress.pipeline.original import original_network, with_accuracy
@@ -34,7 +35,7 @@ from cnncompress.pipeline.rows import recorded
 from cnncompress.pipeline.training import TrainingPlace, origin_of, training_in
 from cnncompress.pipeline.tuned import add_notes, as_tuned, ending, last_row, program_note
 from cnncompress.pipeline.unlabelled import add_taught, told
-from cnncompress.reporting import Report, Row
+from cnncompress.reporting import Report
 from cnncompress.runs import update_run
 from cnncompress.terminal.console import LOG, Steps
 from cnncompress.terminal.words import counted
@@ -91,9 +92,9 @@ def train_run(
             add_tuned(report, opened, result, data)
         if result.steps:
             add_steps(report, opened, result, training.unlabelled)
-        if data.labelled:
-            report.rows = beside_original(report.rows, opened, data, accuracy, after)
         report.changes = []  # of the network that it was
+        if data.labelled:
+            beside_original(report, opened, data, accuracy, after)
         info = {
             "finetune": {"command": list(command), **_record(training, asked, result), "data": images.spec},
             "held_out": held_out(opened, data),
@@ -195,25 +196,28 @@ def add_tuned(report: Report, opened: Opened, result: FinetuneResult, data: Data
 
 
 def beside_original(
-    rows: Sequence[Row],
+    report: Report,
     opened: Opened,
     data: Data,
     measure: Callable[[nn.Module], Evaluation | None],
     after: Evaluation | None,
-) -> list[Row]:
-    """The rows with the original's accuracy on the same images, and the standard error of what the newest differs by.
+) -> None:
+    """Put the original's accuracy on the same images into a report, and what the newest network differs by from it.
 
-    `after` is what was measured of that one. Only where it lacks the images that were right, the network answers all of
-    them once more. Rows stay as they are where the original is not at hand.
+    That is its standard error, and which classes it is in. `after` is what was measured of the newest: only where it
+    lacks the answers, the network gives all of them once more. The report stays as it is where the original is not at
+    hand.
     """
+    rows = report.rows
     known = len(rows) > 1 and rows[0].kind == "original" and rows[-1].top1 is not None
     original = original_network(opened) if known else None
     if original is None:
-        return list(rows)
+        return
     before = measure(original)
-    after = measure(opened.model) if after is None or after.hits is None else after
+    after = measure(opened.model) if after is None or after.answers is None else after
     newest = dataclasses.replace(rows[-1], top1_error=paired_error(before, after))
-    return [with_accuracy(rows[0], before, data), *rows[1:-1], newest]
+    report.rows = [with_accuracy(rows[0], before, data), *rows[1:-1], newest]
+    report.changes = class_changes(newest.name, before, after, data)
 
 
 def summary(result: FinetuneResult) -> str:

@@ -8,7 +8,7 @@ import torch
 import cnncompress as cc
 from cnncompress.errors import RunError, UsageError
 from cnncompress.finetuning import Checkpoints, Lessons, finetune
-from cnncompress.network.evaluate import Evaluation
+from cnncompress.network.evaluate import Evaluation, with_answers
 from tests.finetuning.toy import Toy, assert_same, history_of, network, settings, state_of, tune
 
 
@@ -39,13 +39,15 @@ def test_a_torn_checkpoint_falls_back_to_the_one_before(tmp_path, caplog, conten
 
 
 @pytest.mark.parametrize("images", [1, 8, 9, 24])
-def test_the_best_weights_know_their_hits(tmp_path, images):
-    files, hits = Checkpoints(tmp_path), torch.arange(images) % 3 == 0
-    files.save_best(network(), 2, Evaluation(1.0, 2.0, 3.0, images, hits))
+def test_the_best_weights_know_their_answers(tmp_path, images):
+    files, labels = Checkpoints(tmp_path), torch.arange(images) % 3
+    answers = torch.stack([labels, torch.zeros_like(labels)], 1)
+    files.save_best(network(), 2, with_answers(Evaluation(1.0, 2.0, 3.0, images), answers))
     epoch, found = files.load_best()
     assert (epoch, found) == (2, Evaluation(1.0, 2.0, 3.0, images))
-    assert torch.equal(found.hits, hits)
-    files.save_best(network(), 2, Evaluation(1.0, 2.0, 3.0, images + 8, hits))
+    assert torch.equal(found.answers, answers)
+    assert torch.equal(found.hits, labels == 0)
+    files.save_best(network(), 2, with_answers(Evaluation(1.0, 2.0, 3.0, images + 8), answers))
     with pytest.raises(RunError, match="missing or damaged"):
         files.load_best()
 
@@ -56,7 +58,7 @@ def test_a_result_knows_which_images_its_network_is_right_on(tmp_path, changes):
     for resume in (False, True):
         result = tune(tmp_path, model, val=val, resume=resume, **changes)
         found = cc.evaluate(model, cc.make_loader(val, 8), progress=False)
-        assert torch.equal(result.best.hits, found.hits)
+        assert torch.equal(result.best.answers, found.answers)
 
 
 def train_of(folder, origin, resume=False, ready=lambda: None):
