@@ -109,7 +109,7 @@ def finished(
     merged.memory_format = plan.memory_format or before.plan.memory_format
     merged.narrowed = _narrowed(before.plan.narrowed, plan.narrowed)
     merged.channels = {**before.plan.channels, **plan.channels}
-    merged.rises, merged.achieved = dict(plan.rises), dict(plan.achieved)
+    merged.rises, merged.achieved, merged.times = dict(plan.rises), dict(plan.achieved), dict(plan.times)
     small = to_memory_format(small, plan.memory_format)
     prepared = before.preprocessing or _as_given(plan.input_shape)
     return compressed(small, Provenance(before.source, prepared, merged, {**before.errors, **errors}, rises))

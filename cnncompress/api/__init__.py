@@ -15,7 +15,7 @@ from cnncompress.api.commands import (
     run_finetune,
     run_inspect,
     run_int8_export,
-    run_pictures,
+    run_page,
     run_profile,
     run_report,
 )
@@ -28,9 +28,10 @@ from cnncompress.pipeline.decompose import Decomposed
 from cnncompress.pipeline.explore import Explored
 from cnncompress.pipeline.finetune import Tuned
 from cnncompress.pipeline.int8 import Int8Asked, Int8Settings
-from cnncompress.pipeline.latencies import LayerTime, layer_times
+from cnncompress.pipeline.latencies import layer_times
 from cnncompress.pipeline.table import measured_table
 from cnncompress.programs.measured import Int8Measured
+from cnncompress.reporting.layer_times import LayerTime
 
 __all__ = [
     "Compressed",
@@ -58,7 +59,7 @@ __all__ = [
     "run_finetune",
     "run_inspect",
     "run_int8_export",
-    "run_pictures",
+    "run_page",
     "run_profile",
     "run_report",
 ]

@@ -33,7 +33,7 @@ from cnncompress.pipeline.inspect import Inspected, inspect_network
 from cnncompress.pipeline.int8 import Int8Asked, int8_of_run
 from cnncompress.pipeline.measure import evaluate_network, profile_network, report_on
 from cnncompress.pipeline.opened import Opened
-from cnncompress.pipeline.pictures import pictures_of
+from cnncompress.pipeline.page import report_with_pictures
 from cnncompress.planning import Choice
 from cnncompress.programs.export import ExportReport
 from cnncompress.programs.measured import Int8Measured
@@ -100,19 +100,19 @@ def run_finetune(settings: TuneSettings, command: Sequence[str]) -> Tuned | None
     return train_run(Path(settings.model), _network(settings), _images(settings), training, asked, command)
 
 
-def run_report(
+def run_report(runs: Sequence[Path], settings: ModelSettings, timings: Sequence[TimingSetting]) -> Report:
+    """`cnncompress report`: the tables of runs, measured again on data, and timed as each of `timings` says."""
+    return report_on(runs, _images(settings), timings, settings.trust_code)
+
+
+def run_page(
     runs: Sequence[Path], settings: ModelSettings, timings: Sequence[TimingSetting], examples: int = 0
-) -> Report:
-    """`cnncompress report`: the tables of runs, measured again on data, and timed as each of `timings` says.
+) -> tuple[Report, dict[str, Pictures]]:
+    """What the page of `cnncompress report` shows: as `run_report`, and pictures of the weights of each run.
 
     It has so many `examples` of images whose answer changed.
     """
-    return report_on(runs, _images(settings), timings, settings.trust_code, examples)
-
-
-def run_pictures(runs: Sequence[Path], settings: ModelSettings) -> dict[str, Pictures]:
-    """What the page of `cnncompress report` shows of the weights of each run."""
-    return pictures_of(runs, settings.trust_code)
+    return report_with_pictures(runs, _images(settings), timings, settings.trust_code, examples)
 
 
 def run_evaluate(settings: ModelSettings) -> tuple[str, Evaluation]:

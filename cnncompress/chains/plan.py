@@ -69,7 +69,8 @@ class Plan:
 
     `memory_format` is the order in memory that the whole network is put in: `contiguous`, `channels_last`, or "" for
     the one it is in. For a budget, `rises` predicts for each layer how much of the accuracy it costs (nats an image
-    under a metric in nats), and `achieved` is the share of the network that is left, by the name of the cost.
+    under a metric in nats), and `achieved` is the share of the network that is left, by the name of the cost. For a
+    budget of latency, `times` predicts for each layer the milliseconds that it takes before and after.
     `input_shape` [c, h, w] is that of the image it was made with, where that is known.
     """
 
@@ -81,6 +82,7 @@ class Plan:
     memory_format: str = ""
     rises: dict[str, float] = field(default_factory=dict)
     achieved: dict[str, float] = field(default_factory=dict)
+    times: dict[str, tuple[float, float]] = field(default_factory=dict, kw_only=True)
     input_shape: tuple[int, ...] = field(default=(), compare=False)
 
     @property

@@ -42,7 +42,9 @@ def plan_to_json(plan: Plan) -> dict[str, Any]:
         name: {"layer": stage_to_json(n.spec), "now": stage_to_json(n.now), "macs": list(n.macs)}
         for name, n in plan.narrowed.items()
     }
-    further = {"achieved": plan.achieved, "rises": plan.rises, "narrowed": narrowed, "channels": plan.channels}
+    times = {name: list(pair) for name, pair in plan.times.items()}
+    further = {"achieved": plan.achieved, "rises": plan.rises, "times": times}
+    further |= {"narrowed": narrowed, "channels": plan.channels}
     return values | {k: v for k, v in further.items() if v}
 
 
@@ -60,6 +62,7 @@ def plan_from_json(values: dict[str, Any]) -> Plan:
     for name, n in values.get("narrowed", {}).items():
         plan.narrowed[name] = Narrowed(_geometry(name, n["layer"]), _geometry(name, n["now"]), tuple(n["macs"]))
     plan.channels = dict(values.get("channels", {}))
+    plan.times = {name: (before, after) for name, (before, after) in values.get("times", {}).items()}
     return plan
 
 

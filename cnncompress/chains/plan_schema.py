@@ -11,7 +11,7 @@ from pydantic import Field, PlainValidator, model_validator
 from cnncompress.chains.stages import STAGES
 from cnncompress.chains.stages.convolution import Convolution
 from cnncompress.files.reading import Schema
-from cnncompress.files.schemas import Channels, Costs, Count, Name, Numbers, Options, Rank, Text
+from cnncompress.files.schemas import Channels, Costs, Count, Name, Numbers, Options, Rank, Text, Times
 
 
 def _stage(values: Any) -> Any:
@@ -84,6 +84,7 @@ class PlanFile(Schema):
     kept: dict[Name, Text] = {}
     achieved: Numbers = {}
     rises: Numbers = {}
+    times: dict[Name, Times] = {}
     errors: Numbers = {}
 
 

@@ -160,7 +160,7 @@ def echo_layers(layer_times: Sequence[LayerTime], now: Latency, before: Latency 
     options.echo_table(rows, headers, [None, 30, 34, None, None, None], "lllrrr")
     for t in layer_times:
         if t.slower:
-            options.echo(f"{t.layer} is slower than the layer it replaced: {t.after:.3f} ms for {t.before:.3f}")
+            options.echo(t.slower_in_words)
 
 
 def _both(before: float | None, after: float) -> list[str]:

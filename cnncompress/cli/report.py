@@ -14,7 +14,6 @@ from cnncompress.latency.setting import TimingSetting, in_runtimes
 
 if TYPE_CHECKING:
     from cnncompress.config import ModelSettings
-    from cnncompress.reporting import Report
     from cnncompress.reporting.peers import Peer
 
 MOST_THUMBNAILS = 48
@@ -82,14 +81,14 @@ def command(
     else:
         for run in runs:
             frame.begin_run(run, settings.data)
-        from cnncompress.api import run_report
-
         setting = TimingSetting("torch", "", settings.device, latency_batch, threads, memory_format or "")
-        report = run_report(runs, settings, in_runtimes(setting, runtime) if latency else (), thumbnails or 0)
+        timings = in_runtimes(setting, runtime) if latency else ()
         if format_ == "html":
-            text = _page(report, runs, settings, others)
+            text = _page(runs, settings, timings, thumbnails or 0, others)
         else:
-            text = render(report, format_, layers=layers, width=_width(output))
+            from cnncompress.api import run_report
+
+            text = render(run_report(runs, settings, timings), format_, layers=layers, width=_width(output))
     if output is None:
         options.echo(text)
     else:
@@ -115,10 +114,17 @@ def _check_page_options(format_: str, peers: Path | None, thumbnails: int | None
         raise UsageError("--thumbnails shows images; give --data with it")
 
 
-def _page(report: Report, runs: Sequence[Path], settings: ModelSettings, peers: Sequence[Peer]) -> str:
+def _page(
+    runs: Sequence[Path],
+    settings: ModelSettings,
+    timings: Sequence[TimingSetting],
+    thumbnails: int,
+    peers: Sequence[Peer],
+) -> str:
     """The page of a report, with pictures of the weights of its runs."""
-    from cnncompress.api import run_pictures
+    from cnncompress.api import run_page
     from cnncompress.reporting.evidence import evidence_of
     from cnncompress.reporting.report_page import report_page
 
-    return report_page(report, evidence_of(runs), run_pictures(runs, settings), peers)
+    report, pictures = run_page(runs, settings, timings, thumbnails)
+    return report_page(report, evidence_of(runs), pictures, peers)

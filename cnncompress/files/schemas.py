@@ -19,6 +19,7 @@ Pixels = Annotated[int, Field(ge=1, le=2**13)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Percent = Annotated[float, Field(ge=0, le=100)]
 Milliseconds = Annotated[float, Field(ge=0)]
+Times = Annotated[list[Milliseconds], Field(min_length=2, max_length=2)]
 Costs = Annotated[list[Whole], Field(min_length=2, max_length=2)]
 Rank = Annotated[list[Count], Field(min_length=1, max_length=8)]
 Extents = Annotated[list[Extent], Field(min_length=2, max_length=2)]
@@ -120,6 +121,25 @@ class ClassChanges(Schema):
     confused: Annotated[list[Confusion], Field(max_length=1000)] = []
 
 
+class LayerTime(Schema):
+    """A `reporting.layer_times.LayerTime`."""
+
+    layer: Name
+    shape: Text
+    becomes: Text = ""
+    after: Milliseconds
+    before: Milliseconds | None = None
+    planned: Times | None = None
+
+
+class LayerTimes(Schema):
+    """A `reporting.layer_times.LayerTimes`."""
+
+    network: Text
+    latency: Latency
+    layers: list[LayerTime]
+
+
 class Metrics(Schema):
     """A run's metrics.json, and what `report --format json` prints."""
 
@@ -130,6 +150,7 @@ class Metrics(Schema):
     notes: list[Text] = []
     steps: list[StepRow] = []
     class_changes: list[ClassChanges] = []
+    layer_times: list[LayerTimes] = []
 
 
 # --- run.json ---

@@ -23,6 +23,7 @@ from cnncompress.pipeline.calibration import Calibration, cache_file
 from cnncompress.pipeline.classes import class_changes
 from cnncompress.pipeline.fit import compared, fit
 from cnncompress.pipeline.images import held_out
+from cnncompress.pipeline.latencies import where_time_goes
 from cnncompress.pipeline.notes import Note, collect, notes
 from cnncompress.pipeline.opened import Opened
 from cnncompress.pipeline.original import original_of, original_row
@@ -50,6 +51,7 @@ from cnncompress.pipeline.words import (
 from cnncompress.pipeline.work import Before, Work, measure, measure_original, prepare, row_of
 from cnncompress.planning import in_need_of_statistics
 from cnncompress.reporting import Report, Row, layer_rows
+from cnncompress.reporting.layer_times import LayerTimes
 from cnncompress.runs import save_run
 from cnncompress.terminal.console import Steps
 
@@ -137,22 +139,25 @@ def _finish(work: Work, made: Made, command: Sequence[str], steps: Steps) -> Dec
     before, said = made.before.row, made.notes
     if work.table is not None:
         said += notes("latency", f"planned with the times of {work.table.network} in {work.table.words}")
+    by_layer: list[LayerTimes] = []
     if job.timed or (job.aim.searching and work.table is None):
-        original = original_of(opened.run)
+        own = original_of(opened.run)
+        original = opened.model if own is None else own
         with steps("latency", "time the networks"):
-            timed = time_result(
-                opened.model if original is None else original, small.network, made.plan, example, job.aim, job.timings
-            )
-        small, said = in_format(small, timed), said + timed.notes
-        made.plan.memory_format = timed.memory_format
-        before, row = before.timed([then for then, _ in timed.times]), row.timed([now for _, now in timed.times])
+            timed = time_result(original, small.network, made.plan, example, job.aim, job.timings)
+            small, said = in_format(small, timed), said + timed.notes
+            made.plan.memory_format = timed.memory_format
+            before, row = before.timed([then for then, _ in timed.times]), row.timed([now for _, now in timed.times])
+            timings = zip(job.timings, timed.times, strict=False)
+            by_layer = where_time_goes(row.name, (original, small), example, timings)
     check_finished(opened.model, small.network, example)
     origin = small.provenance
     told = collect(
         _told_of_plan(work, made.plan, row), work.notes, made.calibration.notes, said, _told_of(work, made, origin)
     )
     changes = class_changes(row.name, made.before.result, made.result, work.data)
-    report = Report([before, row], layer_rows(origin.plan, origin.errors), origin.plan.kept, told, changes=changes)
+    rows = layer_rows(origin.plan, origin.errors)
+    report = Report([before, row], rows, origin.plan.kept, told, changes=changes, layer_times=by_layer)
     info = run_info(work, command)
     with steps("save", f"save in {work.out}"):
         sides = cache_file(job.place.keep_statistics, made.calibration)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 
-from torch import nn
+from torch import Tensor, nn
 
 from cnncompress.chains.plan import LayerPlan, Narrowed
 from cnncompress.errors import UsageError
@@ -14,14 +13,14 @@ from cnncompress.latency.runtimes import get_runtime
 from cnncompress.latency.setting import TimingSetting
 from cnncompress.latency.timed import Latency
 from cnncompress.names.methods import SELECT
+from cnncompress.network.compressed import Compressed
 from cnncompress.network.kinds import spec_of
 from cnncompress.network.memory_format import to_memory_format
 from cnncompress.pipeline.formats import beside, fastest, in_formats
-from cnncompress.pipeline.opened import Opened, need_layers
+from cnncompress.pipeline.opened import Opened, is_program, need_layers
 from cnncompress.pipeline.original import original_of
 from cnncompress.reporting import Report
-
-NOISE_SHARE = 0.03  # share by which two times of the same layer may differ
+from cnncompress.reporting.layer_times import LayerTime, LayerTimes
 
 
 def measure_latency(opened: Opened, setting: TimingSetting) -> dict[str, Latency]:
@@ -55,25 +54,6 @@ def add_latencies(report: Report, measured: Sequence[dict[str, Latency]]) -> Non
     report.rows[:] = [row.timed(before if row.kind == "original" else newest) for row in report.rows]
 
 
-@dataclass
-class LayerTime:
-    """Milliseconds of a layer in a forward pass, and for a run those of the original's layer of the same name.
-
-    `becomes` is empty where the layer is as it was.
-    """
-
-    layer: str
-    shape: str
-    becomes: str
-    after: float
-    before: float | None = None
-
-    @property
-    def slower(self) -> bool:
-        """True where a chain takes longer than the layer it replaced, by more than the noise."""
-        return bool(self.becomes) and self.before is not None and self.after > (1 + NOISE_SHARE) * self.before
-
-
 def layer_times(opened: Opened, setting: TimingSetting, original_format: str = "") -> list[LayerTime]:
     """The time of each layer of a network or, in turns with the original, of a run, in the order of calls.
 
@@ -81,19 +61,64 @@ def layer_times(opened: Opened, setting: TimingSetting, original_format: str = "
     """
     need_layers(opened, "time the layers of")
     original = original_of(opened.run)
-    there = {} if original is None else {"original": to_memory_format(original, original_format)}
-    models: dict[str, nn.Module] = {**there, opened.name: opened.model}
-    times = layer_latencies(models, opened.example(), setting)
-    if times is None:
+    before = None if original is None else to_memory_format(original, original_format)
+    found = times_of_layers(before, opened.compressed, opened.example(), setting)
+    if found is None:
         raise UsageError(f"the runtime {setting.runtime} does not show what layers take; leave out --layers")
-    before, plans = times.get("original", {}), opened.provenance.plan.changes
+    return found
+
+
+def times_of_layers(
+    original: nn.Module | None, small: Compressed, example: Tensor, setting: TimingSetting
+) -> list[LayerTime] | None:
+    """The time of each layer of a network, in turns with its original's; None where the runtime does not show them."""
+    models = ({} if original is None else {"original": original}) | {"": small.network}
+    times = layer_latencies(models, example, setting)
+    if times is None:
+        return None
+    before, plan = times.get("original", {}), small.plan
     rows = []
-    for name, time in times[opened.name].items():
-        plan = plans.get(name)
-        shape = str(plan.spec if plan else spec_of(opened.model.get_submodule(name)))
-        becomes = describe_plan(plan) if plan is not None else ""
-        rows.append(LayerTime(name, shape, becomes, time.median, before[name].median if name in before else None))
+    for name, time in times[""].items():
+        change = plan.changes.get(name)
+        shape = str(change.spec if change else spec_of(small.network.get_submodule(name)))
+        becomes = describe_plan(change) if change is not None else ""
+        was = before[name].median if name in before else None
+        rows.append(LayerTime(name, shape, becomes, time.median, was, plan.times.get(name)))
     return rows
+
+
+def where_time_goes(
+    name: str,
+    networks: tuple[nn.Module, Compressed],
+    example: Tensor,
+    times: Iterable[tuple[TimingSetting, tuple[Latency, Latency]]],
+) -> list[LayerTimes]:
+    """The times of the layers of a network, in turns with its original: of both `networks`, the original first.
+
+    They are of the first of the settings whose runtime shows layers, and none where none does. `times` are those of
+    both networks in each setting, and the original runs in the memory format that it was timed in.
+    """
+    original, small = networks
+    for setting, (then, now) in times:
+        there = in_formats(original, example, setting).get(then.setting.memory_format, original)
+        found = times_of_layers(there, small, example, setting)
+        if found is not None:
+            return [LayerTimes(name, now, tuple(found))]
+    return []
+
+
+def times_beside(
+    opened: Opened, name: str, settings: Sequence[TimingSetting], measured: Sequence[Mapping[str, Latency]]
+) -> list[LayerTimes]:
+    """As `where_time_goes`, of a run and of what `measure_latency` found in each setting."""
+    original = original_of(opened.run)
+    if original is None or is_program(opened):
+        return []
+    pairs = []
+    for times in measured:
+        *_, then, now = times.values()
+        pairs.append((then, now))
+    return where_time_goes(name, (original, opened.compressed), opened.example(), zip(settings, pairs, strict=True))
 
 
 def describe_plan(plan: LayerPlan | Narrowed) -> str:

@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
+from torch import nn
+
 from cnncompress.errors import DataError, UsageError
 from cnncompress.latency.busy import wait_for_quiet
 from cnncompress.latency.setting import TimingSetting
@@ -18,7 +20,7 @@ from cnncompress.pipeline.asked import ImagesAsked, NetworkAsked
 from cnncompress.pipeline.classes import class_changes
 from cnncompress.pipeline.examples import changed_images
 from cnncompress.pipeline.images import evaluate_on, open_data
-from cnncompress.pipeline.latencies import add_latencies, measure_latency
+from cnncompress.pipeline.latencies import add_latencies, measure_latency, times_beside
 from cnncompress.pipeline.opened import Opened, open_network, open_run
 from cnncompress.pipeline.original import NOT_AT_HAND, original_network, with_accuracy
 from cnncompress.pipeline.timing import check_timings
@@ -65,28 +67,48 @@ def report_on(
     images: ImagesAsked,
     timings: Sequence[TimingSetting],
     trust_code: bool = False,
-    examples: int = 0,
 ) -> Report:
-    """The tables of one or more runs; measured again on `images`, and timed as each of `timings` says.
-
-    So many `examples` of images whose answer changed are taken from each run.
-    """
+    """The tables of one or more runs; measured again on `images`, and timed as each of `timings` says."""
     if images.spec is None and not timings:
         return stored_reports(runs)
-    resolve_device(images.device)
-    check_timings(timings)
+    check_measures(images, timings)
     reports = {}
     for path in runs:
         report, opened = stored_report(path), open_run(path, NetworkAsked(trust_code=trust_code))
-        if images.spec is not None:
-            LOG.info("evaluate %s on %s", path, images.spec)
-            remeasure(report, opened, images, examples)
-        if timings:
-            LOG.info("time %s beside its original", path)
-            _warn_if_busy(timings)
-            add_latencies(report, [measure_latency(opened, timing) for timing in timings])
+        original = None if images.spec is None else original_network(opened)
+        measure_again(report, opened, original, images, timings)
         reports[str(path)] = report
     return merge(reports)
+
+
+def check_measures(images: ImagesAsked, timings: Sequence[TimingSetting]) -> None:
+    """Before any work: UsageError or CompressError for what cannot be measured here."""
+    resolve_device(images.device)
+    check_timings(timings)
+
+
+def measure_again(
+    report: Report,
+    opened: Opened,
+    original: nn.Module | None,
+    images: ImagesAsked,
+    timings: Sequence[TimingSetting],
+    examples: int = 0,
+) -> None:
+    """Put what is measured of a run and its original into its report: on `images`, and as each of `timings` says.
+
+    So many `examples` of images whose answer changed are taken.
+    """
+    path = opened.weights.removeprefix("run ")
+    if images.spec is not None:
+        LOG.info("evaluate %s on %s", path, images.spec)
+        remeasure(report, opened, original, images, examples)
+    if timings:
+        LOG.info("time %s beside its original", path)
+        _warn_if_busy(timings)
+        measured = [measure_latency(opened, timing) for timing in timings]
+        add_latencies(report, measured)
+        report.layer_times = times_beside(opened, report.rows[-1].name, timings, measured)
 
 
 def _warn_if_busy(timings: Sequence[TimingSetting]) -> None:
@@ -94,11 +116,13 @@ def _warn_if_busy(timings: Sequence[TimingSetting]) -> None:
         LOG.warning("%s", busy)
 
 
-def remeasure(report: Report, opened: Opened, images: ImagesAsked, examples: int = 0) -> None:
+def remeasure(
+    report: Report, opened: Opened, original: nn.Module | None, images: ImagesAsked, examples: int = 0
+) -> None:
     """Measure the original's and the newest row on a data set; the rows between lose their accuracy."""
     data = open_data(images.spec, opened, "accuracy")
-    networks = {0: original_network(opened), len(report.rows) - 1: opened.model}
-    if networks[0] is None:
+    networks = {0: original, len(report.rows) - 1: opened.model}
+    if original is None:
         report.notes.append(NOT_AT_HAND)
     results = {i: evaluate_on(network, data, images) for i, network in networks.items() if network is not None}
     last = len(report.rows) - 1

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -11,12 +10,11 @@ from torch import Tensor, nn
 from cnncompress.chains.modules import FactoredLayer
 from cnncompress.chains.plan import LayerPlan
 from cnncompress.decompositions import get_method
-from cnncompress.errors import CompressError, UnsupportedLayerError
+from cnncompress.errors import UnsupportedLayerError
+from cnncompress.models.sources import PROGRAM_ONLY
 from cnncompress.network.kinds import dense_weight
 from cnncompress.network.layers import layers_of
-from cnncompress.pipeline.asked import NetworkAsked
-from cnncompress.pipeline.opened import Opened, need_layers, open_run
-from cnncompress.pipeline.original import original_network
+from cnncompress.pipeline.opened import Opened, is_program
 from cnncompress.planning import choose_method
 from cnncompress.reporting.pictures import Filters, Pictures, Spectrum
 from cnncompress.terminal.console import LOG, bar
@@ -27,21 +25,12 @@ COLOURS = (1, 3)  # channels of a picture
 NO_ORIGINAL = "the original's weights are not at hand: no spectra and no filters are shown"
 
 
-def pictures_of(runs: Sequence[Path], trust_code: bool = False) -> dict[str, Pictures]:
-    """The pictures of each run by its path; those of a run that cannot be built say why they are missing."""
-    found = {}
-    for path in runs:
-        try:
-            opened = open_run(path, NetworkAsked(trust_code=trust_code))
-            need_layers(opened, "show the layers of")
-            original = original_network(opened)
-            found[str(path)] = Pictures(missing=NO_ORIGINAL) if original is None else _pictures(opened, original)
-        except CompressError as error:
-            found[str(path)] = Pictures(missing=f"no spectra and no filters are shown: {error}")
-    return found
-
-
-def _pictures(opened: Opened, original: nn.Module) -> Pictures:
+def pictures_of(opened: Opened, original: nn.Module | None) -> Pictures:
+    """The pictures of a run beside its `original`; where they cannot be had, they say why."""
+    if is_program(opened):
+        return Pictures(missing=f"no spectra and no filters are shown: {PROGRAM_ONLY}")
+    if original is None:
+        return Pictures(missing=NO_ORIGINAL)
     LOG.debug("spectra of %s", opened.name)
     weights = {name: dense_weight(layer).detach().cpu() for name, layer in layers_of(original).items()}
     return Pictures(

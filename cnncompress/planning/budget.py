@@ -141,6 +141,8 @@ class _Search:
         costs = costs_of(self.all.subject, plan)
         if "latency" in self.totals:
             costs["latency"] = self._fixed()["latency"] + solution.cost("latency")
+            own = {layer.name: layer.keep(self.table).costs["latency"] for layer in self.layers}
+            plan.times = {n: (own[n], one.costs["latency"]) for n, one in solution.items() if n not in plan.narrowed}
         plan.achieved = {cost: costs[cost] / total for cost, total in self.references.items()}
         return plan
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 
 from cnncompress.reporting.accuracy import change_words, judged
@@ -11,6 +12,7 @@ from cnncompress.reporting.classes import class_section
 from cnncompress.reporting.evidence import Evidence
 from cnncompress.reporting.examples import examples_section
 from cnncompress.reporting.filters import filters_section
+from cnncompress.reporting.layer_times import time_section
 from cnncompress.reporting.layers import kept_table
 from cnncompress.reporting.networks import (
     NetworkForm,
@@ -53,6 +55,7 @@ def report_page(
         _networks(report, peers),
         *_trained(evidence),
         *_compared(evidence),
+        *_times(report, evidence),
         *map(class_section, report.changes),
         *examples_section(report.examples),
         *_layers(report, evidence),
@@ -200,6 +203,12 @@ def _compared(evidence: Sequence[Evidence]) -> list[Section]:
         "What the plan predicted, and what was measured", ["run", "of", "predicted", "measured"], cells, "llll"
     )
     return [Section("Predicted and measured", tables=[table])]
+
+
+def _times(report: Report, evidence: Sequence[Evidence]) -> list[Section]:
+    """Where the time goes, or how to measure it."""
+    command = shlex.join(["cnncompress", "report", *(one.path for one in evidence), "--latency", "--format", "html"])
+    return [time_section(report.layer_times, command)] if evidence or report.layer_times else []
 
 
 def _layers(report: Report, evidence: Sequence[Evidence]) -> list[Section]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -18,17 +18,16 @@ from cnncompress.names.methods import SELECT
 from cnncompress.network.costs import Profile
 from cnncompress.reporting.classes import ClassChanges
 from cnncompress.reporting.examples import Example
+from cnncompress.reporting.layer_times import LayerTimes
 from cnncompress.reporting.steps import StepRow
+from cnncompress.reporting.times_json import latency_from_json, latency_to_json, pick, read_keys
 from cnncompress.text import plain_values
 
 SCHEMA = 1
 Kind = Literal["original", "decomposed", "finetuned"]
-TIME_KEYS = ("median", "p10", "p90")
-SETTING_KEYS = ("batch", "threads", "device", "dtype")
 ROW_KEYS = ("name", "kind", "params", "macs", "size_bytes", "top1", "top5", "images")
 LAYER_KEYS = ("layer", "method", "rank", "params", "macs", "error")
 # What reports of earlier versions lack, with the value that stands for it.
-LATER_SETTING: dict[str, Any] = {"memory_format": "unknown memory format", "runtime": "torch"}
 LATER_ROW: dict[str, Any] = {"other_macs": 0, "data": None, "top1_error": None}
 LATER_LAYER: dict[str, Any] = {"was": "", "rise": None}
 
@@ -95,6 +94,7 @@ class Report:
 
     `steps` are those of a cascade, of a network that was fine-tuned so. `changes` tell what the newest networks answer
     otherwise than their originals, class by class, and `examples` are images of it, which are shown and not stored.
+    `layer_times` has where their time goes, as far as that was measured.
     """
 
     rows: list[Row] = field(default_factory=list)
@@ -104,6 +104,7 @@ class Report:
     steps: list[StepRow] = field(default_factory=list)
     changes: list[ClassChanges] = field(default_factory=list)
     examples: list[Example] = field(default_factory=list)
+    layer_times: list[LayerTimes] = field(default_factory=list)
 
     def __repr__(self) -> str:
         names = ", ".join(row.name for row in self.rows)
@@ -114,11 +115,12 @@ class Report:
         return {
             "schema": SCHEMA,
             "rows": [row_to_json(row) for row in self.rows],
-            "layers": [_pick(layer, (*LAYER_KEYS, *LATER_LAYER)) for layer in self.layers],
+            "layers": [pick(layer, (*LAYER_KEYS, *LATER_LAYER)) for layer in self.layers],
             "kept": dict(self.kept),
             "notes": list(self.notes),
             **({"steps": [step.to_json() for step in self.steps]} if self.steps else {}),
             **({"class_changes": [one.to_json() for one in self.changes]} if self.changes else {}),
+            **({"layer_times": [one.to_json() for one in self.layer_times]} if self.layer_times else {}),
         }
 
     @classmethod
@@ -136,46 +138,27 @@ class Report:
         rows, layers = map(row_from_json, values["rows"]), map(_layer_from_json, values["layers"])
         steps = list(map(StepRow.from_json, values.get("steps", [])))
         changes = list(map(ClassChanges.from_json, values.get("class_changes", [])))
-        notes = list(values.get("notes", []))
-        return cls(list(rows), list(layers), dict(values.get("kept", {})), notes, steps, changes)
-
-
-def _pick(value: Any, keys: Iterable[str]) -> dict[str, Any]:
-    picked = {key: getattr(value, key) for key in keys}
-    return {key: list(v) if isinstance(v, tuple) else v for key, v in picked.items()}
+        notes, times = list(values.get("notes", [])), list(map(LayerTimes.from_json, values.get("layer_times", [])))
+        kept = dict(values.get("kept", {}))
+        return cls(list(rows), list(layers), kept, notes, steps, changes, layer_times=times)
 
 
 def row_to_json(row: Row) -> dict[str, Any]:
     """A row as JSON-ready values."""
-    values = _pick(row, (*ROW_KEYS, *LATER_ROW))
-    values["latency_ms"] = None if row.latency is None else _latency_to_json(row.latency)
-    return values | ({"further_latency_ms": list(map(_latency_to_json, row.further))} if row.further else {})
+    values = pick(row, (*ROW_KEYS, *LATER_ROW))
+    values["latency_ms"] = None if row.latency is None else latency_to_json(row.latency)
+    return values | ({"further_latency_ms": list(map(latency_to_json, row.further))} if row.further else {})
 
 
 def row_from_json(values: Mapping[str, Any]) -> Row:
     """The row of checked values."""
     latencies = [*filter(None, [values["latency_ms"]]), *values.get("further_latency_ms", [])]
-    return Row(**_read(values, ROW_KEYS, LATER_ROW)).timed([_latency_from_json(latency) for latency in latencies])
-
-
-def _latency_to_json(latency: Latency) -> dict[str, Any]:
-    setting = _pick(latency.setting, (*SETTING_KEYS, *LATER_SETTING))
-    return _pick(latency, TIME_KEYS) | setting | {"original": latency.original}
-
-
-def _latency_from_json(values: Mapping[str, Any]) -> Latency:
-    setting = TimingSetting(**_read(values, SETTING_KEYS, LATER_SETTING))
-    median, p10, p90 = (values[key] for key in TIME_KEYS)
-    return Latency(median, p10, p90, setting, values.get("original"))
+    return Row(**read_keys(values, ROW_KEYS, LATER_ROW)).timed([latency_from_json(latency) for latency in latencies])
 
 
 def _layer_from_json(values: Mapping[str, Any]) -> LayerRow:
-    picked = _read(values, LAYER_KEYS, LATER_LAYER)
+    picked = read_keys(values, LAYER_KEYS, LATER_LAYER)
     return LayerRow(**picked | {key: tuple(values[key]) for key in ("rank", "params", "macs")})
-
-
-def _read(values: Mapping[str, Any], keys: Iterable[str], later: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: values[key] for key in keys} | {key: values.get(key, default) for key, default in later.items()}
 
 
 def layer_rows(plan: Plan, errors: Mapping[str, float]) -> list[LayerRow]:
@@ -222,6 +205,7 @@ def merge(reports: Mapping[str, Report]) -> Report:
         result.steps += [dataclasses.replace(step, what=f"{run}: {step.what}") for step in report.steps]
         result.changes += [dataclasses.replace(one, network=f"{run}: {one.network}") for one in report.changes]
         result.examples += [dataclasses.replace(one, network=f"{run}: {one.network}") for one in report.examples]
+        result.layer_times += [dataclasses.replace(one, network=f"{run}: {one.network}") for one in report.layer_times]
         result.kept |= {f"{run}:{name}": reason for name, reason in report.kept.items()}
         for note in report.notes:
             told.setdefault(note, []).append(run)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from cnncompress.pipeline import page
 from tests.cli.conftest import edit_json
 from tests.reporting.pages import look_at
 
@@ -31,7 +32,33 @@ def test_the_page_of_a_run_holds_all_that_it_shows(saved, done, tmp_path):
     assert "features.0" in text
     assert [a["alt"] for a in seen.named("img")] == [f"Filters of features.0 {when}: 16 of 3×3" for when in STAGES]
     assert any("from 80 to 82" in (a.get("aria-label") or "") for a in seen.named("svg"))
+    assert f"cnncompress report '{EVIL}' --latency --format html" in text
     assert len(page) < 2_000_000
+
+
+@pytest.mark.slow
+def test_the_page_of_a_run_that_was_timed_shows_where_its_time_goes(done):
+    done("decompose", "digits_vgg", "--budget", "macs=0.8", "--threads", "1", "--out", "run")
+    (times,) = json.loads(Path("run/metrics.json").read_text())["layer_times"]
+    assert times["layers"][0]["layer"] == "features.0"
+    assert all(layer["after"] > 0 and layer["before"] > 0 for layer in times["layers"])
+    assert sum(layer["after"] for layer in times["layers"]) < 2 * times["latency"]["median"]
+    seen = look_at(done("report", "run", "--format", "html"))
+    assert seen.wrong == []
+    text = " ".join(seen.text)
+    assert "planned ms" not in text  # no budget of latency
+    assert "all else" in text
+
+
+@pytest.mark.slow
+def test_networks_are_built_once_for_a_page(done, monkeypatch):
+    done("decompose", "digits_vgg", "--rank", "4", "--out", "run")
+    built = []
+    for name in ("open_run", "original_network"):
+        build = getattr(page, name)
+        monkeypatch.setattr(page, name, lambda *given, build=build, name=name: (built.append(name), build(*given))[1])
+    done("report", "run", "--data", "digits", "--format", "html")
+    assert built == ["open_run", "original_network"]
 
 
 @pytest.mark.parametrize("line", ["[]", '{"epoch": "one"}', "{", '{"epoch": 1, "epoch": 2}'])

@@ -5,6 +5,8 @@ import torch
 from torch import nn
 
 import cnncompress as cc
+from cnncompress.pipeline.opened import open_run
+from cnncompress.pipeline.original import original_network
 from cnncompress.pipeline.pictures import POINTS, filters_of, pictures_of, share_of_a_line, spectra_of
 
 
@@ -72,13 +74,9 @@ def test_other_channels_than_colours_have_no_picture(channels):
     assert filters_of({"0": network[0].weight.detach()}, network, channels) is None
 
 
-def test_what_cannot_be_built_says_so(tmp_path):
-    assert "no run at" in pictures_of([tmp_path / "nowhere"])[str(tmp_path / "nowhere")].missing
-
-
 def test_a_run_without_its_original_says_so(tmp_path):
     network = cc.load_model("digits_vgg").model  # saved from Python: nothing records which weights it was made of
     plan = planned(network, torch.zeros(1, 3, 32, 32), "spatial-svd", 4)
     cc.save(cc.decompose(network, plan), tmp_path / "run")
-    (found,) = pictures_of([tmp_path / "run"]).values()
-    assert "the original's weights are not at hand" in found.missing
+    opened = open_run(tmp_path / "run")
+    assert "the original's weights are not at hand" in pictures_of(opened, original_network(opened)).missing

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from cnncompress.chains.plan import Budget
+from cnncompress.chains.plan_json import plan_from_json, plan_to_json
 from cnncompress.chains.spec import chain_macs
 from cnncompress.errors import UsageError
 from cnncompress.fitting import decompose
@@ -54,6 +55,12 @@ def test_a_budget_of_latency(model, monkeypatch):
     small = profile(decompose(model, found, progress=False), X).macs / 1000 + 20
     assert found.achieved["latency"] == pytest.approx(small / original)
     assert 0.49 < small / original <= 0.5
+    taken = {name: change.macs for name, change in found.layers.items()}
+    assert {name: found.times[name] for name in taken} == {
+        name: pytest.approx((before / 1000, after / 1000)) for name, (before, after) in taken.items()
+    }
+    assert all(before == after for name, (before, after) in found.times.items() if name not in taken)
+    assert plan_from_json(plan_to_json(found)).times == found.times
     both = plan(model, X, budget=Budget(latency=0.5, params=0.3), table=times, original_ms=original)
     assert both.achieved["latency"] <= 0.5
     assert both.achieved["params"] <= 0.3
