@@ -1,74 +1,93 @@
-"""Pages as a browser lays them out, where there is one."""
+"""Pages as a browser lays them out, where there is one: widths, pictures, and what axe-core says of them."""
 
 from __future__ import annotations
 
-import json
-import re
 import shutil
-import subprocess
-from html import escape, unescape
+from importlib import resources
 
 import pytest
 
-from cnncompress.reporting import LayerRow, Report, Row
-from cnncompress.reporting.classes import ClassChanges, ClassRow, Confusion
-from cnncompress.reporting.embedded import Pixels
-from cnncompress.reporting.examples import Example
-from cnncompress.reporting.pictures import Filters, Pictures, Spectrum
-from cnncompress.reporting.report_page import report_page
+from tests.reporting.samples import SHOWN_IMAGES, sample_exploration, sample_layers, sample_run, sample_runs
+from tests.reporting.test_pages import EVIL
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 WIDTHS = (360, 800, 1600)  # pixels
-LONG = "features." + 12 * "denseblock" + ".conv"
-SCRIPT = """
-<script>
-addEventListener("load", () => {
-  const found = [...document.querySelectorAll("iframe")].map(frame => {
-    const page = frame.contentDocument.documentElement;
-    const images = [...frame.contentDocument.images];
-    return [page.clientWidth, page.scrollWidth, images.length, images.filter(image => image.naturalWidth > 0).length];
-  });
-  document.title = JSON.stringify(found);
-});
-</script>
+PAPER = 718  # pixels of a line on A4 with margins of 1 cm
+PAGES = {"run": sample_run, "runs": sample_runs, "exploration": sample_exploration, "layers": sample_layers}
+WAYS = {"light": ("screen", "light"), "dark": ("screen", "dark"), "print": ("print", "light")}
+VIOLATIONS = """
+axe.run({resultTypes: ["violations"]}).then(found =>
+  found.violations.map(one => [one.id, one.help, ...one.nodes.map(node => node.html)].join("\\n")))
 """
 
-
-def page():
-    """A page with a part of every kind, and names that are long."""
-    rows = [
-        Row(LONG, "original", 9, 10**9, 40, 90.0, 99.0, 500),
-        Row("small", "decomposed", 5, 10**8, 9, 89.0, 99.0, 500),
-    ]
-    layers = [LayerRow(LONG, "channel-svd", (12,), (10, 5), (10**9, 10**8), 0.1, "3×3 3→8", 0.01)]
-    lost, grown = ClassRow(LONG, 10, 90.0, 80.0, 9.0), Confusion(LONG, LONG, 1, 3)
-    pixels = Pixels(96, 64)
-    pixels.put(1, 1, (1.0, 0.5, 0.0))
-    examples = [Example("small", LONG, "a", "b", pixels.png())] * 5
-    changes = [ClassChanges("small", 10, (lost,), (grown,))]
-    report = Report(rows, layers, {LONG: "it stays"}, ["a note"], changes=changes, examples=examples)
-    spectra = tuple(Spectrum(LONG, "channel-svd", "2", ((1, 1.0), (2, 0.5), (3, 0.1)), 3, 2, 0.9) for _ in range(9))
-    kernels = [[[[0.1, -0.2]], [[0.3, 0.4]], [[0.0, 1.0]]]] * 8
-    now = [[[[0.1, -0.1]]] * 3] * 8
-    return report_page(report, (), {"run": Pictures(spectra, Filters(LONG, kernels, now, (0.8, 0.9)))})
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(BROWSER is None, reason="there is no Chromium here")]
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(BROWSER is None, reason="there is no Chromium here")
-def test_nothing_is_wider_than_the_screen_and_all_pictures_are_shown(tmp_path):
-    frames = [f'<iframe width="{width}" height="900" srcdoc="{escape(page())}"></iframe>' for width in WIDTHS]
-    (tmp_path / "frames.html").write_text(f"<!doctype html><title></title>{SCRIPT}{''.join(frames)}", encoding="utf-8")
-    options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}", "--dump-dom"]
-    done = subprocess.run(
-        [BROWSER, *options, (tmp_path / "frames.html").as_uri()],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
-    found = json.loads(unescape(re.search(r"<title>([^<]*)</title>", done.stdout)[1]))
-    assert len(found) == len(WIDTHS)
-    for width, (inside, needed, images, shown) in zip(WIDTHS, found, strict=True):
-        assert width - 20 <= inside <= width
-        assert needed <= inside
-        assert images == shown == 7  # five examples, and the filters before and now
+@pytest.fixture(scope="module")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api", reason="the extra dev is not installed")
+    with playwright.sync_playwright() as started:
+        chromium = started.chromium.launch(executable_path=BROWSER)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def opened(browser, tmp_path):
+    """Opens a page of HTML from the disk in a way; what it says, asks or fetches is a failure in the end."""
+    said = []
+
+    def open_page(html, way="light"):
+        (tmp_path / "page.html").write_text(html, encoding="utf-8")
+        media, scheme = WAYS[way]
+        page = browser.new_page(color_scheme=scheme)
+        page.emulate_media(media=media)
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.on("dialog", lambda dialog: (said.append(dialog.message), dialog.dismiss()))
+        page.goto((tmp_path / "page.html").as_uri())
+        return page
+
+    yield open_page
+    assert said == []
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("kind", PAGES)
+def test_a_page_fits_and_axe_finds_no_violation(kind, way, opened):
+    page = opened(PAGES[kind](), way)
+    page.evaluate(resources.files("axe_playwright_python").joinpath("axe.min.js").read_text(encoding="utf-8"))
+    for width in WIDTHS:
+        page.set_viewport_size({"width": width, "height": 900})
+        assert page.evaluate(VIOLATIONS) == [], width
+        needed = page.evaluate("document.documentElement.scrollWidth")
+        assert way == "print" or needed <= width
+
+
+@pytest.mark.parametrize("kind", PAGES)
+def test_nothing_is_cut_off_on_paper(kind, opened):
+    page = opened(PAGES[kind](), "print")
+    page.set_viewport_size({"width": PAPER, "height": 900})
+    assert page.evaluate("document.documentElement.scrollWidth") <= PAPER
+
+
+def test_all_pictures_are_shown(opened):
+    page = opened(sample_run())
+    assert page.evaluate("[...document.images].filter(image => image.naturalWidth > 0).length") == SHOWN_IMAGES
+    assert page.locator("img").count() == SHOWN_IMAGES
+
+
+def test_a_script_in_a_name_does_nothing(opened):
+    page = opened(sample_run(EVIL))
+    assert page.locator("script").count() == 0
+    assert page.locator("img").count() == SHOWN_IMAGES
+    assert EVIL in page.locator("main").inner_text()
+
+
+def test_wide_tables_scroll_by_the_keyboard(opened):
+    page = opened(sample_run())
+    page.set_viewport_size({"width": WIDTHS[0], "height": 900})
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.getAttribute('role')") == "region"
+    page.keyboard.press("ArrowRight")
+    page.wait_for_function("document.activeElement.scrollLeft > 0", timeout=5000)
