@@ -22,5 +22,5 @@ def images_at_once(pixels: int, device: torch.device) -> int:
 
 def parts(images: Tensor) -> Iterator[Tensor]:
     """Parts of images [n, c, h, w] that a network takes at once where they are, of about the same size."""
-    most = images_at_once(images[0, 0].numel(), images.device)
+    most = images_at_once(images.shape[-2:].numel(), images.device)
     return iter(images.tensor_split(max(1, math.ceil(len(images) / most))))
