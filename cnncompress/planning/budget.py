@@ -13,7 +13,7 @@ from cnncompress.errors import UnreachableError, UsageError
 from cnncompress.metrics import get_metric
 from cnncompress.planning.alone import Alone, Change
 from cnncompress.planning.candidates import Layer, spread
-from cnncompress.planning.clocked import CLOCKINGS, Scaled, Sums, best_of
+from cnncompress.planning.clocked import CLOCKINGS, EASINGS, Scaled, Sums, best_of
 from cnncompress.planning.collection import Candidates, with_channels
 from cnncompress.planning.cuts import Cut
 from cnncompress.planning.joint import Prices, components
@@ -118,15 +118,29 @@ class _Search:
             corrected = self.table.corrected(self._sums(solution), measured)
             if corrected is None:
                 return plan
-            self.table, plan.achieved["latency"] = corrected, measured / self.references["latency"]
+            before, self.table = self.table, corrected
+            plan.achieved["latency"] = measured / self.references["latency"]
             tried.append(plan)
             try:
-                solution = self._fine(self._rough())
+                solution = self._eased(before)
             except UnreachableError:
                 if (best := best_of(tried, self.budget.latency)) is None:
                     raise
                 return best
         return best_of(tried, self.budget.latency) or self._told(solution)
+
+    def _eased(self, reachable: Scaled) -> Solution:
+        """The solution in the corrected times or, where none has the budget in them, in times nearer to those before.
+
+        One measurement in a slow moment, or of chains that are slower than others, would end the search otherwise.
+        """
+        assert self.table is not None
+        for _ in range(EASINGS):
+            try:
+                return self._fine(self._rough())
+            except UnreachableError:
+                self.table = self.table.eased(reachable)
+        return self._fine(self._rough())
 
     def _sums(self, solution: Solution) -> Sums:
         """The milliseconds that make up what is predicted of a solution."""

@@ -14,6 +14,7 @@ from cnncompress.latency.table import LatencyTable
 
 CLOCKINGS = 8  # measurements of the whole network, at most
 CLOSE_SHARE = 0.02  # of its time: a smaller difference is noise
+EASINGS = 3  # of times that leave no plan
 LARGEST_FACTOR = 2.0  # what one measurement may change the times of chains by
 
 
@@ -82,6 +83,10 @@ class Scaled:
         if not low < slower < high:
             slower = math.sqrt(low * high)
         return replace(self, scale=factor * self.scale, slower=slower, scaled=True, between=(low, high))
+
+    def eased(self, reachable: Scaled) -> Scaled:
+        """The times with chains halfway to what they took in those, in which there was a plan."""
+        return replace(self, slower=math.sqrt(self.slower * reachable.slower))
 
 
 def best_of(plans: Sequence[Plan], share: float) -> Plan | None:

@@ -202,3 +202,23 @@ def test_of_plans_that_are_never_as_predicted_the_best_measured_one_is_taken(mod
     within = [one for one in asked if one[1] <= 0.6]
     assert within
     assert (sum(found.rises.values()), found.achieved["latency"]) == pytest.approx(min(within))
+
+
+def test_one_slow_measurement_does_not_end_the_search(model, monkeypatch):
+    """The first plan takes 1.5 times what it is predicted to take, which leaves no plan; the others take what they are."""
+    monkeypatch.setattr(table, "measure", steady)
+    original, asked = profile(model, X).macs / 1000 + 20, []
+
+    def clock(found):
+        truth = profile(decompose(model, found, progress=False), X).macs / 1000 + 20
+        asked.append(truth * (1 if asked else 1.5))
+        return asked[-1]
+
+    times = LatencyTable(TimingSetting(), None)
+    free = planner_of(model, times=LatencyModel(times, original))
+    with pytest.raises(UsageError) as raised:
+        free.plan(Budget(latency=0.01))
+    least = float(re.search(r"go down to latency=([\d.]+)", str(raised.value))[1])
+    found = planner_of(model, times=LatencyModel(times, original, clock=clock)).plan(Budget(latency=1.1 * least))
+    assert len(asked) > 1
+    assert clock(found) / original <= 1.1 * least * 1.02
