@@ -205,7 +205,7 @@ def test_of_plans_that_are_never_as_predicted_the_best_measured_one_is_taken(mod
 
 
 def test_one_slow_measurement_does_not_end_the_search(model, monkeypatch):
-    """The first plan takes 1.5 times what it is predicted to take, which leaves no plan; the others take what they are."""
+    """The first plan takes 1.5 times what is predicted, which leaves no plan; the others take what they are."""
     monkeypatch.setattr(table, "measure", steady)
     original, asked = profile(model, X).macs / 1000 + 20, []
 
