@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from cnncompress.data.loading import collate, make_loader
+from cnncompress.data.loading import Loader, collate, make_loader
+from cnncompress.data.sample import evenly
 from cnncompress.errors import DataError, UsageError
 from cnncompress.finetuning.optimization import mixed_seed
 from cnncompress.finetuning.settings import FinetuneSettings
@@ -132,16 +133,13 @@ class Batches:
         epochs = range(epochs_before + 1, epochs_before + 1 + self.settings.epochs)
         return torch.cat([self._parts(epoch) for epoch in (0, *epochs)]).unique().tolist()
 
-    def as_evaluated(self, epoch: int, done: int, count: int) -> Iterator[Any]:
-        """As `of_epoch`, `count` batches of the images as they are evaluated, where the set has those as `plain`.
-
-        Images that cannot be read are left out.
-        """
-        mine = self._parts(epoch)[done : done + count]
-        if self.memory is not None:
-            return map(self.memory.batch, mine.tolist())
-        dataset = getattr(self.dataset, "plain", self.dataset)
-        return iter(make_loader(dataset, mine.shape[1], workers=self.settings.workers, indices=mine.flatten().tolist()))
+    def others(self, images: Any, most: int) -> Loader:
+        """This process's part of at most `most` batches of other images, spread evenly; as many in every process."""
+        rank, processes = self.process.rank, self.process.processes
+        chosen = evenly(len(images), most * self.size)
+        each = len(chosen) // processes
+        mine = chosen[rank * each : (rank + 1) * each] if each else chosen
+        return make_loader(images, self.size // processes, workers=self.settings.workers, indices=mine)
 
     def read(self, batches: Iterator[Any], dtype: torch.dtype, classes: int) -> Batch:
         """The next batch, on the device; DataError for wrong labels.

@@ -10,6 +10,7 @@ import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -18,6 +19,7 @@ from cnncompress.finetuning.optimization import mixed_seed
 from cnncompress.finetuning.settings import FinetuneSettings
 from cnncompress.finetuning.stepping import Stepper
 from cnncompress.network.inputs import input_dtype
+from cnncompress.network.processes import add_up
 from cnncompress.terminal.console import bar
 
 FIRST_RATES = {"sgd": 1e-3, "adamw": 3e-5}  # the first that is tried
@@ -25,7 +27,7 @@ RATIO = 10**0.5  # between two that are tried
 LARGEST, SMALLEST = 3, -3  # steps of this ratio from the first
 TRIAL_SHARE = 0.25  # steps of a trial, of those of the training
 TRIAL_STEPS = (4, 16)
-HELD_BATCHES = 8
+JUDGING_BATCHES = 8
 GAIN_SHARE = 0.9  # of the largest fall in loss: the smaller of two rates that do about as well has less noise
 WARM_UP_SHARE = 0.1  # of the steps
 WARM_UP_STEPS = 500
@@ -49,7 +51,7 @@ def rate_at(peak: float, step: int, steps: int) -> float:
 
 @dataclass
 class Found:
-    """A learning rate, the loss of each that was tried on held batches, and that before: in nats an image."""
+    """A learning rate, the loss of each that was tried on validation images, and that before: in nats an image."""
 
     rate: float
     before: float
@@ -60,7 +62,7 @@ class Found:
         after = self.tried[self.rate]
         return (
             f"learning rate {self.rate:.2g}, of {len(self.tried)} tried for {self.steps} steps: loss "
-            f"{self.before:.4g} → {after:.4g} on other training images"
+            f"{self.before:.4g} → {after:.4g} on validation images"
         )
 
 
@@ -94,21 +96,24 @@ def choose(tried: dict[float, float], before: float) -> float:
     return min((rate for rate, loss in tried.items() if before - loss >= GAIN_SHARE * most > 0), default=min(tried))
 
 
-def find_rate(stepper: Stepper, batches: Batches, settings: FinetuneSettings, set_modes: Callable[[], None]) -> Found:
+def find_rate(
+    stepper: Stepper, batches: Batches, val: Any, settings: FinetuneSettings, set_modes: Callable[[], None]
+) -> Found:
     """The learning rate that `choose` takes after short trials; the network and the optimizer stay as they are.
 
     A trial begins at the present weights and takes `TRIAL_SHARE` of the steps of the training, within `TRIAL_STEPS`,
-    with their warm-up and cosine. It is judged on up to `HELD_BATCHES` other batches, in eval mode and as images are
-    evaluated. All trials see the same batches, those of an epoch 0 that no training has, and the same random numbers.
+    with their warm-up and cosine. It is judged on up to `JUDGING_BATCHES` batches of `val`, in eval mode: the original
+    may know all training images by heart, on which nothing is left to learn then. All trials see the same batches,
+    those of an epoch 0 that no training has, and the same random numbers.
     """
     wanted = min(max(int(TRIAL_SHARE * batches.steps * settings.epochs), TRIAL_STEPS[0]), TRIAL_STEPS[1])
-    steps = max(1, min(wanted, 2 * batches.steps // 3))
-    first, count = (steps, min(HELD_BATCHES, batches.steps - steps)) if batches.steps > 1 else (0, 1)
+    steps = min(wanted, batches.steps)
     start, dtype, classes = copy.deepcopy(stepper.state()), input_dtype(stepper.model), stepper.classes
 
     def held_loss() -> float:
-        held = (batches.checked(batch, dtype, classes) for batch in batches.as_evaluated(0, first, count))
-        return stepper.loss(held) / (count * stepper.size)
+        held = batches.others(val, JUDGING_BATCHES)
+        total = stepper.loss(batches.checked(batch, dtype, classes) for batch in held)
+        return total / int(add_up(torch.tensor(len(held.read))))
 
     def trial(rate: float) -> float:
         set_modes()

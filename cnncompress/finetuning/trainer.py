@@ -147,7 +147,7 @@ class Trainer:
         self.progress.frozen = knows(self.best.loss, self.classes) if frozen is None else frozen
         self.progress.rate = self.settings.lr
         if self.progress.rate is None:
-            found = find_rate(self.stepper, self.batches, self.settings, self._set_modes)
+            found = find_rate(self.stepper, self.batches, self.val, self.settings, self._set_modes)
             self.progress.rate, self.progress.found = found.rate, str(found)
             LOG.info(str(found))
         if self.main:

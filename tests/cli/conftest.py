@@ -36,7 +36,7 @@ def listing(folder="."):
 
 PROGRESS = re.compile(
     r"^(?:loading PyTorch|step \d+ of \d+: .* \(\d+:\d\d\)|trial \d+ of at most .*"
-    r"|learning rate .*, of \d+ tried for .* on other training images"
+    r"|learning rate .*, of \d+ tried for .* on validation images"
     r"|cascade: step \d+ of \d+: .*"
     r"|(?:before training|epoch \d+ of \d+): .*|network .*: weights: .*|.*: val from .*"
     r"|evaluate .* on .*|time .* beside its original)\n",

@@ -88,3 +88,15 @@ def test_a_network_that_has_nothing_to_learn_gets_a_small_one(tmp_path):
         model[9].weight.zero_()  # what is best for random labels: all classes alike
         model[9].bias.zero_()
     assert tune(tmp_path / "second", model, train, lr=None).lr < 0.005
+
+
+def test_trials_are_judged_by_validation_images(tmp_path):
+    """A network that knows its training images by heart, of random labels: the others tell that all steps are harm."""
+    train, val = Toy(32), Toy(24, seed=1)
+    train.labels = torch.randint(3, (32,), generator=torch.Generator().manual_seed(0)).tolist()
+    model = network(dropout=0.0)
+    tune(tmp_path / "first", model, val=val, epochs=4)
+    result = tune(tmp_path / "second", model, train, val, lr=None)
+    assert result.lr == pytest.approx(FIRST_RATES["sgd"] / RATIO**3)
+    loss = result.history[0]["val_loss"]
+    assert f"loss {loss:.4g} → " in result.note  # all 24 images are within the batches that judge
