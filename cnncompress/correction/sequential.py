@@ -32,6 +32,7 @@ from cnncompress.network.subject import Subject, look_at
 from cnncompress.network.swap import swap
 from cnncompress.terminal.console import bar
 
+ACTIVATION_VALUES = 2**28  # of the images that a correction looks at, in the largest layer: 1 GiB in float32
 UNFOLLOWED = (
     "torch.fx cannot trace the forward pass: each layer was corrected for its own output alone, and the kernels of "
     "kept layers were not refitted"
@@ -147,3 +148,18 @@ def _refit_in_graph(original: Runner, compressed: Runner, images: Tensor, refits
             del visit  # its tensors are not needed while the next layers run
     for name, chain in compressed.replaced.items():
         swap(small, name, chain)
+
+
+def most_images(calls: Mapping[str, Call]) -> int:
+    """How many images may be in memory at once: no layer's inputs or outputs exceed `ACTIVATION_VALUES`."""
+    return max(1, ACTIVATION_VALUES // max(max(_values(call)) for call in calls.values()))
+
+
+def _values(call: Call) -> tuple[int, int]:
+    """Numbers in the input and in the output of a layer on one image."""
+    spec, before, after = call.spec, 0, 0
+    for height, width in call.sizes:
+        rows, columns = spec.output_size((height, width))
+        before += spec.in_channels * height * width
+        after += spec.out_channels * rows * columns
+    return before, after

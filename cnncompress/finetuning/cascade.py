@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
+from cnncompress.chains.plan import Plan
+from cnncompress.correction.refit import Correction
+from cnncompress.correction.sequential import fit_in_order, most_images
 from cnncompress.data import make_loader
 from cnncompress.data.sample import evenly
 from cnncompress.files.tensorfile import digest_of
@@ -23,10 +27,13 @@ from cnncompress.finetuning.story import StepCheckpoints, Story, read_story
 from cnncompress.fitting import fit_alone
 from cnncompress.metrics import LayerStatistics, get_metric
 from cnncompress.names.schedules import parse_schedule
+from cnncompress.network.compressed import Compressed
 from cnncompress.network.copying import clone
-from cnncompress.network.inputs import in_single, input_dtype
+from cnncompress.network.inputs import in_single, input_dtype, read_batch
 from cnncompress.network.processes import as_the_first, processes
 from cnncompress.network.provenance import Provenance
+from cnncompress.network.subject import look_at
+from cnncompress.network.trace import trace
 from cnncompress.statistics import collect_statistics
 from cnncompress.terminal.console import LOG, is_main_process
 from cnncompress.terminal.words import points
@@ -36,7 +43,9 @@ class Cascade:
     """Makes of an original, layer by layer, the network that a plan makes of it, and puts its weights into `model`.
 
     Each step decomposes its layers, by the methods and ranks of the plan, from the weights that the steps before left.
-    In the plan's metric, the statistics are those of the network so far, with every layer before in its chain. Then
+    In the plan's metric, the statistics are those of the network so far, with the layers of all steps before in chains.
+    Where these come from images, several layers of a step are fitted in network order, each to what the chains before
+    it really give, toward the outputs of the network so far (`correction.decompose_in_order`). Then
     all that is called after these layers is trained; they and all before them keep their parameters, and the statistics
     of their normalisations. A step ends after the epochs of the settings, or as soon as the network is within
     `until_drop` of the original, and leaves its best weights. What no parameters are above is decomposed only.
@@ -98,30 +107,46 @@ class Cascade:
         return [name for step in self.steps[: self.story.step] for name in step.layers]
 
     def _decomposed(self, network: nn.Module, step: Step) -> nn.Module:
-        """A copy of the network with the layers of a step decomposed, one after the other."""
-        for name in step.layers:
-            part = of_layers(self.plan, [name])
-            statistics = self._statistics(network, name)
+        """A copy of the network with the layers of a step decomposed."""
+        part, statistics = of_layers(self.plan, step.layers), self._statistics(network, list(step.layers))
+        if statistics and len(step.layers) > 1:
+            found = self._in_order(network, part, statistics)
+        else:
             found = fit_alone(network, Provenance(), part, statistics=statistics, progress=False)
-            network, self.story.errors[name] = found.network, found.provenance.errors[name]
-            as_the_first(network)
-        return network
+        self.story.errors |= {name: found.provenance.errors[name] for name in step.layers}
+        as_the_first(found.network)
+        return found.network
 
-    def _statistics(self, network: nn.Module, name: str) -> dict[str, LayerStatistics]:
-        """The statistics of a layer's inputs and outputs in the network so far."""
+    def _in_order(self, network: nn.Module, part: Plan, statistics: Mapping[str, LayerStatistics]) -> Compressed:
+        """The network with some layers decomposed, each fitted to what the chains before it make of the images."""
+        example = self.session.example(network)
+        indices = self._indices(most_images(trace(network, example)))
+        images = torch.cat([read_batch(batch, example.dtype, labels=False)[0] for batch in self._loader(indices)])
+        subject, how = look_at(network, images[:1]), Correction(seed=self.session.settings.seed)
+        return fit_in_order(subject, part, images, statistics, how, progress=False).made
+
+    def _statistics(self, network: nn.Module, names: list[str]) -> dict[str, LayerStatistics]:
+        """The statistics of the inputs and outputs of some layers in the network so far, as far as the metric needs."""
         if not get_metric(self.plan.metric).needs:
             return {}
-        settings, images = self.session.settings, self.images
-        if hasattr(images, "set_epoch"):
-            images.set_epoch(0)
-        rank, world = processes()
-        chosen = evenly(len(images), settings.calibration_images)[rank::world]  # type: ignore[arg-type]
-        loader = make_loader(images, settings.batch_size, workers=settings.workers, indices=chosen)
+        settings, (rank, world) = self.session.settings, processes()
+        loader = self._loader(self._indices(settings.calibration_images)[rank::world])
         found = collect_statistics(
-            network, loader, self.plan.metric, layers=[name], seed=settings.seed, device=self.session.device
+            network, loader, self.plan.metric, layers=names, seed=settings.seed, device=self.session.device
         )
         network.to("cpu")
         return found
+
+    def _indices(self, most: int) -> list[int]:
+        """The images to decompose by, at most so many."""
+        return evenly(len(self.images), min(most, self.session.settings.calibration_images))  # type: ignore[arg-type]
+
+    def _loader(self, indices: list[int]) -> Iterable[Any]:
+        """These images, in batches."""
+        if hasattr(self.images, "set_epoch"):
+            self.images.set_epoch(0)
+        settings = self.session.settings
+        return make_loader(self.images, settings.batch_size, workers=settings.workers, indices=indices)
 
     def _trained(self, network: nn.Module, step: Step, state: dict[str, Any] | None) -> None:
         """Train what is above the layers so far, and note what came out."""

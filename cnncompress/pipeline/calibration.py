@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from cnncompress.chains.spec import Call
+from cnncompress.correction.sequential import most_images
 from cnncompress.data import Data, Images, Loader, make_loader, split
 from cnncompress.data.sample import evenly
 from cnncompress.errors import NoGradientError, UsageError
@@ -26,7 +27,6 @@ from cnncompress.statistics import collect_statistics, load_statistics, save_sta
 from cnncompress.terminal.console import LOG
 
 STATISTICS = "statistics.safetensors"
-ACTIVATION_VALUES = 2**28  # of the images that a correction looks at, in the largest layer: 1 GiB in float32
 UNSEEN_STEP = 4  # one of so many images is left out of the statistics where a selection of channels has few of them
 MANY_IMAGES = 10  # of a class: with as many, what is left out would help more in the statistics
 EVALUATION_SHARE = 0.5  # of a set without training images: the rest is for calibration
@@ -117,21 +117,6 @@ def few(images: int, calls: Mapping[str, Call]) -> bool:
 def left_out_of(images: Sequence[int]) -> list[int]:
     """Every `UNSEEN_STEP`-th of some images: those that show what a fit to the statistics of the others does."""
     return list(images[UNSEEN_STEP - 1 :: UNSEEN_STEP])
-
-
-def most_images(calls: Mapping[str, Call]) -> int:
-    """How many images may be in memory at once: no layer's inputs or outputs exceed `ACTIVATION_VALUES`."""
-    return max(1, ACTIVATION_VALUES // max(max(_values(call)) for call in calls.values()))
-
-
-def _values(call: Call) -> tuple[int, int]:
-    """Numbers in the input and in the output of a layer on one image."""
-    spec, before, after = call.spec, 0, 0
-    for height, width in call.sizes:
-        rows, columns = spec.output_size((height, width))
-        before += spec.in_channels * height * width
-        after += spec.out_channels * rows * columns
-    return before, after
 
 
 def calibrate(

@@ -28,8 +28,8 @@ def train_shared(out, batch_size=8):
     return {"history": result.history, "model": model.state_dict()}
 
 
-def cascade_shared(out):
-    """As `train_shared`, for a cascade of two steps that starts from a network without random parts.
+def cascade_shared(out, group=1):
+    """As `train_shared`, for a cascade of two layers that starts from a network without random parts.
 
     Nine images for its statistics do not divide by two, nor do the 24 validation images that can be read.
     """
@@ -42,9 +42,9 @@ def cascade_shared(out):
     small = cc.decompose(network, cc.Plan(plan.layers), progress=False)
     with torch.no_grad():
         small[-1].weight.zero_()  # right on a third of the images
-    chosen = settings(schedule="cascade", lr=0.05, calibration_images=9)
+    chosen = settings(schedule=f"cascade:group={group}", lr=0.05, calibration_images=9)
     lessons = Lessons(Toy(), Unreadable(25, seed=1), origin=Origin(network, plan))
-    result = finetune(small, lessons, chosen, out / "cascade", device="cpu")
+    result = finetune(small, lessons, chosen, out / f"cascade{group}", device="cpu")
     answers = small(torch.stack([lessons.val[i][0] for i in range(25) if i != 7])).detach()
     return {"history": result.history, "hits": result.best.hits, "answers": answers}
 
@@ -73,7 +73,7 @@ try:
     train_shared(out, batch_size=7)
 except UsageError as error:
     refusal = str(error)
-saved = {**train_shared(out), "refusal": refusal, "cascade": cascade_shared(out)}
+saved = {**train_shared(out), "refusal": refusal, "cascades": [cascade_shared(out, group) for group in (1, 2)]}
 if is_main_process():
     torch.save(saved, out / "result.pt")
 """
@@ -98,7 +98,8 @@ def test_two_processes_give_the_result_of_one(tmp_path):
         assert (a["train_loss"] or 0) == pytest.approx(b["train_loss"] or 0, rel=1e-4)
     for name, value in one["model"].items():
         assert torch.allclose(value, two["model"][name], atol=1e-5), name
-    check_cascades(cascade_shared(tmp_path / "one"), two["cascade"])
+    for group, found in enumerate(two["cascades"], 1):
+        check_cascades(cascade_shared(tmp_path / "one", group), found)
 
 
 def check_cascades(one, two):
