@@ -50,7 +50,12 @@ EXAMPLES = (
     "cnncompress finetune runs/resnet50 --data imagenet/",
     "cnncompress export runs/resnet50 --format onnx",
 )
-COMPLETION = ('eval "$(_CNNCOMPRESS_COMPLETE=bash_source cnncompress)"', "or zsh_source, fish_source")
+COMPLETING = "_CNNCOMPRESS_COMPLETE"  # set by the shell that asks for a completion
+COMPLETION = (
+    f'bash: eval "$({COMPLETING}=bash_source cnncompress)"',
+    f'zsh:  eval "$({COMPLETING}=zsh_source cnncompress)"',
+    f"fish: {COMPLETING}=fish_source cnncompress | source",
+)
 LONGEST_ERROR = 4000  # characters of an error: what is wrong is said well before
 INTERRUPTED = "interrupted; nothing is left half-written"
 
@@ -173,7 +178,10 @@ def main(args: list[str] | None = None) -> None:
         sys.exit(1)
     except OSError as error:
         fail(f"{type(error).__name__}: {error}", 1)
-    except SystemExit as error:  # a network's own code: the work is not done, whatever its exit code says
+    except SystemExit as error:
+        if COMPLETING in os.environ:  # click has answered the shell
+            raise
+        # a network's own code: the work is not done, whatever its exit code says
         fail(f"the code of the network ended the program ({error.code})", 1)
     except Exception as error:
         fail(_explain(error), 1)

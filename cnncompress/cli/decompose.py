@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from cnncompress.cli import frame, options, planning
+from cnncompress.cli import completion, frame, options, planning
 from cnncompress.names import metrics
 
 
@@ -18,7 +18,7 @@ from cnncompress.names import metrics
     "decompose resnet50 --budget latency=0.7 --data imagenet/ --out runs/fast",
     "decompose vgg16 --rank 0.25 --dry-run",
 )
-@click.argument("model", required=False)
+@click.argument("model", required=False, shell_complete=completion.MODEL)
 @options.model_options
 @options.data_option
 @click.option(

@@ -6,14 +6,14 @@ from typing import Any
 
 import click
 
-from cnncompress.cli import frame, options
+from cnncompress.cli import completion, frame, options
 
 
 @frame.command(
     "evaluate",
     "evaluate runs/resnet50 --data imagenet/",
 )
-@click.argument("model")
+@click.argument("model", shell_complete=completion.MODEL)
 @options.model_options
 @options.data_option
 @options.loader_options

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from cnncompress.cli import frame, options, planning
+from cnncompress.cli import completion, frame, options, planning
 from cnncompress.terminal import console
 from cnncompress.terminal.events import event
 
@@ -20,7 +20,7 @@ OWN = {"budgets", "measure", "format_", "output", "out", "force", *frame.VOICES}
     "explore resnet50 --data imagenet/ --budgets macs=0.3:0.8:11 --measure 6",
     "explore resnet50 --data imagenet/ --budgets latency --runtime onnxruntime --format html --output curve.html",
 )
-@click.argument("model", required=False)
+@click.argument("model", required=False, shell_complete=completion.MODEL)
 @options.model_options
 @options.data_option
 @click.option(
@@ -77,7 +77,7 @@ def command(
     done = run_explore(settings, ["cnncompress", "decompose", *frame.given(context, OWN), *elsewhere])
     format_ = format_ or "table"
     text = render_exploration(done.exploration, "table" if output else format_, terminal_width())
-    options.echo(text)
+    options.echo(text, coloured=output is not None or format_ == "table")
     if output is not None:
         write_text(output, render_exploration(done.exploration, format_) + "\n")
         frame.tell_written(output)

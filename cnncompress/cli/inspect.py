@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cnncompress.cli import frame, options
+from cnncompress.cli import completion, frame, options
 from cnncompress.errors import UsageError
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ COSTS = (2, 3)  # columns of large numbers
     "inspect resnet50",
     "inspect resnet50 --format html --output layers.html",
 )
-@click.argument("model")
+@click.argument("model", shell_complete=completion.MODEL)
 @options.model_options
 @click.option("--format", "format_", type=click.Choice(["table", "html"]), help="How to print [default: table].")
 @click.option("--output", type=options.PATH, metavar="FILE", help="File to write the page to.")
@@ -57,7 +57,7 @@ def command(format_: str | None, output: Path | None, plot: Path | None, **flags
     if format_ != "html":
         _print(title, layers)
     elif output is None:
-        options.echo(inspection_page(opened.name, title, layers))
+        options.echo(inspection_page(opened.name, title, layers), coloured=False)
     else:
         write_text(output, inspection_page(opened.name, title, layers))
         frame.tell_written(output)

@@ -9,8 +9,10 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
+from cnncompress.cli import completion
 from cnncompress.latency.runtimes import REGISTRY
 from cnncompress.latency.setting import parse_runtime
+from cnncompress.terminal.colours import has_colours, write_coloured
 from cnncompress.text import plain_lines
 
 F = Callable[..., Any]
@@ -28,7 +30,7 @@ def data_option(f: F) -> F:
         "Images: a folder in ImageFolder layout, cifar10:ROOT (and other torchvision sets), or the built-in digits "
         "and photodigits."
     )
-    return click.option("--data", metavar="SPEC", help=text)(f)
+    return click.option("--data", metavar="SPEC", shell_complete=completion.DATA, help=text)(f)
 
 
 def seed_option(f: F) -> F:
@@ -57,7 +59,8 @@ def input_options(f: F) -> F:
 
 def model_options(f: F) -> F:
     """The options of the network and of its input."""
-    weights = click.option("--weights", metavar="DEFAULT|NAME|none|PATH", help="Weights of MODEL [default: DEFAULT].")
+    text = "Weights of MODEL [default: DEFAULT]."
+    weights = click.option("--weights", metavar="DEFAULT|NAME|none|PATH", shell_complete=completion.WEIGHTS, help=text)
     text = "Number of outputs [default: as the weights have]."
     classes = click.option("--num-classes", type=int, metavar="N", help=text)
     text = "An argument of MODEL's function, such as width=0.5; several may be given."
@@ -114,9 +117,15 @@ def timing_options(f: F) -> F:
     return runtime_option(threads(layout(f)))
 
 
-def echo(text: str = "", err: bool = False) -> None:
-    """Print lines; what they hold may come from files, and no character of it moves or colours the terminal."""
-    click.echo(plain_lines(text), err=err)
+def echo(text: str = "", coloured: bool = True) -> None:
+    """Print lines, `coloured` where a terminal shows colours.
+
+    What they hold may come from files, and no character of it moves or colours the terminal.
+    """
+    if coloured and has_colours():
+        write_coloured(plain_lines(text))
+    else:
+        click.echo(plain_lines(text))
 
 
 def echo_table(

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from cnncompress.cli import completion
 from cnncompress.cli.options import PATH, runtime_option
 from cnncompress.names import metrics
 
@@ -15,6 +16,7 @@ F = Callable[..., Any]
 METHOD = click.option(
     "--method",
     metavar="NAME[:k=v,...]",
+    shell_complete=completion.METHOD,
     help="A decomposition or select, see `methods`; A+B for a budget [default: auto].",
 )
 MULTIPLE = click.option(
@@ -26,6 +28,7 @@ MULTIPLE = click.option(
 METRIC = click.option(
     "--metric",
     metavar="NAME",
+    shell_complete=completion.METRIC,
     help=f"How errors are measured: {', '.join(metrics.catalogue())} "
     f"[default: {metrics.GUIDED} with a budget or select and images, else {metrics.DEFAULT}].",
 )

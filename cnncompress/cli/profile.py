@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cnncompress.cli import frame, options
+from cnncompress.cli import completion, frame, options
 from cnncompress.latency.setting import TimingSetting, in_runtimes
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     "profile",
     "profile runs/resnet50 --batch-size 8 --layers",
 )
-@click.argument("model")
+@click.argument("model", shell_complete=completion.MODEL)
 @options.model_options
 @click.option("--batch-size", type=int, metavar="N", default=1, help="Images timed at once [default: 1].")
 @options.timing_options

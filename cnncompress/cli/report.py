@@ -90,7 +90,7 @@ def command(
 
             text = render(run_report(runs, settings, timings), format_, layers=layers, width=_width(output))
     if output is None:
-        options.echo(text)
+        options.echo(text, coloured=format_ == "table")
     else:
         write_text(output, text.rstrip("\n") + "\n")
         frame.tell_written(output)

@@ -68,7 +68,12 @@ def unknown_model(name: str) -> UsageError:
                 f"{name} is one of torchvision's networks for {task.replace('_', ' ')}; those by name are for "
                 f"classification, whose images and accuracy are known: give {own}"
             )
-    return UsageError(f"unknown model '{name}'{nearest(name, [*BUILTIN_NAMES, *_builders('*.py')])} ({KINDS})")
+    return UsageError(f"unknown model '{name}'{nearest(name, known_names())} ({KINDS})")
+
+
+def known_names() -> list[str]:
+    """The built-in networks and torchvision's."""
+    return [*BUILTIN_NAMES, *_builders("*.py")]
 
 
 def _check_origin(origin: str) -> None:

@@ -156,18 +156,48 @@ def test_quiet_and_verbose_go_before_or_after_the_command(where, saved, cli):
         assert cli(*args).err.count("\n") == lines
 
 
-def test_completion_comes_with_click(done):
-    assert "_CNNCOMPRESS_COMPLETE=bash_source" in done("--help")
-    environment = {
-        **os.environ,
-        "_CNNCOMPRESS_COMPLETE": "bash_complete",
-        "COMP_WORDS": "cnncompress pro",
-        "COMP_CWORD": "1",
-    }
-    found = subprocess.run(
-        [sys.executable, "-m", "cnncompress"], env=environment, capture_output=True, text=True, check=False
+COMPLETIONS = {
+    "pro": ["profile"],
+    "decompose digits_v": ["digits_vgg"],
+    "inspect vgg16_": ["vgg16_bn"],
+    "explore net --method auto+spatial": ["auto+spatial-svd"],
+    "decompose net --metric k": ["kronecker"],
+    "evaluate net --data photo": ["photodigits"],
+    "decompose net --weights n": ["none"],
+    "profile net --runtime onnx": ["onnxruntime"],
+    "report --format ht": ["html"],
+}
+
+
+def completed(line, shell="bash"):
+    words = f"cnncompress {line}".split()
+    asked = {"_CNNCOMPRESS_COMPLETE": f"{shell}_complete", "COMP_WORDS": " ".join(words)}
+    asked["COMP_CWORD"] = str(len(words) - 1) if shell == "bash" else words[-1]
+    return subprocess.run(
+        [sys.executable, "-m", "cnncompress"],
+        env={**os.environ, **asked},
+        capture_output=True,
+        text=True,
+        check=False,
     )
-    assert found.stdout == "plain,profile\n"
+
+
+@pytest.mark.parametrize("line", with_slow(COMPLETIONS, [*COMPLETIONS][1:]))
+def test_the_shell_completes(line):
+    found = completed(line)
+    plain = [item.removeprefix("plain,") for item in found.stdout.splitlines() if item.startswith("plain,")]
+    assert (plain, found.stderr) == (COMPLETIONS[line], "")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_every_shell_gets_its_script_and_nothing_else(shell, done):
+    source = {**os.environ, "_CNNCOMPRESS_COMPLETE": f"{shell}_source"}
+    command = [sys.executable, "-m", "cnncompress"]
+    script = subprocess.run(command, env=source, capture_output=True, text=True, check=False)
+    assert f"_CNNCOMPRESS_COMPLETE={shell}_complete" in script.stdout
+    assert script.stderr == ""
+    assert f"_CNNCOMPRESS_COMPLETE={shell}_source" in done("--help")
 
 
 @pytest.mark.parametrize(
