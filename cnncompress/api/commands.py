@@ -127,9 +127,9 @@ def run_profile(
     return profile_network(_network(settings), timings)
 
 
-def run_inspect(settings: ModelSettings) -> tuple[Opened, list[Inspected]]:
-    """`cnncompress inspect`: a network or run and its layers."""
-    return inspect_network(_network(settings))
+def run_inspect(settings: ModelSettings, timing: TimingSetting | None = None) -> tuple[Opened, list[Inspected]]:
+    """`cnncompress inspect`: a network or run and its layers, timed as `timing` says."""
+    return inspect_network(_network(settings), timing)
 
 
 def run_export(

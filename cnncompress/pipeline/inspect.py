@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from cnncompress.errors import UsageError
+from cnncompress.latency.setting import TimingSetting
 from cnncompress.names.methods import SELECT
 from cnncompress.network.checking import check_weights
 from cnncompress.network.kinds import dense_weight, spec_of
@@ -14,19 +16,31 @@ from cnncompress.network.layers import layers_of, refuse_module
 from cnncompress.network.subject import Subject, look_at
 from cnncompress.network.widths import channels_of
 from cnncompress.pipeline.asked import NetworkAsked
+from cnncompress.pipeline.latencies import layer_times
 from cnncompress.pipeline.opened import Opened, need_layers, open_network
 from cnncompress.planning import choose_method, describe_methods
 from cnncompress.planning.selecting import staying
 from cnncompress.reporting.inspection import Inspected
 from cnncompress.terminal.console import bar
 
+POINTS = 48  # of a curve
 
-def inspect_network(asked: NetworkAsked) -> tuple[Opened, list[Inspected]]:
-    """A network or run and its layers; raises as `check_weights` does."""
+
+def inspect_network(asked: NetworkAsked, timing: TimingSetting | None = None) -> tuple[Opened, list[Inspected]]:
+    """A network or run and its layers, timed as `timing` says; raises as `check_weights` does.
+
+    UsageError for the times of a run, whose chains take theirs together.
+    """
     opened = open_network(asked)
     need_layers(opened, "list the layers of")
+    if timing is not None and opened.run is not None:
+        raise UsageError(f"{opened.weights} has chains: `profile {asked.name} --layers` tells what each takes")
     check_weights(opened.model)
-    return opened, inspect_layers(opened.model, opened.example())
+    layers = inspect_layers(opened.model, opened.example())
+    times = {} if timing is None else {one.layer: one.after for one in layer_times(opened, timing)}
+    for layer in layers:
+        layer.ms = times.get(layer.layer)
+    return opened, layers
 
 
 def inspect_layers(
@@ -61,6 +75,7 @@ def inspect_layers(
             values = None if weight.is_meta else method.spectrum(weight, spec)
             if values is not None:
                 row.rank_at = {share: rank_for_energy(values, share) for share in energies}
+                row.energies = energies_of(values)
         rows.append(row)
     rest = subject.cost.others
     return [*rows, *(Inspected(o.name, o.kind, o.params, o.macs, [], note=o.reason) for o in rest)]
@@ -72,6 +87,14 @@ def _staying(subject: Subject) -> dict[str, str]:
     if any(p.is_meta for p in subject.network.parameters()):
         return dict.fromkeys(names, "their values are not known")
     return staying(channels_of(subject), names, subject)
+
+
+def energies_of(singular_values: torch.Tensor) -> tuple[tuple[int, float], ...]:
+    """Some ranks, from 1 to the full one, with the share of the squared singular values [groups, n] that each keeps."""
+    energy = singular_values.double().square().sum(0).cumsum(0)
+    full, total = len(energy), float(energy[-1])
+    ranks = sorted({round(i * (full - 1) / (POINTS - 1)) for i in range(POINTS)})
+    return tuple((rank + 1, float(energy[rank]) / total) for rank in ranks) if total else ()
 
 
 def rank_for_energy(singular_values: torch.Tensor, share: float) -> int:

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from html import escape
 
 from cnncompress.reporting.cells import NONE
 from cnncompress.reporting.page import Cell, Page, Section, Table, Tile, with_bars
-from cnncompress.reporting.palette import DARK, LIGHT
+from cnncompress.reporting.pictures import Spectrum
+from cnncompress.reporting.spectra import energy_chart
 from cnncompress.terminal.words import counted, human, listed
-from cnncompress.text import plain
 
-ROW, NAMES, BAR, GAP = 22, 250, 230, 90  # pixels of a picture: a line, its name, a bar, the number beside it
 ENERGY = "50/90/99 % energy: the rank that keeps this share of the squared singular values, of the full rank"
-LONGEST = 32  # characters of a name in a picture
+SHOWN_ENERGY = 0.9  # share whose rank stands out in a chart
+BY_RANK = (
+    "The share of the squared singular values that a rank keeps, from the first to the full one, in the matrix that "
+    "--method auto truncates. The line is where it is 90 %."
+)
 
 
 @dataclass
 class Inspected:
     """One layer: what it is, what it costs, which methods apply, and the rank that keeps a share of its energy.
 
-    `whole` says why it takes all its input channels, and is empty where the method select may leave fewer.
+    `whole` says why it takes all its input channels, and is empty where the method select may leave fewer. `ms` are its
+    milliseconds where they were measured, and `energies` pairs of a rank and the share of the energy that it keeps.
     """
 
     layer: str
@@ -33,6 +36,8 @@ class Inspected:
     rank_at: dict[float, int] = field(default_factory=dict)
     note: str = ""
     whole: str = ""
+    ms: float | None = None
+    energies: tuple[tuple[int, float], ...] = ()
 
     @property
     def ranks(self) -> str:
@@ -49,12 +54,25 @@ def inspection_page(title: str, lead: str, layers: Sequence[Inspected]) -> str:
         Tile("Layers", str(len(layers)), f"{sum(bool(layer.methods) for layer in layers)} that methods apply to"),
     ]
     letters = letters_of(layers)
-    headers = ["layer", "MACs", "params", "shape", "50/90/99 % energy", "methods"]
+    timed = any(layer.ms is not None for layer in layers)
+    headers = ["layer", "MACs", "params", *["ms"] * timed, "shape", "50/90/99 % energy", "methods"]
     caption = "Layers in the order of their calls; bars are shares of the longest"
     cells = [_cells(layer, layers, letters) for layer in layers]
-    table = Table(caption, headers, cells, ["", "", "", "l", "", "words" if any(x.note for x in layers) else "l"])
-    section = Section("Layers", text=f"{ENERGY}.", tables=[table], sentences=told_of(layers))
-    return Page(title, _summary(layers, macs), tiles, lead, (), [section]).html()
+    last = "words" if any(layer.note for layer in layers) else "l"
+    table = Table(caption, headers, cells, ["", "", "", *[""] * timed, "l", "", last])
+    sections = [Section("Layers", text=f"{ENERGY}.", tables=[table], sentences=told_of(layers)), *_energies(layers)]
+    return Page(title, _summary(layers, macs), tiles, lead, (), sections).html()
+
+
+def _energies(layers: Sequence[Inspected]) -> list[Section]:
+    """A chart for each layer of the energy by rank."""
+    charts = []
+    for one in layers:
+        if one.energies and one.full_rank is not None:
+            rank = one.rank_at.get(SHOWN_ENERGY)
+            shown = Spectrum(one.layer, "", "", one.energies, one.full_rank, rank, SHOWN_ENERGY)
+            charts.append(energy_chart(shown))
+    return [Section("Energy by rank", BY_RANK, small=charts)] if charts else []
 
 
 def letters_of(layers: Sequence[Inspected]) -> dict[str, str]:
@@ -84,6 +102,9 @@ def _cells(layer: Inspected, layers: Sequence[Inspected], letters: Mapping[str, 
         value, most = getattr(layer, key), max(getattr(one, key) for one in layers)
         text = human(value) + (f" {100 * value / total:.1f} %" if total else "")
         cells.append(with_bars(text, (value,), most))
+    times = [one.ms for one in layers if one.ms is not None]
+    if times:
+        cells.append(NONE if layer.ms is None else with_bars(f"{layer.ms:.3f}", (layer.ms,), max(times)))
     return [*cells, layer.shape, layer.ranks, layer.note or letters[", ".join(layer.methods)]]
 
 
@@ -95,37 +116,3 @@ def _summary(layers: Sequence[Inspected], total: int) -> list[str]:
         left -= most[count]
         count += 1
     return [f"Half of the MACs are in {counted(count, 'layer')} of {len(layers)}."] if total else []
-
-
-def inspection_picture(title: str, layers: Sequence[Inspected]) -> str:
-    """The layers as an SVG file: bars of MACs and of parameters beside their names."""
-    width, height = NAMES + 2 * (BAR + GAP), ROW * (len(layers) + 2)
-    parts = [
-        _word(8, 15, title, "start"),
-        _word(NAMES, 15, "MACs", "start"),
-        _word(NAMES + BAR + GAP, 15, "params", "start"),
-    ]
-    for i, layer in enumerate(layers, 1):
-        foot = ROW * i + 15
-        name = layer.layer if len(layer.layer) <= LONGEST else f"…{layer.layer[1 - LONGEST :]}"
-        parts.append(_word(NAMES - 8, foot, name, "end"))
-        for column, key in enumerate(("macs", "params")):
-            most = max(getattr(one, key) for one in layers) or 1
-            left, value = NAMES + column * (BAR + GAP), getattr(layer, key)
-            long = BAR * value / most
-            parts.append(f'<rect x="{left}" y="{foot - 12}" width="{long:.1f}" height="15"/>')
-            parts.append(_word(left + long + 5, foot, human(value), "start"))
-    name = escape(plain(title), quote=True)
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" role="img" aria-label="{name}" viewBox="0 0 {width} {height}">'
-    rules = [_rules(LIGHT), f"@media (prefers-color-scheme: dark) {{ {_rules(DARK)} }}"]
-    back = f'<rect class="back" width="{width}" height="{height}"/>'
-    return f"{head}<title>{name}</title><style>{' '.join(rules)}</style>{back}{''.join(parts)}</svg>\n"
-
-
-def _rules(palette: dict[str, str]) -> str:
-    return f"rect {{ fill: {palette['c0']} }} .back {{ fill: {palette['ground']} }} text {{ fill: {palette['text']} }}"
-
-
-def _word(x: float, y: float, text: str, anchor: str) -> str:
-    style = f'text-anchor="{anchor}" font-family="sans-serif" font-size="13"'
-    return f'<text x="{x:.1f}" y="{y}" {style}>{escape(plain(text))}</text>'

@@ -12,7 +12,7 @@ from cnncompress.reporting.page import Cell, Section, Table, with_bars
 from cnncompress.reporting.times_json import latency_from_json, latency_to_json, pick, read_keys
 
 NOISE_SHARE = 0.03  # share by which two times of the same layer may differ
-NOT_MEASURED = "It was not measured, or not in a runtime that shows layers: `{command}` measures it."
+NOT_MEASURED = "The times of layers were not measured, or not in a runtime that shows them."
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def _layer(values: Mapping[str, Any]) -> LayerTime:
 def time_section(times: Sequence[LayerTimes], command: str) -> Section:
     """Where the time goes; where that is not known, which `command` tells."""
     if not times:
-        return Section("Where the time goes", sentences=[NOT_MEASURED.format(command=command)])
+        return Section("Where the time goes", text=NOT_MEASURED, commands=[("To measure them", command)])
     text = "The upper bar is of the layer in the original, the lower one of what it became; the slowest come first."
     told = [f"{layer.slower_in_words}." for one in times for layer in one.layers if layer.slower]
     return Section("Where the time goes", text=text, tables=[_table(one) for one in times], sentences=told)

@@ -24,11 +24,20 @@ def spectra_section(found: Pictures, run: str = "") -> list[Section]:
     return [Section(title, WHAT, small=drawn)] if drawn else []
 
 
+def energy_chart(one: Spectrum) -> Drawn:
+    """The energy of a layer by rank, filled up to the rank that keeps `energy` of it."""
+    kept = f", {100 * one.energy:.0f} % at {one.rank}" if one.rank is not None and one.energy is not None else ""
+    return _chart(one, f"{one.layer}: rank 1 to {one.full}{kept}")
+
+
 def spectrum_chart(one: Spectrum) -> Drawn:
     """The values of a layer over their index, with the kept ones filled."""
+    return _chart(one, told_of(one))
+
+
+def _chart(one: Spectrum, told: str) -> Drawn:
     from markupsafe import Markup
 
-    told = told_of(one)
     x = [EDGE + (WIDTH - 2 * EDGE) * (i - 1) / max(1, one.full - 1) for i, _ in one.values]
     y = [HEIGHT - EDGE - (HEIGHT - 2 * EDGE) * value for _, value in one.values]
     line = "L".join(f"{a:.1f} {b:.1f}" for a, b in zip(x, y, strict=True))

@@ -68,11 +68,20 @@ def test_a_damaged_history_is_named(line, run_copy, refused):
 
 
 def test_layers_as_a_page_and_a_picture(done):
-    done("inspect", "digits_vgg", "--format", "html", "--output", "layers.html", "--plot", "layers.svg")
+    page, picture = ("--format", "html", "--output", "layers.html"), ("--plot", "layers.svg")
+    done("inspect", "digits_vgg", "--latency", "--threads", "1", *page, *picture)
     seen = look_at(Path("layers.html").read_text())
     assert seen.wrong == []
     assert "Half of the MACs are in 3 layers of 9." in seen.text
-    assert Path("layers.svg").read_text().startswith("<svg ")
+    assert any("features.0: rank 1 to 9, 90 % at" in (a.get("aria-label") or "") for a in seen.named("svg"))
+    assert ">ms</text>" in Path("layers.svg").read_text()
+
+
+def test_the_plan_of_a_run_as_a_picture(saved, done, refused):
+    done("inspect", saved, "--plot", "plan.svg")
+    text = look_at("<h1></h1>" + Path("plan.svg").read_text()).text
+    assert {"features.0", "spatial-svd 4"} <= set(text)
+    assert "profile" in refused("inspect", saved, "--latency", code=2)
 
 
 def test_a_page_without_a_place_is_printed_and_a_table_has_none(done, refused):

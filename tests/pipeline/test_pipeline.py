@@ -9,7 +9,7 @@ from cnncompress.fitting import decompose
 from cnncompress.network.layers import layers_of
 from cnncompress.network.run import inference
 from cnncompress.pipeline.asked import NetworkAsked
-from cnncompress.pipeline.inspect import inspect_layers, rank_for_energy
+from cnncompress.pipeline.inspect import energies_of, inspect_layers, rank_for_energy
 from cnncompress.pipeline.opened import open_network
 from cnncompress.planning import plan
 from tests.network.test_profile import ALL, on_meta  # noqa: F401
@@ -75,3 +75,9 @@ def test_the_example_has_the_size_and_dtype_of_the_network():
     example = opened.example(2)
     assert (example.shape, example.dtype) == ((2, 3, 48, 40), torch.float64)
     assert torch.equal(example, opened.example(2))
+
+
+def test_energies_are_of_all_groups_together():
+    """Squared: 16 + 9 and 0 + 1 of two groups, 25/26 of it at rank 1."""
+    assert energies_of(torch.tensor([[4.0, 0.0], [3.0, 1.0]])) == ((1, pytest.approx(25 / 26)), (2, 1.0))
+    assert energies_of(torch.zeros(1, 3)) == ()

@@ -77,7 +77,9 @@ def sample_exploration() -> str:
 def sample_layers() -> str:
     """The page of the layers of a network."""
     layers = [
-        Inspected(LONG, "3×3 3→64", 100, 3000, ["svd", "cp"], 8, {0.5: 1, 0.9: 2, 0.99: 4}),
+        Inspected(
+            LONG, "3×3 3→64", 100, 3000, ["svd", "cp"], 8, {0.9: 2}, ms=1.25, energies=((1, 0.5), (2, 0.9), (8, 1.0))
+        ),
         Inspected("b", "3×3", 200, 1000, [], note="it stays"),
     ]
     return inspection_page(LONG, f"{LONG}, weights", layers)

@@ -13,7 +13,8 @@ from cnncompress.reporting import LayerRow, Report, Row, render
 from cnncompress.reporting.curve import Measured, Point
 from cnncompress.reporting.evidence import Epoch, Evidence
 from cnncompress.reporting.exploration import Exploration, render_exploration
-from cnncompress.reporting.inspection import Inspected, inspection_page, inspection_picture
+from cnncompress.reporting.inspection import Inspected, inspection_page
+from cnncompress.reporting.layer_picture import layer_picture, of_network, of_plan
 from cnncompress.reporting.palette import BEHIND, DARK, LIGHT, contrast
 from cnncompress.reporting.report_page import report_page
 from cnncompress.reporting.warnings import warnings_of
@@ -105,9 +106,31 @@ def test_the_layers_of_a_network_as_a_page_and_a_picture():
     assert "Half of the MACs are in 1 layer of 2." in text
     assert "75.0 %" in text
     assert "A: svd, cp" in text
-    picture = look_at("<h1></h1>" + inspection_picture(EVIL, layers))
+    picture = look_at("<h1></h1>" + layer_picture(EVIL, of_network(layers)))
     assert picture.wrong == []
     assert "3.000K" in picture.text
+    assert "ms" not in picture.text
+
+
+def test_a_timed_network_has_its_times_and_its_energies():
+    layers = [
+        Inspected("a", "3×3 3→64", 100, 3000, ["svd"], 8, {0.9: 2}, ms=1.25, energies=((1, 0.5), (2, 0.9), (8, 1.0))),
+        Inspected("b", "3×3", 200, 1000, [], note="it stays"),
+    ]
+    seen = look_at(inspection_page("net", "", layers))
+    assert seen.wrong == []
+    assert "1.250" in seen.text
+    assert "a: rank 1 to 8, 90 % at 2" in [a.get("aria-label") for a in seen.named("svg")]
+    assert {"ms", "1.250"} <= set(look_at("<h1></h1>" + layer_picture("net", of_network(layers))).text)
+
+
+def test_a_plan_as_a_picture_has_two_bars_for_each_cost():
+    """The longest bar of each cost has 200 pixels; those of before and after are 1792 and 1069 parameters."""
+    picture = look_at("<h1></h1>" + layer_picture("net", of_plan([LAYER])))
+    assert picture.wrong == []
+    assert {"features.0", "spatial-svd 5", "600", "1.069K"} <= set(picture.text)
+    bars = [(a["class"], float(a["width"])) for a in picture.named("rect")[1:]]
+    assert bars == [("before", 200.0), ("after", 120.0), ("before", 200.0), ("after", round(200 * 1069 / 1792, 1))]
 
 
 @pytest.mark.parametrize("palette", [LIGHT, DARK], ids=["light", "dark"])
