@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 import click
 from click.shell_completion import CompletionItem
 
-from cnncompress.names import data, methods, metrics, models
+from cnncompress.names import data, methods, metrics
 
 Complete = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
 
@@ -29,7 +29,13 @@ def _last_method(context: click.Context, param: click.Parameter, incomplete: str
     return [CompletionItem(f"{before}{plus}{name}") for name in known if name.startswith(last)]
 
 
-MODEL = _either(models.known_names, files=True)
+def _networks() -> Iterable[str]:
+    from cnncompress.names.models import known_names  # which reads files: no help waits for that
+
+    return known_names()
+
+
+MODEL = _either(_networks, files=True)
 WEIGHTS = _either(lambda: ("DEFAULT", "none"), files=True)
 DATA = _either(lambda: data.BUILTIN_SETS, files=True)
 METRIC = _either(metrics.catalogue, files=False)
