@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import atexit
 import importlib
 import os
 import platform
 import signal
 import sys
-import threading
 import warnings
 from importlib import metadata
 from typing import Any, NoReturn
@@ -18,11 +16,12 @@ import click
 from cnncompress import __version__
 from cnncompress.cli.frame import is_working, voices, write_lines
 from cnncompress.cli.rescue import last_words
+from cnncompress.cli.strays import watch
 from cnncompress.cli.streams import make_printable
 from cnncompress.errors import CompressError, UsageError, is_out_of_memory, nearest
 from cnncompress.terminal import console
 from cnncompress.terminal.events import EVENT, event
-from cnncompress.terminal.stops import stop_signals
+from cnncompress.terminal.stops import forget, handle, is_repeated, stop_signals
 from cnncompress.text import first_line, plain
 
 COMMANDS = ("explore", "decompose", "finetune", "report", "evaluate", "profile", "inspect", "export", "methods")
@@ -152,47 +151,72 @@ def cli(ctx: click.Context, **voices: Any) -> None:
 
 
 def main(args: list[str] | None = None) -> None:
-    """Run the command line; errors that a user can cause end in one line and exit code 1 or 2."""
-    if threading.current_thread() is threading.main_thread():
-        for number in stop_signals():
-            signal.signal(number, _on_interrupt)
+    """Run the command line; errors that a user can cause end in one line and exit code 1 or 2.
+
+    Without `args` it is the program, which takes no signals any more as it ends; else it leaves them as they were.
+    """
+    forget()
+    before = handle(dict.fromkeys(stop_signals(), _on_interrupt))
     make_printable()
+    if args is None:
+        watch()
     words = sys.argv[1:] if args is None else args
     try:
-        with warnings.catch_warnings():
-            console.speak(console.NORMAL, events="--json" in words)  # so that an error of usage is an event too
-            warnings.filterwarnings("ignore", module="torch|PIL")  # about their own internals
-            code: Any = cli.main(args=args, prog_name="cnncompress", standalone_mode=False)
-    except (click.exceptions.Abort, KeyboardInterrupt):
-        fail(INTERRUPTED, 1, everywhere=True)
-    except click.UsageError as error:
-        where = error.ctx.command_path if error.ctx else "cnncompress"
-        message = error.format_message().rstrip(".")
-        fail(f"{message}{'' if message.endswith('?') else ';'} see `{where} --help`", error.exit_code)
-    except click.ClickException as error:
-        fail(error.format_message(), error.exit_code)
-    except CompressError as error:
-        fail(str(error), 2 if isinstance(error, UsageError) else 1, everywhere=isinstance(error, StoppedError))
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has gone: nothing left to say
-        sys.exit(1)
-    except OSError as error:
-        fail(f"{type(error).__name__}: {error}", 1)
-    except SystemExit as error:
-        if COMPLETING in os.environ:  # click has answered the shell
-            raise
-        # a network's own code: the work is not done, whatever its exit code says
-        fail(f"the code of the network ended the program ({error.code})", 1)
-    except Exception as error:
-        fail(_explain(error), 1)
+        try:
+            with warnings.catch_warnings():
+                console.speak(console.NORMAL, events="--json" in words)  # so that an error of usage is an event too
+                warnings.filterwarnings("ignore", module="torch|PIL")  # about their own internals
+                code: Any = cli.main(args=args, prog_name="cnncompress", standalone_mode=False)
+        finally:
+            handle(dict.fromkeys(before, signal.SIG_IGN))  # nothing is left to interrupt but the last words
+    except BaseException as error:
+        _end_with(error)
     else:
         code = code if isinstance(code, int) else 0
         console.LOG.log(EVENT, "ended", extra=event("end", code=code))
         sys.exit(code)
     finally:
         console.stop_logging()
-        for number in stop_signals():
-            atexit.register(signal.signal, number, signal.SIG_IGN)  # nothing is left to interrupt but the exit
+        if args is not None:
+            handle(before)
+
+
+def _end_with(error: BaseException) -> NoReturn:
+    """The last words on what ended a command, and the exit."""
+    if not isinstance(error, StoppedError) and _was_interrupted(error):
+        fail(INTERRUPTED, 1, everywhere=True)
+    match error:
+        case click.UsageError():
+            where = error.ctx.command_path if error.ctx else "cnncompress"
+            message = error.format_message().rstrip(".")
+            fail(f"{message}{'' if message.endswith('?') else ';'} see `{where} --help`", error.exit_code)
+        case click.ClickException():
+            fail(error.format_message(), error.exit_code)
+        case CompressError():
+            fail(str(error), 2 if isinstance(error, UsageError) else 1, everywhere=isinstance(error, StoppedError))
+        case BrokenPipeError():
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has gone: nothing left to say
+            sys.exit(1)
+        case OSError():
+            fail(f"{type(error).__name__}: {error}", 1)
+        case SystemExit() if COMPLETING in os.environ:  # click has answered the shell
+            raise error
+        case SystemExit():  # a network's own code: the work is not done, whatever its exit code says
+            fail(f"the code of the network ended the program ({error.code})", 1)
+        case Exception():
+            fail(_explain(error), 1)
+        case _:
+            raise error
+
+
+def _was_interrupted(error: BaseException) -> bool:
+    """Whether a signal to stop is behind an error: what was interrupted may fail in its own way."""
+    chain: BaseException | None = error
+    while chain is not None:
+        if isinstance(chain, click.exceptions.Abort | KeyboardInterrupt):
+            return True
+        chain = chain.__cause__ or chain.__context__
+    return False
 
 
 def fail(message: str, code: int, everywhere: bool = False) -> NoReturn:
@@ -224,6 +248,8 @@ def _explain(error: Exception) -> str:
 def _on_interrupt(number: int, frame: Any) -> None:
     """A signal to stop: an exception, or the end where imports would swallow one and nothing is written yet."""
     if is_working():
+        if is_repeated():
+            return
         raise KeyboardInterrupt
     os.write(2, f"{console.error_line(INTERRUPTED, 1)}\n".encode())
     os._exit(1)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import signal
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from cnncompress.terminal.stops import stop_signals
+from cnncompress.terminal.stops import handle, is_repeated, stop_signals
 
 
 class Interrupts:
     """While entered, a signal of `stop_signals` raises KeyboardInterrupt: at once, or after a block of `hold`.
 
+    One that only repeats another raises nothing.
     With `shared`, it never raises and only sets `requested`: processes that wait for each other have to stop
     together, so the caller spreads the word. Outside of the main thread, where Python has no signals, it does nothing.
     """
@@ -25,17 +25,15 @@ class Interrupts:
         self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Interrupts:
-        if threading.current_thread() is threading.main_thread():
-            self._previous = {number: signal.signal(number, self._handle) for number in stop_signals()}
+        self._previous = handle(dict.fromkeys(stop_signals(), self._handle))
         return self
 
     def __exit__(self, *error: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
+        handle(self._previous)
 
     def _handle(self, number: int, frame: Any) -> None:
         self.requested = True
-        if not self._held and not self.shared:
+        if not is_repeated() and not self._held and not self.shared:
             raise KeyboardInterrupt
 
     @contextmanager

@@ -8,15 +8,19 @@ import signal
 import sys
 
 
-def run(place: str, count: int, args: list[str], number: int = signal.SIGINT) -> None:
-    """Run a command; a signal comes with the `count`th call of `module:function`, or with the import of `module`."""
+def run(place: str, count: int, args: list[str], *numbers: int) -> None:
+    """Run a command; signals come with the `count`th call of `module:function`, or with the import of `module`.
+
+    They are `numbers`, all at once, or SIGINT.
+    """
     calls = 0
 
     def met() -> None:
         nonlocal calls
         calls += 1
         if calls == count:
-            os.kill(os.getpid(), number)
+            for number in numbers or (signal.SIGINT,):
+                os.kill(os.getpid(), number)
 
     class Finder:
         @staticmethod
@@ -44,15 +48,16 @@ def run(place: str, count: int, args: list[str], number: int = signal.SIGINT) ->
     main(args)
 
 
-def run_in(folder: str, place: str, count: int, args: list[str], number: int = signal.SIGINT) -> None:
+def run_in(folder: str, place: str, count: int, args: list[str], *numbers: int) -> None:
     """As `run`, in a folder, with the output in its files `.out` and `.err`."""
     os.chdir(folder)
-    if signal.getsignal(number) is signal.SIG_IGN:  # as under nohup
-        signal.signal(number, signal.SIG_DFL)
+    for number in numbers:
+        if signal.getsignal(number) is signal.SIG_IGN:  # as under nohup
+            signal.signal(number, signal.SIG_DFL)
     sys.argv = ["cnncompress", *args]
     for stream, name in ((1, ".out"), (2, ".err")):
         os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT), stream)
-    run(place, count, args, number)
+    run(place, count, args, *numbers)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import cnncompress as cc
+from cnncompress.terminal.stops import stop_signals
 from tests.cli import driver
 from tests.cli.conftest import complaint, listing
 
@@ -23,10 +24,10 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "",
 
 @pytest.fixture
 def interrupted(processes, tmp_path):
-    """Runs a command that is met by a signal at a place; its standard error."""
+    """Runs a command that is met by signals at a place; its standard error."""
 
-    def run(place, count, args, number=signal.SIGINT):
-        process = processes.Process(target=driver.run_in, args=(str(tmp_path), place, count, args, number))
+    def run(place, count, args, *numbers):
+        process = processes.Process(target=driver.run_in, args=(str(tmp_path), place, count, args, *numbers))
         process.start()
         process.join(timeout=120)
         out, err = (tmp_path / name for name in (".out", ".err"))
@@ -67,6 +68,96 @@ def test_other_signals_to_stop_are_met_alike(number, run_copy, tmp_path, interru
     assert listing(tmp_path) == before
 
 
+@pytest.mark.parametrize(
+    "place",
+    [
+        "cnncompress.network.evaluate:check_labels",
+        "cnncompress.runs.write:save_tensors",
+        "cnncompress.files.publish:_move",
+    ],
+)
+def test_a_second_signal_leaves_the_tidying_up_alone(place, run_copy, tmp_path, interrupted):
+    before = listing(tmp_path)
+    assert interrupted(place, 1, DECOMPOSE, signal.SIGINT, signal.SIGTERM) == QUIET
+    assert listing(tmp_path) == before
+
+
+ENDING = """
+import os, signal, threading, time
+
+def meet():
+    threading.main_thread().join()  # the interpreter ends, and waits for this thread
+    os.kill(os.getpid(), signal.{name})
+    time.sleep(0.1)
+
+threading.Thread(target=meet).start()
+from cnncompress.cli import main
+main()
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize(("args", "code"), [(["methods"], 0), (["method"], 2)])
+def test_a_signal_at_the_very_end_changes_nothing(name, args, code):
+    command = [sys.executable, "-c", ENDING.format(name=name), *args]
+    ended = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == code
+    assert ended.stderr.count("\n") == (code != 0), ended.stderr
+
+
+STRAYS = """
+import os, signal, threading, time
+from cnncompress.cli import frame, main, methods
+
+class Gone:
+    def __del__(self):
+        {finalizer}
+
+def command(**values):
+    frame.nothing_to_import()
+    Gone()
+    thread = threading.Thread(target=lambda: 1 / 0)
+    thread.start()
+    thread.join()
+    time.sleep({seconds})
+
+methods.command.callback = command
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("finalizer", "seconds", "code", "said"),
+    [('raise ValueError("late")', 0, 0, ""), ("os.kill(os.getpid(), signal.SIGTERM)", 20, 1, QUIET)],
+)
+def test_what_nobody_can_catch_is_a_line_at_most(finalizer, seconds, code, said):
+    """An interruption that reaches a finalizer, where Python ignores exceptions, still stops the program."""
+    command = [sys.executable, "-c", STRAYS.format(finalizer=finalizer, seconds=seconds), "methods"]
+    began = time.monotonic()
+    ended = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=60)
+    warning = "warning: a thread raised ZeroDivisionError: division by zero\n"
+    assert (ended.returncode, ended.stderr) == (code, warning + said)
+    assert time.monotonic() - began < 15
+
+
+def test_what_an_interruption_breaks_is_an_interruption(cli, monkeypatch):
+    def broken(*args):
+        try:
+            raise KeyboardInterrupt
+        finally:
+            raise AttributeError("half-made")
+
+    monkeypatch.setattr("cnncompress.api.run_inspect", broken)
+    result = cli("inspect", "digits_vgg")
+    assert (result.code, complaint(result.err)) == (1, QUIET)
+
+
+def test_a_call_leaves_signals_as_they_were(cli):
+    before = [signal.getsignal(number) for number in stop_signals()]
+    assert cli("methods").code == cli("--version").code == 0
+    assert [signal.getsignal(number) for number in stop_signals()] == before
+
+
 def without_times(path):
     return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in path.read_text().splitlines()]
 
@@ -81,16 +172,16 @@ def straight(saved, tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("place", "count", "number"),
+    ("place", "count", "numbers"),
     [
-        ("cnncompress.finetuning.trainer:Trainer._step", 12, signal.SIGINT),
-        pytest.param("cnncompress.finetuning.batches:Batches.read", 12, signal.SIGTERM, marks=pytest.mark.slow),
-        pytest.param("cnncompress.runs.write:save_tensors", 1, signal.SIGTERM, marks=pytest.mark.slow),
+        ("cnncompress.finetuning.trainer:Trainer._step", 12, [signal.SIGINT, signal.SIGTERM]),
+        pytest.param("cnncompress.finetuning.batches:Batches.read", 12, [signal.SIGTERM], marks=pytest.mark.slow),
+        pytest.param("cnncompress.runs.write:save_tensors", 1, [signal.SIGTERM], marks=pytest.mark.slow),
     ],
 )
-def test_finetune_says_how_to_go_on_and_goes_on(place, count, number, run_copy, straight, tmp_path, done, interrupted):
+def test_finetune_says_how_to_go_on_and_goes_on(place, count, numbers, run_copy, straight, tmp_path, done, interrupted):
     before = (run_copy / "model.safetensors").read_bytes()
-    words = interrupted(place, count, FINETUNE, number)
+    words = interrupted(place, count, FINETUNE, *numbers)
     assert words == "error: interrupted; run has a checkpoint: go on with the same command and --resume\n"
     assert (run_copy / "model.safetensors").read_bytes() == before
     assert not [path for path in listing(tmp_path) if "tmp" in path.rpartition("/")[2]]
