@@ -36,9 +36,9 @@ def load_data(spec: str, preprocessing: Preprocessing, num_classes: int | None) 
 
     A folder holds `val/` (and `train/`) with one folder a class, or the class folders themselves, which are then all
     for evaluation. Class folders are numbered in order of their names, or by a `class_index.json` (folder name →
-    class index) beside them or in the root, which may name a part of the network's classes. Images are decoded only
-    when asked for; EXIF orientation is ignored, as torchvision does. `num_classes` None skips the check against the
-    network's outputs.
+    class index) beside them or in the root, which may name a part of the network's classes. Where `val/` has some of
+    the classes of `train/`, they are numbered as there. Images are decoded only when asked for; EXIF orientation is
+    ignored, as torchvision does. `num_classes` None skips the check against the network's outputs.
 
     Raises DataError for missing, empty or unreadable data and for classes the network lacks, UsageError for an
     unknown kind of data.

@@ -50,10 +50,12 @@ def image_folder(root: Path, preprocessing: Preprocessing, num_classes: int | No
     layout = find_layout(root)
     folders = {part: _scan(path, root) for part, path in layout.parts.items()}
     folders = _evaluated(root, folders)
+    lead = _lead(folders)
     for folder in folders.values():
-        _check_classes(folder, num_classes)
-    _same_classes(root, folders)
-    for note in [*layout.told, *_order_of(folders["val"])]:
+        if folder is lead or folder.mapped:
+            _check_classes(folder, num_classes)
+    told = _number_alike(root, folders, lead) if lead.labelled else []
+    for note in [*layout.told, *told, *_order_of(lead)]:
         LOG.info("%s: %s", plain(str(root)), plain(note))
     for folder in folders.values():
         _tell(folder)
@@ -71,7 +73,13 @@ def _evaluated(root: Path, folders: dict[str, _Folder]) -> dict[str, _Folder]:
     """The parts with one of them as `val`: a labelled one where there is one; parts without labels beside it go."""
     order = [part for part in ("val", "test") if part in folders]
     if not order:
-        raise DataError(f"{root} has train/ but no val/ or test/: evaluation needs {root}/val/CLASS/")
+        train = folders["train"]
+        more = (
+            ""
+            if not train.labelled
+            else f" (it is split), or put images to evaluate on into {train.path.parent}/val/CLASS/"
+        )
+        raise DataError(f"{root} has {train.path.name}/ but no val/ or test/: give {train.path} alone{more}")
     chosen = next((part for part in order if folders[part].labelled), order[0])
     if not folders[chosen].labelled and "train" in folders and folders["train"].labelled:
         raise DataError(
@@ -212,16 +220,45 @@ def _check_classes(folder: _Folder, num_classes: int | None) -> None:
         )
 
 
-def _same_classes(root: Path, folders: dict[str, _Folder]) -> None:
-    """DataError unless the images to train on are of the same classes; a test part of others goes."""
-    val = folders["val"]
-    train, test = folders.get("train", val), folders.get("test", val)
-    if train.index != val.index and not val.mapped:
-        names = f"{train.path.name}/ and {val.path.name}/"
-        different = sorted(set(train.index) ^ set(val.index))
-        raise DataError(f"{root}: {names} have different class folders, for instance {different[0]}")
-    if test.index != val.index and not val.mapped:
-        del folders["test"]
+def _lead(folders: dict[str, _Folder]) -> _Folder:
+    """The part whose classes the others are numbered by: one with a class index, else the one to train on."""
+    order = [folders[part] for part in ("train", "val", "test") if part in folders]
+    return next((folder for folder in order if folder.mapped), order[0])
+
+
+def _number_alike(root: Path, folders: dict[str, _Folder], lead: _Folder) -> list[str]:
+    """Number the classes of each part by their names as `lead` does; what to say of it.
+
+    DataError for a class to train or evaluate on that `lead` lacks, or has another number for. A test part with such a
+    class goes.
+    """
+    told = []
+    for part, folder in list(folders.items()):
+        where = f"{folder.path.name}/ and {lead.path.name}/"
+        if lacking := next((name for name in folder.index if name not in lead.index and not folder.mapped), None):
+            what = f"{where} have different class folders: {lead.path.name}/ has no {lacking}"
+        elif other := next((n for n, label in folder.index.items() if lead.index.get(n, label) != label), None):
+            what = f"{where} have different numbers for the class {other} in their {CLASS_INDEX}" * folder.mapped
+        else:
+            what = ""
+        if what and part != "test":
+            raise DataError(f"{root}: {what}")
+        if what:
+            del folders[part]
+            told.append(f"{folder.path.name}/ is left out: {what}")
+        elif folder.index != lead.index and not folder.mapped:
+            told.append(
+                f"{folder.path.name}/ has {len(folder.index)} of the {len(lead.index)} classes of {lead.path.name}/, "
+                "which are numbered as there"
+            )
+            _renumber(folder, lead.index)
+    return told
+
+
+def _renumber(folder: _Folder, index: dict[str, int]) -> None:
+    names = {label: name for name, label in folder.index.items()}
+    folder.samples = [(path, index[names[label]]) for path, label in folder.samples]
+    folder.index = {name: index[name] for name in folder.index}
 
 
 # --- images ---

@@ -76,10 +76,40 @@ def test_wrong_number_of_classes(tmp_path, classes):
     refused(DataError, "digits", classes)
 
 
-def test_different_classes_in_train_and_val(tmp_path):
+def test_a_class_that_train_lacks(tmp_path):
     tree(tmp_path / "train", {"a": 1, "c": 1})
     tree(tmp_path / "val", {"a": 1, "b": 1})
-    assert "different class folders" in refused(DataError, str(tmp_path), 2)
+    assert refused(DataError, str(tmp_path), 2).endswith("different class folders: train/ has no b")
+
+
+def test_a_part_with_some_of_the_classes_has_their_numbers(tmp_path, caplog):
+    caplog.set_level("INFO", logger="cnncompress")
+    tree(tmp_path / "train", {"a": 1, "b": 1, "c": 2, "d": 1})
+    tree(tmp_path / "val", {"b": 2, "d": 1})
+    tree(tmp_path / "test", {"a": 1, "x": 1})
+    data = load_data(str(tmp_path), PLAIN, 4)
+    assert [data.val.label(i) for i in range(3)] == [1, 1, 3]
+    assert [data.train.label(i) for i in range(5)] == [0, 1, 2, 2, 3]
+    assert data.test is None
+    assert "val/ has 2 of the 4 classes of train/, which are numbered as there" in caplog.text
+    assert "test/ is left out: test/ and train/ have different class folders: train/ has no x" in caplog.text
+    assert "4 folders in" in refused(DataError, str(tmp_path), 2)
+
+
+@pytest.mark.parametrize("part", ["train", "val"])
+def test_a_class_index_in_one_part_numbers_the_other(tmp_path, part):
+    tree(tmp_path / "train", {"a": 1, "b": 1})
+    tree(tmp_path / "val", {"a": 1, "b": 1})
+    (tmp_path / part / "class_index.json").write_text('{"a": 7, "b": 3}')
+    data = load_data(str(tmp_path), PLAIN, 10)
+    assert [[s.label(i) for i in range(2)] for s in (data.train, data.val)] == [[7, 3], [7, 3]]
+
+
+def test_two_class_indices_that_contradict_each_other(tmp_path):
+    for part, text in (("train", '{"a": 0, "b": 1}'), ("val", '{"a": 1, "b": 0}')):
+        tree(tmp_path / part, {"a": 1, "b": 1})
+        (tmp_path / part / "class_index.json").write_text(text)
+    assert "different numbers for the class a" in refused(DataError, str(tmp_path), 2)
 
 
 def test_empty_and_missing(tmp_path):
@@ -89,8 +119,16 @@ def test_empty_and_missing(tmp_path):
     assert "no such folder" in refused(DataError, str(tmp_path / "x"))
     (tmp_path / "file").touch()
     assert "is a file" in refused(DataError, str(tmp_path / "file"))
-    tree(tmp_path / "only" / "train", {"a": 1})
-    assert "no val/ or test/" in refused(DataError, str(tmp_path / "only"))
+
+
+def test_a_set_of_training_images_alone_is_given_by_its_folder(tmp_path):
+    tree(tmp_path / "classes" / "Training", {"a": 2})
+    tree(tmp_path / "boxes" / "images", {"train": 2})
+    (tmp_path / "boxes" / "labels" / "train").mkdir(parents=True)
+    for name, alone in (("classes", "Training"), ("boxes", "images/train")):
+        words = refused(DataError, str(tmp_path / name))
+        assert f"has {alone.rpartition('/')[2]}/ but no val/ or test/: give {tmp_path / name / alone} alone" in words
+        assert len(load_data(str(tmp_path / name / alone), PLAIN, None).val) == 2
 
 
 def test_unknown_kind_of_data():
