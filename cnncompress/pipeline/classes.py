@@ -54,8 +54,8 @@ def class_names(images: Images) -> dict[int, str]:
     """The names of classes by their index: those of their folders, or numbers where images lie in none."""
     names: dict[int, str] = {}
     for i in range(len(images)):
-        folder, slash, _ = images.name(i).rpartition("/")
-        names.setdefault(images.label(i), folder.rpartition("/")[2] if slash else number_of(images.label(i)))
+        folder, slash, _ = images.name(i).partition("/")  # folders within one are no classes of their own
+        names.setdefault(images.label(i), folder if slash else number_of(images.label(i)))
     return names
 
 

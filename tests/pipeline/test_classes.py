@@ -43,7 +43,7 @@ def evaluation(guesses):
 
 
 def changes():
-    data = SimpleNamespace(val=Named([f"val/{'abc'[label]}/{i}.png" for i, label in enumerate(LABELS)]))
+    data = SimpleNamespace(val=Named([f"{'abc'[label]}/{i}.png" for i, label in enumerate(LABELS)]))
     return class_changes("small", evaluation(BEFORE), evaluation(AFTER), data)
 
 
@@ -80,7 +80,7 @@ def test_an_evaluation_keeps_what_was_answered_in_order():
 
 
 def pictured(skipped=()):
-    images = Named([f"val/{'abc'[label]}/{i}.png" for i, label in enumerate(LABELS)])
+    images = Named([f"{'abc'[label]}/{i}.png" for i, label in enumerate(LABELS)])
     images.skipped = dict.fromkeys(skipped, "damaged")
     images.image = lambda index: Image.new("RGB", (300, 200), (30 * index, 0, 0))
     return SimpleNamespace(val=images)
@@ -109,7 +109,7 @@ def test_images_are_found_beside_those_that_cannot_be_read():
     part = [
         Evaluation(0.0, 0.0, 0.0, 6, None, torch.tensor([LABELS[1:], guesses[1:]]).T) for guesses in (BEFORE, AFTER)
     ]
-    data = pictured(["val/a/0.png"])
+    data = pictured(["a/0.png"])
     assert [place_of(one) for one in changed_images("small", *part, data, 10)] == [1, 2, 5, 3]
     assert changed_images("small", *part, pictured(), 10) == []
 
@@ -130,3 +130,8 @@ def test_changes_are_stored_and_shown():
     text = " ".join(seen.text)
     assert "−25.0 ± 43.3 points, within noise" in text
     assert "No class lost an image." in " ".join(look_at(report_page(Report(changes=[ClassChanges("n", 2)]))).text)
+
+
+def test_a_class_is_called_as_its_folder_whatever_folders_are_in_it():
+    names = ["cat/2021/0", *["cat/1"] * 3, *["dog/old/may/2"] * 2, "owl/3"]
+    assert class_names(Named(names)) == {0: "cat", 1: "dog", 2: "owl"}
