@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cnncompress.cli import completion, frame, options
+from cnncompress.errors import UsageError
+from cnncompress.latency.runtimes import get_runtime
 from cnncompress.latency.setting import TimingSetting, in_runtimes
 
 if TYPE_CHECKING:
@@ -51,6 +53,8 @@ def command(
     settings = merge(ModelSettings, None, flags)
     setting = TimingSetting("torch", "", device or "auto", batch_size, threads, memory_format or "")
     timings = in_runtimes(setting, runtime)
+    if layers:
+        need_layer_times(timings)
     frame.begin(settings)
     if latency_table is not None:
         check_text_output(latency_table)
@@ -72,13 +76,26 @@ def command(
         where = f" in {one.setting.label}" if len(measured) > 1 else _where(one)
         options.echo(f"latency{where}: batch {one.setting.batch}, {one.setting.words}")
     for timed_layers, times in zip(by_layer, measured, strict=False):
-        *before, one = times.values()
-        options.echo()
-        echo_layers(timed_layers, one, before[-1] if before else None)
+        if timed_layers is not None:
+            *before, one = times.values()
+            options.echo()
+            echo_layers(timed_layers, one, before[-1] if before else None)
+    if None in by_layer:
+        hidden = ", ".join(t.label for t, times in zip(timings, by_layer, strict=True) if times is None)
+        options.echo(f"no times by layer in {hidden}: what layers take does not show there")
     echo_slower(measured)
     if latency_table is not None:
         write_text(latency_table, text)
         frame.tell_written(latency_table)
+
+
+def need_layer_times(timings: Sequence[TimingSetting]) -> None:
+    """UsageError where none of the runtimes tells what layers take."""
+    hidden = [timing.runtime for timing in timings if not get_runtime(timing.runtime).shows_layers]
+    if len(hidden) == len(timings):
+        raise UsageError(
+            f"{', '.join(dict.fromkeys(hidden))}: what layers take does not show there; leave out --layers"
+        )
 
 
 def _original_format(times: Mapping[str, Latency]) -> str:

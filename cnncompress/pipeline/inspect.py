@@ -37,7 +37,7 @@ def inspect_network(asked: NetworkAsked, timing: TimingSetting | None = None) ->
         raise UsageError(f"{opened.weights} has chains: `profile {asked.name} --layers` tells what each takes")
     check_weights(opened.model)
     layers = inspect_layers(opened.model, opened.example())
-    times = {} if timing is None else {one.layer: one.after for one in layer_times(opened, timing)}
+    times = {} if timing is None else {one.layer: one.after for one in layer_times(opened, timing) or ()}
     for layer in layers:
         layer.ms = times.get(layer.layer)
     return opened, layers

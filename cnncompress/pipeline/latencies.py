@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from torch import Tensor, nn
 
 from cnncompress.chains.plan import LayerPlan, Narrowed
-from cnncompress.errors import UsageError
 from cnncompress.latency.network import latency, layer_latencies
 from cnncompress.latency.runtimes import get_runtime
 from cnncompress.latency.setting import TimingSetting
@@ -54,18 +53,15 @@ def add_latencies(report: Report, measured: Sequence[dict[str, Latency]]) -> Non
     report.rows[:] = [row.timed(before if row.kind == "original" else newest) for row in report.rows]
 
 
-def layer_times(opened: Opened, setting: TimingSetting, original_format: str = "") -> list[LayerTime]:
+def layer_times(opened: Opened, setting: TimingSetting, original_format: str = "") -> list[LayerTime] | None:
     """The time of each layer of a network or, in turns with the original, of a run, in the order of calls.
 
-    The original runs in `original_format`, "" for its own. UsageError where the runtime does not show its layers.
+    The original runs in `original_format`, "" for its own. None where the runtime does not show its layers.
     """
     need_layers(opened, "time the layers of")
     original = original_of(opened.run)
     before = None if original is None else to_memory_format(original, original_format)
-    found = times_of_layers(before, opened.compressed, opened.example(), setting)
-    if found is None:
-        raise UsageError(f"the runtime {setting.runtime} does not show what layers take; leave out --layers")
-    return found
+    return times_of_layers(before, opened.compressed, opened.example(), setting)
 
 
 def times_of_layers(

@@ -95,7 +95,11 @@ def test_each_runtime_has_its_own_times():
         (["profile", "digits_vgg", "--runtime", "countd"], 2, "unknown runtime 'countd'"),
         (["profile", "digits_vgg", "--runtime", "countd"], 2, "did you mean 'counted'"),
         (["profile", "digits_vgg", "--runtime", "counted:bf16"], 2, "has no precision 'bf16' (it has fp32)"),
-        (["profile", "digits_vgg", "--runtime", "counted", "--layers"], 2, "does not show what layers take"),
+        (
+            ["profile", "digits_vgg", "--runtime", "counted", "--layers"],
+            2,
+            "counted: what layers take does not show there; leave out --layers",
+        ),
         (["decompose", "digits_vgg", "--runtime", "counted:int8"], 2, "has no precision 'int8'"),
         (["report", "run", "--runtime", "counted"], 2, "give --latency with it"),
     ],

@@ -198,6 +198,14 @@ def test_profile_of_layers(saved, done):
     assert re.search(r"^all layers ", text, re.MULTILINE)
 
 
+def test_layers_are_timed_where_they_can_be(done):
+    """With several runtimes, those that show no layers are named, and the others' times are printed."""
+    runtimes = ["--runtime", "onnxruntime", "--runtime", "torch", "--runtime", "openvino"]
+    text = done("profile", "digits_vgg", "--layers", "--threads", "1", *runtimes)
+    assert len(re.findall(r"^(?:features|classifier)\.\d+ ", text, re.MULTILINE)) == 9
+    assert "\nno times by layer in onnxruntime, openvino: what layers take does not show there\n" in text
+
+
 @pytest.mark.slow
 def test_slower_layers_are_named(saved, done, monkeypatch):
     def times(models, *args, **kwargs):

@@ -45,7 +45,8 @@ class Runtime(ABC):
     `precisions` are words of `setting.PRECISIONS`, the first the usual one. `memory_formats` are those of torch that
     a network may be put in, none where their order makes no difference to the runtime. `chains_in` names the runtime
     in which chains are timed for a plan, "" for this one: a runtime that takes seconds to prepare one times the whole
-    network only. `package` is the one that has to be installed, by its name in the package index.
+    network only. `shows_layers` tells whether it has a `layer_clock`. `package` is the one that has to be installed,
+    by its name in the package index.
     """
 
     name: ClassVar[str]
@@ -54,6 +55,7 @@ class Runtime(ABC):
     devices: ClassVar[tuple[str, ...]] = ("cpu",)
     memory_formats: ClassVar[tuple[str, ...]] = ()
     chains_in: ClassVar[str] = ""
+    shows_layers: ClassVar[bool] = False
 
     def missing(self) -> str:
         """Why the runtime cannot be used here, and what to do; "" where it can."""
@@ -83,9 +85,9 @@ class Runtime(ABC):
         """As `prepare_chain`, twice, each with weights of its own."""
         return self.prepare_chain(copy.deepcopy(chain), inputs, setting), self.prepare_chain(chain, inputs, setting)
 
-    def layer_clock(self, network: nn.Module, inputs: Tensor, setting: TimingSetting) -> LayerClock | None:
-        """Tells the times of layers within a network, which is as for `prepare`; None where that cannot be seen."""
-        return None
+    def layer_clock(self, network: nn.Module, inputs: Tensor, setting: TimingSetting) -> LayerClock:
+        """Tells the times of layers within a network, which is as for `prepare`."""
+        raise NotImplementedError
 
     @contextmanager
     def running(self, setting: TimingSetting) -> Iterator[None]:

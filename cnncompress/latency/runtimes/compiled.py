@@ -9,7 +9,7 @@ from functools import partial
 from types import FunctionType
 from typing import TYPE_CHECKING
 
-from cnncompress.latency.runtimes.base import NO_BF16, LayerClock, register
+from cnncompress.latency.runtimes.base import NO_BF16, register
 from cnncompress.latency.runtimes.eager import Torch, placed
 from cnncompress.processor import features
 
@@ -30,6 +30,7 @@ class TorchCompile(Torch):
     precisions = ("fp32", "bf16")
     devices = ("cpu",)
     chains_in = "torch"
+    shows_layers = False
 
     def missing(self) -> str:
         """The compiler, which Inductor looks for under the same names."""
@@ -55,10 +56,6 @@ class TorchCompile(Torch):
         with foreign("torch.compile", "run"), config.patch(compile_threads=1):
             run(inputs)
         return partial(run, inputs)
-
-    def layer_clock(self, network: nn.Module, inputs: Tensor, setting: TimingSetting) -> LayerClock | None:
-        """None: what was compiled shows no layers."""
-        return None
 
 
 def _own_forward(network: nn.Module) -> Callable[[Tensor], object]:

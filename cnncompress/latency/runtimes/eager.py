@@ -25,6 +25,7 @@ class Torch(Runtime):
     precisions: ClassVar[tuple[str, ...]] = ("fp32", "bf16", "fp16", "fp64")
     devices: ClassVar[tuple[str, ...]] = ("cpu", "cuda")
     memory_formats = ("contiguous", "channels_last")
+    shows_layers = True
 
     def version(self) -> str:
         """That of torch."""
@@ -38,7 +39,7 @@ class Torch(Runtime):
 
         return partial(run, *placed(network, inputs, setting))
 
-    def layer_clock(self, network: nn.Module, inputs: Tensor, setting: TimingSetting) -> LayerClock | None:
+    def layer_clock(self, network: nn.Module, inputs: Tensor, setting: TimingSetting) -> LayerClock:
         """Hooks on the layers: on a GPU every one is waited for, so they add up to more than the network."""
         return _HookedLayers(*placed(network, inputs, setting))
 
