@@ -32,9 +32,10 @@ def quantized(program: bytes, batches: Iterable[Tensor], keep_float: Sequence[st
 
         model = onnx.load_from_string(program)
         excluded = [node.name for node in model.graph.node if _is_kept(node, keep_float)]
-        file = Path(folder) / "int8.onnx"
+        single, file = Path(folder) / "single.onnx", Path(folder) / "int8.onnx"
+        single.write_bytes(program)  # a model in memory is changed by the older versions of ONNX Runtime
         quantize_static(
-            model,
+            str(single),
             str(file),
             _reader(model.graph.input[0].name, batches),
             quant_format=QuantFormat.QDQ,

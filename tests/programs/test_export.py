@@ -203,7 +203,7 @@ def test_two_files_appear_together_or_not_at_all(tmp_path, monkeypatch):
 
 def test_what_openvino_does_not_read_is_said_in_one_line(tmp_path):
     pytest.importorskip("openvino")
-    with pytest.raises(CompressError, match=r"OpenVINO cannot read this network: .*Unsupported padding mode") as error:
+    with pytest.raises(CompressError, match=r"OpenVINO cannot read this network: .*Unsupported") as error:
         export_openvino(network(), torch.randn(2, 3, 12, 12), tmp_path / "net.xml")
     assert "\n" not in str(error.value)
     assert not list(tmp_path.iterdir())
