@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from cnncompress.finetuning.schedules import freeze_others
 from cnncompress.finetuning.settings import FinetuneResult, FinetuneSettings
 from cnncompress.finetuning.trainer import Trainer
 from cnncompress.finetuning.validation import validated
+from cnncompress.network.copying import clone
 from cnncompress.network.evaluate import Evaluation
 from cnncompress.network.inputs import float_types, input_dtype, with_types
 from cnncompress.network.run import forward, inference
@@ -70,7 +70,8 @@ class Session:
         That is what a training without labels looks at.
         """
         origin = next((p.device for p in network.parameters()), self.device)
-        teacher = copy.deepcopy(self.lessons.teacher) if self.settings.unlabelled else None
+        taught = self.lessons.teacher if self.settings.unlabelled else None
+        teacher = None if taught is None else clone(taught)
         with teaching(teacher, network, self.device) as judge:
             example = self.lessons.example
             found = validated(network.to(self.device), self.lessons.val, judge, self.settings, self.device, example)

@@ -16,6 +16,7 @@ from cnncompress.latency.runtimes.onnx_program import OnnxProgramRuntime
 from cnncompress.latency.setting import TimingSetting
 from cnncompress.latency.timed import Latency
 from cnncompress.network.copying import clone, same_random_numbers
+from cnncompress.network.modes import evaluating
 
 ROUNDS = Rounds()
 LAYER_ROUNDS = Rounds(seconds=0.0)  # of whole networks: a layer that is too short to time hardly counts
@@ -82,14 +83,13 @@ def layer_latencies(
     """
     setting = complete(setting or TimingSetting())
     runtime = get_runtime(setting.runtime)
+    if not runtime.shows_layers:
+        return None
     with runtime.running(setting), same_random_numbers():
         clocks = [_ready(runtime.layer_clock, model, example, setting) for model in models.values()]
-        shown = [clock for clock in clocks if clock is not None]
-        if len(shown) < len(clocks):
-            return None
-        in_turns([Prepared(clock.run) for clock in shown], partial(runtime.milliseconds, setting=setting), rounds)
+        in_turns([Prepared(clock.run) for clock in clocks], partial(runtime.milliseconds, setting=setting), rounds)
     latencies = {}
-    for (name, model), clock in zip(models.items(), shown, strict=True):
+    for (name, model), clock in zip(models.items(), clocks, strict=True):
         how, times = of_network(setting, model), clock.milliseconds()
         latencies[name] = {layer: Latency(*percentiles(ms[rounds.warmup :]), how) for layer, ms in times.items()}
     return latencies
@@ -109,7 +109,7 @@ def _ready(
     """What a runtime makes of a copy of a network and a batch of images; CompressError where there is no room."""
     try:
         inputs = example.repeat(-(-setting.batch // len(example)), 1, 1, 1)[: setting.batch]
-        return prepare(clone(model).eval(), inputs, setting)
+        return prepare(evaluating(clone(model)), inputs, setting)
     except RuntimeError as error:
         reason = str(error).split("\n")[0]
         raise CompressError(

@@ -33,6 +33,7 @@ from cnncompress.models.unwrapping import State
 from cnncompress.models.weights import find_weights, load_weights, read_weights
 from cnncompress.names.models import is_path, refuse_weights
 from cnncompress.network.inputs import input_channels
+from cnncompress.network.modes import evaluating
 from cnncompress.network.preprocessing import Preprocessing
 from cnncompress.network.provenance import Provenance, attach
 
@@ -108,8 +109,8 @@ def load_model(
     if source.kind == "timm":
         base = _timm_preprocessing(model)
     sized = base.changed(size)
-    prepared = sized.for_channels(input_channels(model.eval(), sized.size)).changed(None, mean, std)
-    loaded = LoadedModel(model.eval(), source, prepared, described)
+    prepared = sized.for_channels(input_channels(evaluating(model), sized.size)).changed(None, mean, std)
+    loaded = LoadedModel(model, source, prepared, described)
     attach(model, loaded.provenance)
     return loaded
 

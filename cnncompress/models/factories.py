@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import importlib
 import importlib.util
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 
 from cnncompress.errors import CompressError, UsageError, nearest
 from cnncompress.models.wrappers import unwrap
+from cnncompress.network.copying import clone
 from cnncompress.text import first_line
 
 INSTALLED = tuple(str(Path(sysconfig.get_path(kind)).resolve()) for kind in ("stdlib", "purelib", "platlib"))
@@ -57,7 +57,7 @@ def _network(name: str, made: Any, kwargs: Mapping[str, Any]) -> nn.Module:
     if isinstance(made, nn.Module):
         if kwargs:
             raise UsageError(f"{name} is a network, not a function: it takes no arguments such as {next(iter(kwargs))}")
-        return unwrap(copy.deepcopy(made), name)
+        return unwrap(clone(made), name)
     _check_arguments(name, made, kwargs)
     try:
         model = made(**kwargs)
@@ -67,9 +67,9 @@ def _network(name: str, made: Any, kwargs: Mapping[str, Any]) -> nn.Module:
         raise CompressError(f"{name} returned {type(model).__name__}, not a torch.nn.Module")
     model = unwrap(model, name)
     if any(p.device.type not in ("cpu", "meta") for p in model.parameters()):
-        model = model.cpu()
+        model.cpu()
     if any(t.is_inference() for t in model.state_dict().values() if isinstance(t, Tensor)):
-        model = copy.deepcopy(model)  # made under torch.inference_mode: its tensors would not take part in gradients
+        model = clone(model)  # made under torch.inference_mode: its tensors would not take part in gradients
     return model
 
 

@@ -20,6 +20,7 @@ from cnncompress.files.schemas import Arguments
 from cnncompress.models.builtin import BUILTIN
 from cnncompress.models.factories import call_factory, describe
 from cnncompress.names.models import TIMM_PREFIX, unknown_model
+from cnncompress.network.modes import evaluating
 from cnncompress.text import quote
 
 PROGRAM_ONLY = "it was opened as an exported program, which runs and trains but has no layers to replace"
@@ -161,7 +162,7 @@ def construct(source: ModelSource, *, empty: bool) -> nn.Module:
     if source.kind == "builtin":
         return BUILTIN[source.name].build(**kwargs).eval()
     if source.kind == "factory":
-        return call_factory(source.name, kwargs).eval()
+        return evaluating(call_factory(source.name, kwargs))
     from accelerate import init_empty_weights
 
     with init_empty_weights(include_buffers=False) if empty else nullcontext():

@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 from cnncompress.chains.modules import FactoredLayer
 from cnncompress.network.copying import clone
 from cnncompress.network.kinds import is_layer, kind_of
+from cnncompress.network.modes import evaluating
 from cnncompress.network.run import inference, same_outputs
 
 Values = dict[fx.Node, Any]
@@ -49,7 +50,7 @@ def trace_graph(model: nn.Module, example: Tensor | None = None) -> Traced | Non
     graph gives something else for the images `example` than the network does.
     """
     # torch.fx puts constants into the network that it traces, and the placeholders stay where the pass stores them
-    work = clone(model, {id(p): p for p in model.parameters()}).eval()
+    work = evaluating(clone(model, {id(p): p for p in model.parameters()}))
     before = set(vars(work))
     try:
         with torch.no_grad():

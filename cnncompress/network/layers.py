@@ -15,7 +15,8 @@ def refuse_module(module: nn.Module) -> str | None:
     kind = kind_of(module)
     if hasattr(module, "parametrizations"):
         return "parametrized: remove the parametrization from its weight first"
-    if not kind.is_plain(module):
+    own = vars(module).keys() & {"forward", "_conv_forward"} or type(module).__call__ is not nn.Module.__call__
+    if own or not kind.is_plain(module):
         return f"{type(module).__name__} has a forward pass of its own"
     if module._forward_hooks or module._forward_pre_hooks:
         return "hooks are attached to it, which a chain would lose"

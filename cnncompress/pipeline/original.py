@@ -34,7 +34,7 @@ def original_of(run: LoadedRun | None) -> nn.Module | None:
         return None
     dtype = next((p.dtype for p in run.model.parameters() if p.is_floating_point()), torch.float32)
     with torch.random.fork_rng(devices=[]):
-        return construct(source, empty=False).eval().to(dtype)
+        return construct(source, empty=False).to(dtype)
 
 
 def original_network(opened: Opened) -> nn.Module | None:

@@ -18,6 +18,7 @@ from cnncompress.files.reading import checksum
 from cnncompress.files.tensorfile import load_tensors
 from cnncompress.models import ModelSource
 from cnncompress.models.sources import code_of, foreign_code, is_gone
+from cnncompress.network.modes import evaluating
 from cnncompress.network.preprocessing import Preprocessing
 from cnncompress.network.provenance import Provenance, attach
 from cnncompress.programs import read_program
@@ -89,7 +90,7 @@ def _load(files: Snapshot, trust_code: bool) -> LoadedRun:
         model, note = _program(files, info, "the code of the network", trust_code=True), ""
     else:
         model, note = _build(files, info, known), _changed(path, info, source)
-    attach(model.eval(), known)
+    attach(evaluating(model), known)
     return LoadedRun(model, known, metrics, info, note)
 
 

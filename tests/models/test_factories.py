@@ -247,6 +247,13 @@ def test_arguments_reach_the_function_and_stay_with_the_source(nets):
     assert load_model(f"{nets}:anything", arguments=given).model.layers[0].bias is None
 
 
+def test_a_network_that_holds_what_cannot_be_copied_will_do(tmp_path):
+    (tmp_path / "nets.py").write_text(WITH_ARGUMENTS + "import threading\nnetwork.lock = threading.Lock()\n")
+    loaded = load_model(f"{tmp_path}/nets.py:network")
+    assert loaded.model.layers[0].out_channels == 3
+    assert loaded.model is not load_model(f"{tmp_path}/nets.py:network").model
+
+
 def test_a_class_a_method_and_a_network_will_do(nets):
     assert load_model(f"{nets}:Net", arguments={"width": 2}).model.layers[0].out_channels == 2
     assert load_model(f"{nets}:Net.wide").model.layers[0].out_channels == 9

@@ -48,6 +48,18 @@ class OddLinear(nn.Linear):
         return super().forward(x) + 1
 
 
+class OddCall(nn.Linear):
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        return super().__call__(x) + 1
+
+
+def patched() -> nn.Conv2d:
+    """Another forward pass in this one layer alone, as libraries that watch or move layers put there."""
+    layer = nn.Conv2d(2, 2, 3)
+    layer.forward = lambda x: nn.Conv2d.forward(layer, x) + 1
+    return layer
+
+
 class Renamed(nn.Conv2d):
     """A subclass that changes nothing."""
 
@@ -64,6 +76,8 @@ def hooked(before: bool) -> nn.Conv2d:
         (Odd(2, 2, 3), "a forward pass of its own"),
         (OddInside(2, 2, 3), "a forward pass of its own"),
         (OddLinear(2, 2), "a forward pass of its own"),
+        (OddCall(2, 2), "a forward pass of its own"),
+        (patched(), "a forward pass of its own"),
         (hooked(True), "hooks"),
         (hooked(False), "hooks"),
         (parametrizations.weight_norm(nn.Conv2d(2, 2, 3)), "parametrized"),
