@@ -11,7 +11,7 @@ from cnncompress.cli import completion, frame, options, planning
 from cnncompress.terminal import console
 from cnncompress.terminal.events import event
 
-OWN = {"budgets", "measure", "format_", "output", "out", "force", *frame.VOICES}  # no options of `decompose`
+OWN = {"budgets", "measure", "format_", "output", "plot", "out", "force", *frame.VOICES}  # no options of `decompose`
 
 
 @frame.command(
@@ -43,12 +43,18 @@ OWN = {"budgets", "measure", "format_", "output", "out", "force", *frame.VOICES}
     "--format", "format_", type=click.Choice(["table", "csv", "json", "html"]), help="How to print [default: table]."
 )
 @click.option("--output", type=options.PATH, metavar="FILE", help="File to write in this format; the table is printed.")
+@click.option("--plot", type=options.PATH, metavar="FILE", help="Write a picture of the curve too (SVG).")
 @options.loader_options
 @planning.timing_options
 @options.device_option
 @click.pass_context
 def command(
-    context: click.Context, config: Path | None, format_: str | None, output: Path | None, **flags: Any
+    context: click.Context,
+    config: Path | None,
+    format_: str | None,
+    output: Path | None,
+    plot: Path | None,
+    **flags: Any,
 ) -> None:
     """Plan MODEL within many budgets, measure a few.
 
@@ -67,10 +73,11 @@ def command(
     frame.need_data(settings.data, "explore")
     check_methods(settings.method)
     frame.begin(settings)
-    if output is not None:
-        check_text_output(output)
+    for file in filter(None, (output, plot)):
+        check_text_output(file)
     from cnncompress.api import run_explore
     from cnncompress.reporting.exploration import render_exploration
+    from cnncompress.reporting.exploration_page import exploration_picture
     from cnncompress.reporting.layout import terminal_width
 
     elsewhere = [] if settings.out is None else ["--statistics", str(settings.out)]
@@ -81,5 +88,8 @@ def command(
     if output is not None:
         write_text(output, render_exploration(done.exploration, format_) + "\n")
         frame.tell_written(output)
+    if plot is not None:
+        write_text(plot, exploration_picture(done.exploration))
+        frame.tell_written(plot)
     console.LOG.info("kept in %s", done.out, extra=event("written", path=str(done.out)))
     frame.tell_times(done.phases)

@@ -118,14 +118,15 @@ def render_exploration(found: Exploration, format: str = "table", width: int | N
 
 def notes_of(found: Exploration) -> list[str]:
     """What is to be known of the curves: what was measured, how well it was predicted, what the choice is worth."""
-    said = []
+    said: list[str] = []
     for curve in found.curves:
+        where = f", budgets of {LEFT[curve.cost]}" if len(found.curves) > 1 else ""
         told = sum(point.measured is not None for point in curve.points)
         if told:
-            said.append(f"{told} of {len(curve.points)} networks were made and measured.")
+            said.append(f"{told} of {len(curve.points)} networks were made and measured{where}.")
         alike, pairs = curve.agreement()
         if pairs:
-            said.append(f"Predicted and measured divergence have the same order in {alike} of {pairs} pairs.")
+            said.append(f"Predicted and measured divergence have the same order in {alike} of {pairs} pairs{where}.")
     if any(point.measured and point.measured.row.top1 is not None for point in found.points):
         images = next(p.measured.row.images for p in found.points if p.measured)
         said.append(f"Changes of top-1 are in points ± their standard error, on the same {images or 0:,} images.")

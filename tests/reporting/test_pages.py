@@ -13,6 +13,7 @@ from cnncompress.reporting import LayerRow, Report, Row, render
 from cnncompress.reporting.curve import Measured, Point
 from cnncompress.reporting.evidence import Epoch, Evidence
 from cnncompress.reporting.exploration import Exploration, render_exploration
+from cnncompress.reporting.exploration_page import exploration_picture
 from cnncompress.reporting.inspection import Inspected, inspection_page
 from cnncompress.reporting.layer_picture import layer_picture, of_network, of_plan
 from cnncompress.reporting.palette import BEHIND, DARK, LIGHT, contrast
@@ -93,6 +94,11 @@ def test_an_exploration_as_a_page():
     text = " ".join(seen.text)
     assert "Within 0.5 points: macs=0.3, measured −0.50 ± 0.40 points, within noise." in text
     assert "--budget macs=0.3" in text
+    picture = look_at("<h1></h1>" + exploration_picture(found))
+    assert picture.wrong == []
+    assert any("macs=0.3: top-1 89.50 %" in (a.get("aria-label") or "") for a in picture.named("svg"))
+    unmeasured = replace(found, points=tuple(replace(point, measured=None) for point in points))
+    assert "Predicted rise of the loss" in exploration_picture(unmeasured)
 
 
 def test_the_layers_of_a_network_as_a_page_and_a_picture():
