@@ -51,10 +51,10 @@ def image_folder(root: Path, preprocessing: Preprocessing, num_classes: int | No
     folders = {part: _scan(path, root) for part, path in layout.parts.items()}
     folders = _evaluated(root, folders)
     lead = _lead(folders)
+    told = _number_alike(root, folders, lead) if lead.labelled else []
     for folder in folders.values():
         if folder is lead or folder.mapped:
             _check_classes(folder, num_classes)
-    told = _number_alike(root, folders, lead) if lead.labelled else []
     for note in [*layout.told, *told, *_order_of(lead)]:
         LOG.info("%s: %s", plain(str(root)), plain(note))
     for folder in folders.values():
@@ -90,7 +90,7 @@ def _evaluated(root: Path, folders: dict[str, _Folder]) -> dict[str, _Folder]:
     for part in ("train", "test"):
         if part in folders and part != chosen and folders[part].labelled == folders[chosen].labelled:
             parts[part] = folders[part]
-    said = ", ".join(f"{part} from {_what(folder)}" for part, folder in parts.items())
+    said = ", ".join(f"{part} from {_what(folder, root)}" for part, folder in parts.items())
     if list(folders) != ["val"]:
         LOG.info("%s: %s", plain(str(root)), plain(said))
     return parts
@@ -105,9 +105,9 @@ def _order_of(folder: _Folder) -> list[str]:
     return [f"classes are numbered in the order of their names as text ({first}, ...); {CLASS_INDEX} has another order"]
 
 
-def _what(folder: _Folder) -> str:
+def _what(folder: _Folder, root: Path) -> str:
     classes = f"in {len(folder.index)} classes" if folder.labelled else "without labels"
-    return f"{folder.path.name}/ ({len(folder.samples)} images {classes})"
+    return f"{os.path.relpath(folder.path, root)}/ ({len(folder.samples)} images {classes})"
 
 
 # --- one part ---

@@ -14,7 +14,7 @@ PARTS = {
     "val": ("val", "valid", "validation", "validate", "dev", "eval", "evaluation"),
     "test": ("test", "testing", "tests"),
 }
-_ENDINGS = re.compile(r"[-_ ]?(set|data|dataset|images|imgs|split)$")
+_ENDINGS = re.compile(r"[-_ ]?(set|data|dataset|images|imgs|split)?[-_ ]?((19|20)\d\d)?$")  # train2017 of COCO
 _FOLD = re.compile(r"(fold|split|part|subset|cv)[-_ ]?\d+", re.IGNORECASE)
 MOST_LEVELS = 3  # of packaging within packaging
 JUNK = ("__macosx", "__pycache__", "@eadir", "$recycle.bin", "lost+found", "thumbs.db", "desktop.ini")
@@ -77,7 +77,8 @@ def find_layout(root: Path) -> Layout:
     names = folders_in(folder)
     parts = {name: part for name in names if (part := part_of(name)) and os.listdir(folder / name)}
     others = [name for name in names if name not in parts]
-    if not parts or (others and not any(folders_in(folder / name) for name in parts)):
+    shown = [name for name in others if images_in(folder / name) or folders_in(folder / name)]
+    if not parts or (shown and not any(folders_in(folder / name) for name in parts)):
         _refuse_folds(folder, names)
         return Layout({"val": folder}, told)
     folders: dict[str, Path] = {}

@@ -27,10 +27,16 @@ def sizes(data):
 @pytest.mark.parametrize(
     ("name", "part"),
     [
-        *((name, "train") for name in ("train", "Train", "TRAINING", "training_set", "train-set", "train images")),
-        *((name, "val") for name in ("val", "valid", "Validation", "validation_set", "dev", "val_data")),
+        *(
+            (name, "train")
+            for name in ("train", "Train", "TRAINING", "training_set", "train-set", "train images", "train2017")
+        ),
+        *((name, "val") for name in ("val", "valid", "Validation", "validation_set", "dev", "val_data", "val_2014")),
         *((name, "test") for name in ("test", "Testing", "test_set", "testset")),
-        *((name, None) for name in ("cats", "trains", "set", "data", "images", "tester", "valley", "")),
+        *(
+            (name, None)
+            for name in ("cats", "trains", "set", "data", "images", "tester", "valley", "test17", "2017", "")
+        ),
     ],
 )
 def test_names_of_parts(name, part):
@@ -249,6 +255,28 @@ def test_a_bomb_is_left_out(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     with pytest.raises(DataError, match="decompression bomb"):
         load_data(str(tmp_path), PLAIN, 1).val.image(1)
+
+
+def test_what_holds_no_images_beside_flat_parts_is_no_class(tmp_path, caplog):
+    """As in COCO: `annotations` holds boxes, the parts are images without class folders."""
+    caplog.set_level(logging.INFO, "cnncompress")
+    tree(tmp_path, {"train2017": 3, "val2017": 2})
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations" / "instances.json").write_text("{}")
+    data = load_data(str(tmp_path), PLAIN, 3)
+    assert sizes(data) == [2, 3, None]
+    assert not data.labelled
+    assert "left out what stands beside the parts: annotations" in caplog.text
+
+
+def test_parts_are_named_by_their_place(tmp_path, caplog):
+    caplog.set_level(logging.INFO, "cnncompress")
+    for part, count in (("train", 3), ("valid", 2)):
+        tree(tmp_path / part, {"images": count})
+        (tmp_path / part / "labels").mkdir()
+    assert sizes(load_data(str(tmp_path), PLAIN, None)) == [2, 3, None]
+    told = "val from valid/images/ (2 images without labels), train from train/images/ (3 images without labels)"
+    assert told in caplog.text
 
 
 @pytest.mark.parametrize("names", [("fold1", "fold2"), ("Fold_0", "Fold_1", "Fold_2"), ("split-1", "split-2")])
