@@ -203,7 +203,8 @@ def neighbourhood(path: Path) -> Iterator[None]:
 
 def _from_elsewhere(module: ModuleType, folder: Path) -> bool:
     """Whether a module is neither in `folder` nor a part of Python or of an installed package."""
-    places = [getattr(module, "__file__", None), *(getattr(module, "__path__", None) or ())]
+    own = getattr(module, "__dict__", {})  # some modules answer any other question with an object, as torch.classes
+    places = [own.get("__file__"), *(own.get("__path__") or ())]
     paths = [str(Path(p).resolve()) for p in places if p]
     return bool(paths) and not any(place.startswith((str(folder) + os.sep, *INSTALLED)) for place in paths)
 

@@ -254,6 +254,11 @@ def test_a_network_that_holds_what_cannot_be_copied_will_do(tmp_path):
     assert loaded.model is not load_model(f"{tmp_path}/nets.py:network").model
 
 
+def test_a_neighbour_may_be_called_as_torch_is(nets, tmp_path):
+    (tmp_path / "torch.py").write_text("raise ImportError('not this one')\n")
+    assert load_model(f"{nets}:network").model.layers[0].out_channels == 3
+
+
 def test_a_class_a_method_and_a_network_will_do(nets):
     assert load_model(f"{nets}:Net", arguments={"width": 2}).model.layers[0].out_channels == 2
     assert load_model(f"{nets}:Net.wide").model.layers[0].out_channels == 9
