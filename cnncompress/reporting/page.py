@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +13,7 @@ from cnncompress.reporting.palette import DARK, LIGHT, SERIES
 from cnncompress.text import plain_lines
 
 NARROW = (340, 300)  # pixels of a chart on a phone, where that of a wide screen would have small letters
+DOTS = re.compile(r"(?<=\w)\.(?=[^\W\d])|(?<=[^\W\d])\.(?=\w)")  # between parts of a name, a word among them
 Cell = Any  # text, which is escaped, or a picture made by `svg`, which is not
 
 
@@ -92,10 +94,10 @@ def _shown(value: Any) -> Any:
 
 
 def breakable(cell: Cell) -> Cell:
-    """A text that is broken after its dots, where a line is too short for it; a picture as it is."""
+    """A text whose dotted names may be broken after their dots, numbers not; a picture as it is."""
     from markupsafe import Markup, escape
 
-    return escape(_shown(cell)).replace(".", Markup(".<wbr>")) if type(cell) is str else cell
+    return Markup(DOTS.sub(".<wbr>", escape(_shown(cell)))) if type(cell) is str else cell
 
 
 def drawn(chart: svg.Chart, caption: str, numbered: bool = True) -> Drawn:

@@ -16,6 +16,7 @@ from cnncompress.reporting.exploration import Exploration, render_exploration
 from cnncompress.reporting.exploration_page import exploration_picture
 from cnncompress.reporting.inspection import Inspected, inspection_page
 from cnncompress.reporting.layer_picture import layer_picture, of_network, of_plan
+from cnncompress.reporting.page import breakable
 from cnncompress.reporting.palette import BEHIND, DARK, LIGHT, contrast
 from cnncompress.reporting.report_page import report_page
 from cnncompress.reporting.warnings import warnings_of
@@ -137,6 +138,10 @@ def test_a_plan_as_a_picture_has_two_bars_for_each_cost():
     assert {"features.0", "spatial-svd 5", "600", "1.069K"} <= set(picture.text)
     bars = [(a["class"], float(a["width"])) for a in picture.named("rect")[1:]]
     assert bars == [("before", 200.0), ("after", 120.0), ("before", 200.0), ("after", round(200 * 1069 / 1792, 1))]
+
+
+def test_names_may_be_broken_after_their_dots_and_numbers_not():
+    assert breakable("features.7.conv<: 74.3 %.") == "features.<wbr>7.<wbr>conv&lt;: 74.3 %."
 
 
 @pytest.mark.parametrize("palette", [LIGHT, DARK], ids=["light", "dark"])

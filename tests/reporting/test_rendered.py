@@ -90,4 +90,5 @@ def test_wide_tables_scroll_by_the_keyboard(opened):
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.getAttribute('role')") == "region"
     page.keyboard.press("ArrowRight")
-    page.wait_for_function("document.activeElement.scrollLeft > 0", timeout=5000)
+    moved = (page.evaluate("document.activeElement.scrollLeft") or page.wait_for_timeout(50) for _ in range(100))
+    assert any(moved)
