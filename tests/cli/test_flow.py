@@ -69,7 +69,8 @@ def test_decompose_finetune_report(done, cli):
 
 def test_json_report(saved, done):
     report = report_of(done, saved, "--data", "digits", "--latency", "--threads", "1")
-    assert set(report) == {"schema", "rows", "layers", "kept", "notes", "class_changes"}
+    assert set(report) == {"schema", "rows", "layers", "kept", "notes", "class_changes", "layer_times"}
+    assert len(report["layer_times"][0]["layers"]) == 9
     assert report["schema"] == 1
     keys = {"name", "kind", "params", "macs", "size_bytes", "top1", "top5", "images", "latency_ms"}
     keys |= {"other_macs", "data", "top1_error"}
