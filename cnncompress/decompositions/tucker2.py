@@ -5,10 +5,8 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
-import tensorly as tl
 import torch
 from jaxtyping import Float
-from tensorly.decomposition import partial_tucker
 from torch import Tensor
 
 from cnncompress.chains.spec import Chain, ConvSpec, Rank
@@ -84,6 +82,9 @@ def hooi(
     seed: int = 0,
 ) -> tuple[Float[Tensor, "k2 k1 kh kw"], Float[Tensor, "c k1"], Float[Tensor, "f k2"]]:
     """Higher-order orthogonal iteration from a given start; shapes as in `hosvd`."""
+    import tensorly as tl  # a tenth of a second, which other methods do without
+    from tensorly.decomposition import partial_tucker
+
     core, U_in, U_out = start
     init = (core.cpu().numpy(), [U_out.cpu().numpy(), U_in.cpu().numpy()])
     with tl.backend_context("numpy", local_threadsafe=True), warnings.catch_warnings():

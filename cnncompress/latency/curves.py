@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from sklearn.isotonic import isotonic_regression
 
 from cnncompress.chains.lowering import lower, paddings, regroupings
 from cnncompress.chains.spec import Call, Chain, ConvSpec, Rank
@@ -122,5 +121,7 @@ class Curves:
 
 def _monotone(points: Mapping[int, float]) -> Line:
     """MACs in ascending order with times that never fall: the nearest such ones in least squares."""
+    from sklearn.isotonic import isotonic_regression  # half a second to import, which plans without times do without
+
     macs = sorted(points)
     return macs, [float(t) for t in isotonic_regression([points[m] for m in macs])]
