@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -58,30 +58,41 @@ def walk(original: Runner, compressed: Runner, images: Tensor, layers: Collectio
 
     A module that is put into `compressed.replaced` at a visit is run in the layer's place from then on. What an
     addition adds to a layer's output is computed before the layer where it can be. Values are let go after their last
-    use: who takes a visit lets go of it before the next one.
+    use: who takes a visit lets go of it before the next one. The original goes ahead to the next layer before the
+    compressed network follows, so that only one of them holds the values in between.
     """
     modules = dict(compressed.network.named_modules())
     order = network_order(original.traced.graph, modules)
-    lifetimes = Lifetimes(order)
-    ours: Values = {original.traced.input: images.clone()}  # a network may write into its input
-    theirs: Values = {original.traced.input: images.clone()}
-    for node in order:
-        if node.op == "placeholder":
-            continue
-        with _in_place(node, original):
-            original.compute(node, ours)
+    ours, theirs = Side(original, order, images), Side(compressed, order, images)
+    for place, node in enumerate(order):
         if node.op == "call_module" and node.target in layers:
-            yield _visit(node, modules, ours, theirs, compressed.outputs.get(str(node.target)))
-        ended = lifetimes.ended_by(node)
-        _let_go(ours, ended)  # before the other network computes as much
-        with _in_place(node, compressed):
-            compressed.compute(node, theirs)
-        _let_go(theirs, ended)
+            ours.advance(place)
+            ours.compute(node)
+            theirs.advance(place)
+            yield _visit(node, modules, ours.values, theirs.values, compressed.outputs.get(str(node.target)))
 
 
-def _let_go(values: Values, ended: Collection[fx.Node]) -> None:
-    for node in ended:
-        del values[node]
+class Side:
+    """One of the networks of a walk, at a place in their common order of nodes, with the values that it still needs."""
+
+    def __init__(self, runner: Runner, order: Sequence[fx.Node], images: Tensor) -> None:
+        self.runner, self.order, self.place = runner, order, 0
+        self.lifetimes = Lifetimes(order)
+        self.values: Values = {runner.traced.input: images.clone()}  # a network may write into its input
+
+    def advance(self, place: int) -> None:
+        """Compute all nodes before a place; values are let go after their last use."""
+        for node in self.order[self.place : place]:
+            if node not in self.values:
+                self.compute(node)
+            for ended in self.lifetimes.ended_by(node):
+                del self.values[ended]
+        self.place = place
+
+    def compute(self, node: fx.Node) -> None:
+        """Compute a node; what it is computed from stays."""
+        with _in_place(node, self.runner):
+            self.runner.compute(node, self.values)
 
 
 @contextmanager

@@ -130,7 +130,23 @@ def test_every_layer_of_a_resnet_is_visited_once_and_computed_once(make):
     with torch.no_grad():
         visits.update(visit.layer for visit in walk(Runner(traced, model), Runner(traced, model), x, layers_of(model)))
     assert visits == dict.fromkeys(layers_of(model), 1)
-    assert calls == dict.fromkeys(layers_of(model), 2)  # once for either network
+    assert calls == {**dict.fromkeys(layers_of(model), 2), "fc": 1}  # once for either network, as far as it is needed
+
+
+def test_one_network_at_a_time_holds_what_lies_between_two_layers():
+    """Of five large values in a row, each network holds two: the one that is computed and the one that it is from."""
+    between, alive, most = [nn.Sigmoid() for _ in range(5)], weakref.WeakSet(), [0]
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), *between, nn.Conv2d(4, 2, 1)).eval()
+
+    def watch(module, args, output):
+        alive.add(output)
+        most[0] = max(most[0], len(alive))
+
+    for module in between:
+        module.register_forward_hook(watch)
+    for visit in side_by_side(model, model, images()):
+        del visit
+    assert most[0] == 3  # two of the compressed network, beside the last one of the original
 
 
 def test_values_are_let_go():
