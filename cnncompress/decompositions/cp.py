@@ -145,17 +145,18 @@ def fit_factors(tensor: Float64[Tensor, "f c p"], rank: int, iterations: int, se
     inputs = _start(tensor.transpose(0, 1).flatten(1), rank, generator)
     taps = _start(tensor.permute(2, 0, 1).flatten(1), rank, generator)
     before = now = torch.zeros(len(tensor), rank, dtype=torch.float64, device=tensor.device), inputs, taps
-    error, each, momentum = 1.0, price(1.0, rank), 0
+    error, sensitive, each, momentum = 1.0, _sensitivity(now), price(1.0, rank), 0
     for _ in range(iterations):
         share, cost = max(0, momentum - 1) / (momentum + 2), each * error
-        previous = error + cost * _sensitivity(now)
-        A, B, D = (n + share * (n - b) for n, b in zip(now, before, strict=True))
+        previous = error + cost * sensitive
+        A, B, D = (n + share * (n - b) for n, b in zip(now, before, strict=True)) if share else now
         swept, lower = _sweep(tensor, (A, B, D), cost)
-        momentum += 1
-        if lower + cost * _sensitivity(swept) > previous:
+        momentum, sensitive = momentum + 1, _sensitivity(swept)
+        if lower + cost * sensitive > previous and share:
             momentum, (swept, lower) = 0, _sweep(tensor, now, cost)
+            sensitive = _sensitivity(swept)
         before, now, error = now, swept, lower
-        if previous - error - cost * _sensitivity(now) <= TOLERANCE * previous:
+        if previous - error - cost * sensitive <= TOLERANCE * previous:
             break
     return balanced((now[0] * scale, now[1], now[2]))
 
@@ -175,12 +176,12 @@ def _sweep(tensor: Float[Tensor, "f c p"], factors: Factors, cost: float) -> tup
 
     inputs_done = (tensor.transpose(1, 2).reshape(F * P, C) @ B.to(dtype)).reshape(F, P, rank)
     BB, DD = B.mT @ B, D.mT @ D
-    A = _update(A, (inputs_done * D.to(dtype)).sum(1), _normal(BB, DD, cost))
+    A = _update(A, (inputs_done * D.to(dtype).contiguous()).sum(1), _normal(BB, DD, cost))
     AA = A.mT @ A
-    D = _update(D, (inputs_done * A.to(dtype)[:, None]).sum(0), _normal(AA, BB, cost))
+    D = _update(D, (inputs_done * A.to(dtype).contiguous()[:, None]).sum(0), _normal(AA, BB, cost))
     DD = D.mT @ D
     outputs_done = (tensor.reshape(F, C * P).mT @ A.to(dtype)).reshape(C, P, rank)
-    product = (outputs_done * D.to(dtype)).sum(1).double()
+    product = (outputs_done * D.to(dtype).contiguous()).sum(1).double()
     B = _update(B, product, _normal(AA, DD, cost))
     fitted = (AA * (B.mT @ B) * DD).sum()
     return balanced((A, B, D)), max(0.0, float(1 - 2 * (product * B).sum() + fitted))
@@ -188,7 +189,9 @@ def _sweep(tensor: Float[Tensor, "f c p"], factors: Factors, cost: float) -> tup
 
 def _normal(one: Float64[Tensor, "k k"], other: Float64[Tensor, "k k"], cost: float) -> Float64[Tensor, "k k"]:
     """The normal matrix of a factor, given the Gram matrices of the two others, with its ridge."""
-    return one * other + (cost * (one.diagonal() + other.diagonal())).diag()
+    normal = one * other
+    normal.diagonal().add_(cost * (one.diagonal() + other.diagonal()))
+    return normal
 
 
 def _start(unfolded: Float[Tensor, "n m"], rank: int, generator: torch.Generator) -> Float64[Tensor, "n {rank}"]:
@@ -202,7 +205,10 @@ def _start(unfolded: Float[Tensor, "n m"], rank: int, generator: torch.Generator
 def _update(
     factor: Float64[Tensor, "n k"], product: Float[Tensor, "n k"], normal: Float64[Tensor, "k k"]
 ) -> Float64[Tensor, "n k"]:
-    """The least-squares solution for a factor given the other two, held back a little towards its old value."""
+    """The least-squares solution for a factor given the other two, held back a little towards its old value.
+
+    `normal` is added to on the way.
+    """
     damping = (DAMPING * normal.diagonal().max()).clamp_min(1e-30)
-    damped = normal + damping * torch.eye(len(normal), dtype=normal.dtype, device=normal.device)
-    return torch.cholesky_solve((product + damping * factor).mT, torch.linalg.cholesky(damped)).mT
+    normal.diagonal().add_(damping)
+    return torch.cholesky_solve((product + damping * factor).mT, torch.linalg.cholesky(normal)).mT
