@@ -9,7 +9,7 @@ from torch import Tensor
 
 from cnncompress.chains.spec import ConvSpec
 from cnncompress.maths.linalg import mean_eigenvalue, oas_shrinkage, solve_psd
-from cnncompress.maths.sampling import energies, independent_rows
+from cnncompress.maths.sampling import energies, independent_rows, row_mean
 from cnncompress.metrics import LayerStatistics
 from cnncompress.network.kinds import LayerKind
 
@@ -46,7 +46,7 @@ class Samples:
     def of(cls, patches: Tensor, images: int, free: bool = True) -> Samples:
         """From patches [R, g, n]; where no bias is free to take the mean, it stays."""
         patches, count = patches.movedim(1, 0), len(patches)
-        mean = patches.mean(1, dtype=torch.float64) * free
+        mean = row_mean(patches) * free
         centred = patches - mean[:, None].to(patches.dtype) if free else patches
         moment = (centred.mT @ centred).double() / count
         owners = images if count % images == 0 else 1

@@ -8,6 +8,15 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+ROWS_AT_ONCE = 256  # in float64, so that they stay in the caches
+
+
+def row_mean(rows: Float[Tensor, "g rows n"]) -> Float64[Tensor, "g n"]:
+    """The mean of the rows in float64, without a copy of all of them in it."""
+    return (
+        torch.stack([part.sum(1, dtype=torch.float64) for part in rows.split(ROWS_AT_ONCE, 1)]).sum(0) / rows.shape[1]
+    )
+
 
 def energies(rows: Float[Tensor, "g rows n"], images: int) -> Float64[Tensor, " g"]:
     """Σ over images of ‖S_i‖²_F, S_i = xᵀx / m of the m = rows / images centred rows x of one image, by group.

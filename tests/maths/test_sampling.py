@@ -1,11 +1,18 @@
 import pytest
 import torch
 
-from cnncompress.maths.sampling import energies, independent_rows
+from cnncompress.maths.sampling import ROWS_AT_ONCE, energies, independent_rows, row_mean
 
 
 def second_moment(rows):
     return rows.mT @ rows / rows.shape[1]
+
+
+@pytest.mark.parametrize("rows", [1, ROWS_AT_ONCE, 3 * ROWS_AT_ONCE + 5])
+def test_the_mean_of_rows_is_that_in_double_precision(rows):
+    torch.manual_seed(0)
+    numbers = 1e4 + torch.randn(2, rows, 3)
+    torch.testing.assert_close(row_mean(numbers), numbers.double().mean(1), rtol=1e-15, atol=0)
 
 
 @pytest.mark.parametrize("each", [1, 3, 20])
