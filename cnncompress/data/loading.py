@@ -5,11 +5,12 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_info
 from torchvision.transforms import v2
 
 from cnncompress.data.modes import in_mode
@@ -31,6 +32,7 @@ UNREADABLE = (
     Image.DecompressionBombError,
 )
 NAMES_SHOWN = 3
+KEPT_BYTES = 2**26  # of a whole set: one as small is decoded once for all networks that it is evaluated with
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # of Pillow, by the channels of the network
 
@@ -76,7 +78,7 @@ class Images(Dataset[Any]):
 
     `read(i)` gives a PIL image; `positions` are the numbers `i` that belong to this set, and `names` and `labels`
     are those of the whole collection, by the same numbers. `skipped` maps the name of every image that turned out
-    to be unreadable in this process to the reason.
+    to be unreadable in this process to the reason. The items of a small set are kept once they were read.
     """
 
     fixed = True  # items are the same in every epoch
@@ -99,6 +101,7 @@ class Images(Dataset[Any]):
         self.skipped: dict[str, str] = {}
         self.reported: set[str] = set()
         self._transform = evaluation_transform(preprocessing)
+        self._kept: dict[int, torch.Tensor] = {}
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -121,7 +124,12 @@ class Images(Dataset[Any]):
             raise UnreadableError(name, reason) from error
 
     def __getitem__(self, index: int) -> Item:
-        return self._transform(self.image(index)), self.label(index)
+        if index not in self._kept:
+            image = self._transform(self.image(index))
+            if len(self) * image.nbytes > KEPT_BYTES or get_worker_info() is not None:
+                return image, self.label(index)
+            self._kept[index] = image
+        return self._kept[index].clone(), self.label(index)
 
     def subset(self, indices: Sequence[int]) -> Images:
         """The items at `indices`, as a set of their own."""
@@ -164,11 +172,14 @@ class _Attempts(Dataset[Any]):
             return i, _Unread(error.name, error.reason)
 
 
-def _collate(items: list[tuple[int, Any]]) -> tuple[Any, list[int], list[_Unread]]:
+def _collate(items: list[tuple[int, Any]], channels_last: bool) -> tuple[Any, list[int], list[_Unread]]:
     """The readable items as one batch (None where there are none), their positions, and the unreadable items."""
     good = [(position, item) for position, item in items if not isinstance(item, _Unread)]
     bad = [item for _, item in items if isinstance(item, _Unread)]
-    return collate([item for _, item in good]) if good else None, [position for position, _ in good], bad
+    batch = collate([item for _, item in good]) if good else None
+    if batch is not None and channels_last:
+        batch = [batch[0].contiguous(memory_format=torch.channels_last), *batch[1:]]
+    return batch, [position for position, _ in good], bad
 
 
 def collate(items: list[Any]) -> Any:
@@ -187,11 +198,14 @@ class Loader:
     `read` are the positions of the items that the last pass gave, among all that are asked for.
     """
 
-    def __init__(self, dataset: Dataset[Any], batch_size: int, workers: int, indices: Sequence[int]) -> None:
+    def __init__(
+        self, dataset: Dataset[Any], batch_size: int, workers: int, indices: Sequence[int], channels_last: bool
+    ) -> None:
         self.dataset = dataset
         attempts = _Attempts(dataset, indices)
         self.read: list[int] = []
-        self._batches = DataLoader(attempts, batch_size=batch_size, num_workers=workers, collate_fn=_collate)
+        together = partial(_collate, channels_last=channels_last)
+        self._batches = DataLoader(attempts, batch_size=batch_size, num_workers=workers, collate_fn=together)
 
     def __len__(self) -> int:
         return len(self._batches)
@@ -216,15 +230,23 @@ class Loader:
             raise DataError(f"none of the {len(skipped)} images can be read (first: {next(iter(skipped))})")
 
 
-def make_loader(dataset: Any, batch_size: int, *, workers: int = 0, indices: Sequence[int] | None = None) -> Loader:
+def make_loader(
+    dataset: Any,
+    batch_size: int,
+    *,
+    workers: int = 0,
+    indices: Sequence[int] | None = None,
+    channels_last: bool = False,
+) -> Loader:
     """Batches `(images [n, c, H, W], labels [n])` for evaluation, in the order of the set or of `indices`.
 
     `dataset` is `Images` or another map-style set, whose items torch's own collation puts together; so many `workers`
     decode them, 0 for this process itself. Images that cannot
     be read are left out; at the end of a pass they are in `dataset.skipped` and one warning counts those not
     reported before and names the first few. DataError where not one of them can be read.
+    With `channels_last` the batches of `Images` are in that order in memory.
     """
-    return Loader(dataset, batch_size, workers, range(len(dataset)) if indices is None else indices)
+    return Loader(dataset, batch_size, workers, range(len(dataset)) if indices is None else indices, channels_last)
 
 
 def report_skipped(images: Images, skipped: dict[str, str]) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from cnncompress.chains.spec import Call
 from cnncompress.correction.sequential import most_images
-from cnncompress.data import Data, Images, Loader, make_loader, split
+from cnncompress.data import Data, Images, Loader, split
 from cnncompress.data.sample import evenly
 from cnncompress.errors import NoGradientError, UsageError
 from cnncompress.metrics import LayerStatistics, get_metric
@@ -22,6 +22,7 @@ from cnncompress.network.divergence import Answers
 from cnncompress.network.inputs import input_dtype, read_batch
 from cnncompress.network.subject import Subject
 from cnncompress.pipeline.asked import FitAsked, ImagesAsked
+from cnncompress.pipeline.images import batches_for
 from cnncompress.pipeline.notes import Note, notes
 from cnncompress.statistics import collect_statistics, load_statistics, save_statistics, statistics_key
 from cnncompress.terminal.console import LOG
@@ -138,17 +139,16 @@ def calibrate(
         wanted = {"metric": asked.metric, "images": seen, "seed": asked.seed, "layers": list(layers)}
         key = statistics_key(subject.network, chosen.fingerprint, wanted)
         statistics, source = _stored(caches, key)
-    dtype = input_dtype(subject.network)
     if statistics is None and guided:
-        held = _Held(chosen, read, dtype)
+        held = _Held(chosen, read, subject.network)
         statistics = collect_statistics(
             subject.network, held, asked.metric, layers=layers, seed=asked.seed, device=resolve_device(read.device)
         )
         subject.network.to("cpu")
         images = held.images()
     else:
-        images = _read(chosen, chosen.held - chosen.unseen, read, dtype)
-    unseen = _read(chosen, chosen.unseen, read, dtype)
+        images = _read(chosen, chosen.held - chosen.unseen, read, subject.network)
+    unseen = _read(chosen, chosen.unseen, read, subject.network)
     images = torch.cat([part for part in (images, unseen) if part is not None]) if chosen.held else None
     statistics = statistics or {}
     told = [] if source is None else [f"the statistics are those in {source}"]
@@ -168,10 +168,10 @@ def _stored(caches: Sequence[Path], key: str) -> tuple[dict[str, LayerStatistics
 class _Held:
     """The batches of a calibration set, of which it keeps the images that are to be held as they pass by."""
 
-    def __init__(self, chosen: CalibrationSet, read: ImagesAsked, dtype: torch.dtype) -> None:
-        self.held, self.dtype = chosen.held, dtype
+    def __init__(self, chosen: CalibrationSet, read: ImagesAsked, network: nn.Module) -> None:
+        self.held, self.dtype = chosen.held, input_dtype(network)
         self.seen = chosen.seen
-        self.loader = _loader(chosen, read, [chosen.indices[position] for position in self.seen])
+        self.loader = _loader(chosen, read, network, [chosen.indices[position] for position in self.seen])
         self.parts: list[Tensor] = []
 
     def __len__(self) -> int:
@@ -189,16 +189,17 @@ class _Held:
         return torch.cat(self.parts) if self.parts else None
 
 
-def _read(chosen: CalibrationSet, positions: Collection[int], read: ImagesAsked, dtype: torch.dtype) -> Tensor | None:
+def _read(chosen: CalibrationSet, positions: Collection[int], read: ImagesAsked, network: nn.Module) -> Tensor | None:
     """The images at some positions and no others, [n, c, H, W]; None where there are none."""
     if not positions:
         return None
-    loader = _loader(chosen, read, [chosen.indices[position] for position in sorted(positions)])
+    loader = _loader(chosen, read, network, [chosen.indices[position] for position in sorted(positions)])
+    dtype = input_dtype(network)
     return torch.cat([read_batch(batch, dtype, labels=False)[0] for batch in loader])
 
 
-def _loader(chosen: CalibrationSet, read: ImagesAsked, indices: Any) -> Loader:
-    return make_loader(chosen.images, read.reading, workers=read.workers, indices=indices)
+def _loader(chosen: CalibrationSet, read: ImagesAsked, network: nn.Module, indices: Sequence[int]) -> Loader:
+    return batches_for(network, chosen.images, read, read.reading, indices)
 
 
 def remarks(statistics: Mapping[str, LayerStatistics]) -> Iterator[str]:

@@ -10,7 +10,6 @@ from pathlib import Path
 import torch
 
 from cnncompress.chains.plan import Budget, Plan
-from cnncompress.data import make_loader
 from cnncompress.errors import UnreachableError, UsageError
 from cnncompress.files.place import default_exploration, resolve
 from cnncompress.network.divergence import IMAGES_PER_CHECK, Answers, to_check
@@ -20,6 +19,7 @@ from cnncompress.pipeline.asked import GridAsked, Job
 from cnncompress.pipeline.calibration import STATISTICS, evenly
 from cnncompress.pipeline.explored import Found, check_place, key_of, read_found, write_found
 from cnncompress.pipeline.fit import fit
+from cnncompress.pipeline.images import batches_for
 from cnncompress.pipeline.known_plans import KnownPlans
 from cnncompress.pipeline.notes import collect, notes
 from cnncompress.pipeline.original import original_of
@@ -114,7 +114,8 @@ class _Bench:
             work, data = self.work, self.work.data
             assert data is not None
             some = evenly(len(data.val), IMAGES_PER_CHECK[1])
-            loader = make_loader(data.val, work.job.images.reading, workers=work.job.images.workers, indices=some)
+            read = work.job.images
+            loader = batches_for(work.subject.network, data.val, read, read.reading, some)
             dtype = input_dtype(work.subject.network)
             images = torch.cat([read_batch(batch, dtype, labels=False)[0] for batch in loader])
             self._answers = Answers(work.subject.network, to_check(images, work.subject.cost.total_macs))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from cnncompress.chains.plan import Plan
 from cnncompress.correction import Correction, reconstruct, reestimate
 from cnncompress.correction.sequential import UNFOLLOWED, fit_in_order
-from cnncompress.data import Data, make_loader
+from cnncompress.data import Data
 from cnncompress.errors import DataError
 from cnncompress.fitting import fit_alone, initialise
 from cnncompress.network.compressed import Compressed, compressed
@@ -18,6 +18,7 @@ from cnncompress.network.divergence import Answers, agreement, to_check
 from cnncompress.network.subject import Subject
 from cnncompress.pipeline.asked import FitAsked, ImagesAsked
 from cnncompress.pipeline.calibration import Calibration
+from cnncompress.pipeline.images import batches_for
 from cnncompress.pipeline.notes import Note, notes
 from cnncompress.terminal.console import Steps
 from cnncompress.terminal.words import counted
@@ -113,7 +114,7 @@ def _normalised(made: Fitted, images: Tensor, answers: Answers) -> Fitted:
 
 def compared(subject: Subject, small: nn.Module, data: Data, read: ImagesAsked) -> tuple[Note, ...]:
     """How near the answers are to the original's, on images that calibrated nothing."""
-    loader = make_loader(data.val, read.reading, workers=read.workers)
+    loader = batches_for(subject.network, data.val, read, read.reading)
     agreed = agreement(subject.network, small, loader)
     told = f"the answers diverge by {agreed.divergence:.3g} nats"
     if agreed.same is not None:

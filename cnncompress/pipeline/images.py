@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import nn
 
-from cnncompress.data import Data, load_data, make_loader, split
+from cnncompress.data import Data, Images, Loader, load_data, make_loader, split
 from cnncompress.errors import DataError
 from cnncompress.network.copying import clone
 from cnncompress.network.device import resolve_device
 from cnncompress.network.evaluate import Evaluation, evaluate
+from cnncompress.network.inputs import input_dtype
+from cnncompress.network.run import takes_channels_last
 from cnncompress.pipeline.asked import ImagesAsked
 from cnncompress.pipeline.opened import Opened, count_outputs
 from cnncompress.terminal.console import LOG
@@ -49,6 +53,20 @@ def evaluate_on(model: nn.Module, data: Data | None, asked: ImagesAsked) -> Eval
         return None
     device = resolve_device(asked.device)
     height, width = data.val.preprocessing.size
-    loader = make_loader(data.val, asked.evaluating(height * width, device), workers=asked.workers)
+    loader = batches_for(model, data.val, asked, asked.evaluating(height * width, device))
     on_device = model if device.type == "cpu" else clone(model).to(device)
     return evaluate(on_device, loader, device)
+
+
+def batches_for(
+    network: nn.Module, images: Images, asked: ImagesAsked, size: int, indices: Sequence[int] | None = None
+) -> Loader:
+    """Batches of `size` images, all or those at `indices`, for a network on the CPU or for copies of it on a device.
+
+    On the CPU they are in channels_last where the network takes that.
+    """
+    prepared, ordered = images.preprocessing, False
+    if resolve_device(asked.device).type == "cpu":
+        noise = torch.rand(2, prepared.channels, *prepared.size, generator=torch.Generator().manual_seed(0))
+        ordered = takes_channels_last(network, noise.to(input_dtype(network)))
+    return make_loader(images, size, workers=asked.workers, indices=indices, channels_last=ordered)

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 from torchvision.transforms._presets import ImageClassification
 
-from cnncompress.data import Augmented, evaluation_transform, load_data, make_loader, split
+from cnncompress.data import Augmented, evaluation_transform, load_data, loading, make_loader, split
 from cnncompress.data.augmentation import AUGMENTATIONS
 from cnncompress.errors import DataError, UsageError
 from cnncompress.network.preprocessing import Preprocessing
@@ -80,6 +80,30 @@ def test_batches_keep_the_order(tmp_path):
     assert torch.cat([y for _, y in loader]).tolist() == [0, 0, 0, 1, 1, 1, 1]
     chosen = torch.cat([x[:, 0, 0, 0] for x, _ in make_loader(data.val, 2, indices=[5, 0, 3])])
     assert (chosen * 255).round().int().tolist() == [5, 0, 3]
+
+
+def test_channels_last_is_an_order_in_memory(tmp_path):
+    tree(tmp_path, {"a": 2, "b": 1})
+    images = load_data(str(tmp_path), PLAIN, 2).val
+    for one, other in zip(make_loader(images, 2), make_loader(images, 2, channels_last=True), strict=True):
+        assert torch.equal(one[0], other[0])
+        assert torch.equal(one[1], other[1])
+        assert one[0].is_contiguous()
+        assert other[0].is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize(("bytes_kept", "passes"), [(10**6, 1), (100, 2)])
+def test_a_small_set_is_read_once(tmp_path, monkeypatch, bytes_kept, passes):
+    tree(tmp_path, {"a": 2, "b": 1})
+    images, read = load_data(str(tmp_path), PLAIN, 2).val, []
+    monkeypatch.setattr(loading, "KEPT_BYTES", bytes_kept)
+    monkeypatch.setattr(images, "read", lambda index, real=images.read: read.append(index) or real(index))
+    first = [images[index][0] for index in range(3)]
+    again = [images[index][0] for index in range(3)]
+    assert len(read) == 3 * passes
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    first[0].zero_()  # what somebody does to an item is his own affair
+    assert torch.equal(images[0][0], again[0])
 
 
 def test_batches_of_any_map_style_set():

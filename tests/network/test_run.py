@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import cnncompress as cc
 from cnncompress.errors import CompressError
 from cnncompress.network.evaluate import evaluate
-from cnncompress.network.run import forward, logits, run, same_outputs
+from cnncompress.network.run import forward, logits, run, same_outputs, takes_channels_last
 from cnncompress.network.trace import trace
 from tests.correction.networks import images, made
 from tests.decompositions.helpers import randn
@@ -130,3 +130,35 @@ def test_complex_features_are_compared_in_both_parts():
     one = torch.tensor([1 + 1j, 2.0])
     assert same_outputs(one, one.clone())
     assert not same_outputs(one, one.conj())
+
+
+class Viewed(nn.Module):
+    """Takes its values apart in the order that they have in memory: with `view`, or by their strides."""
+
+    def __init__(self, strided: bool) -> None:
+        super().__init__()
+        self.conv, self.head, self.strided = nn.Conv2d(3, 4, 1), nn.Linear(4 * 64, 5), strided
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        return self.head(x.as_strided((len(x), 256), (256, 1)) if self.strided else x.view(len(x), -1))
+
+
+class Noisy(nn.Module):
+    """Random numbers in its answers."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean((2, 3)) + torch.rand(len(x), 3)
+
+
+@pytest.mark.parametrize("make", [lambda: Calls(lambda y: y), Noisy])
+def test_most_networks_take_images_in_channels_last(make):
+    model, x = made(make()).train(), images(2)
+    assert takes_channels_last(model, x)
+    assert model.training
+    assert x.is_contiguous()
+
+
+@pytest.mark.parametrize("strided", [False, True])
+def test_a_network_that_minds_the_order_in_memory_does_not(strided):
+    assert not takes_channels_last(made(Viewed(strided)), images(2))
