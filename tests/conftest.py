@@ -47,6 +47,14 @@ def quiet_machine(monkeypatch):
 
 
 @pytest.fixture(autouse=True)
+def short_clock(monkeypatch):
+    """A whole network is timed a few times, not for a second: no test asks how long it takes."""
+    from tests.timing import FEW
+
+    monkeypatch.setattr("cnncompress.latency.network.ROUNDS", FEW)
+
+
+@pytest.fixture(autouse=True)
 def fair_clock(request, monkeypatch):
     """Budgets of MACs and parameters are planned as if every network took as long: no test hangs on a clock."""
     if request.node.get_closest_marker("guarded") is None:

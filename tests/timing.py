@@ -7,6 +7,7 @@ from cnncompress.latency.setting import TimingSetting
 from cnncompress.latency.timed import Latency
 
 ONCE = Rounds(warmup=1, least=1, seconds=0.0)
+FEW = Rounds(warmup=1, least=3, seconds=0.0)
 HERE = TimingSetting(dtype="float32", threads=1, memory_format="contiguous")
 
 

@@ -11,21 +11,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from cnncompress.latency import chains, network
-from cnncompress.latency.clock import Rounds
+from cnncompress.latency import chains
 from cnncompress.latency.runtimes import REGISTRY, Runtime, register
 from cnncompress.latency.setting import TimingSetting
 from cnncompress.latency.table import LatencyTable
 from cnncompress.network.counting import counting_macs
 from cnncompress.planning import whole
-
-FEW = Rounds(warmup=1, least=3, seconds=0.0)
+from tests.timing import FEW
 
 
 @pytest.fixture(autouse=True)
 def counted(monkeypatch):
     """A runtime that needs a millisecond for a million multiply-accumulates."""
-    monkeypatch.setattr(network, "ROUNDS", FEW)
     monkeypatch.setattr(whole, "ROUNDS", FEW)
     monkeypatch.setattr(chains, "last_cache_bytes", lambda device: 64)
     monkeypatch.setenv("CNNCOMPRESS_CACHE", "cache")

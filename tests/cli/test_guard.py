@@ -13,6 +13,7 @@ import cnncompress as cc
 from cnncompress.errors import UnreachableError
 from cnncompress.pipeline import guard
 from tests.cli.arithmetic import results
+from tests.marks import with_slow
 
 pytestmark = pytest.mark.guarded
 TIGHT = ("decompose", "digits_vgg", "--budget", "macs=0.2", "--runtime", "calls", "--threads", "1")
@@ -49,7 +50,7 @@ def test_a_plan_that_would_be_slower_has_time_as_a_limit(machine, done):
     assert "as --allow-slower permits" in " ".join(done("report", "free").split())
 
 
-@pytest.mark.parametrize("goal", [(), ("--dry-run",)])
+@pytest.mark.parametrize("goal", with_slow([(), ("--dry-run",)], [("--dry-run",)]))
 def test_where_nothing_meets_both_the_sentence_names_what_can_be_had(machine, refused, goal):
     machine.a_call = 2.0
     line = refused(*TIGHT, *goal, code=2)
@@ -107,7 +108,7 @@ def test_a_network_that_cannot_be_timed_is_planned_without(machine, done, monkey
         raise cc.CompressError("no clock here")
 
     monkeypatch.setattr(machine, "prepare", fails)
-    text = " ".join(done(*BUDGET, "--out", "run").split())
+    text = " ".join(done(*BUDGET, "--method", "spatial-svd", "--out", "run").split())
     assert "planned without regard to time, which was not measured: no clock here" in text
     assert json.loads(Path("run/plan.json").read_text())["achieved"]["macs"] <= 0.5
 

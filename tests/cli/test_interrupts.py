@@ -44,14 +44,14 @@ def interrupted(processes, tmp_path):
     ("place", "count", "args"),
     [
         ("cnncompress.pipeline.opened:load_model", 1, DECOMPOSE),
-        ("cnncompress.network.evaluate:check_labels", 2, DECOMPOSE),
+        pytest.param("cnncompress.network.evaluate:check_labels", 2, DECOMPOSE, marks=pytest.mark.slow),
         ("cnncompress.decompositions.spatial_svd:SpatialSVD.group_factorize", 3, DECOMPOSE),
-        ("cnncompress.runs.write:save_tensors", 1, DECOMPOSE),
+        pytest.param("cnncompress.runs.write:save_tensors", 1, DECOMPOSE, marks=pytest.mark.slow),
         ("cnncompress.files.publish:_move", 1, DECOMPOSE),
         ("cnncompress.latency.clock:_sample", 5, ["report", "run", "--latency", "--output", "report.md"]),
         ("cnncompress.pipeline.inspect:inspect_layers", 1, ["inspect", "run"]),
         ("torch.onnx:export", 1, ["export", "run", "--format", "onnx", "--output", "run.onnx"]),
-        ("torch.export:save", 1, ["export", "run", "--format", "pt2"]),
+        pytest.param("torch.export:save", 1, ["export", "run", "--format", "pt2"], marks=pytest.mark.slow),
         ("cnncompress.network.evaluate:check_labels", 1, [*FINETUNE, "--out", "out"]),
     ],
 )

@@ -114,7 +114,7 @@ def gain(name: str, images: int, seeds: int = 3) -> float:
 
 @pytest.mark.parametrize("name", ["residual", "concat", "plain"])
 def test_it_pays_on_other_images(name):
-    assert gain(name, 32) < 0.95
+    assert gain(name, 32, seeds=2) < 0.95
 
 
 @pytest.mark.slow

@@ -144,7 +144,7 @@ def test_full_rank_is_exact(name, G, H):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_the_error_does_not_rise_with_the_rank(name):
-    weight = randn(12, 8, 3, 3)
+    weight = randn(8, 6, 3, 3)
     full = get_method(name).full_rank(spec_for(weight))
     errors = [relative(fit(name, weight, k)[0], weight) for k in range(1, max(full) + 1)]
     assert errors[0] < 1

@@ -25,6 +25,7 @@ from tests.decompositions.helpers import (
     randn,
     randomize,
 )
+from tests.marks import with_slow
 
 JOIN_WFULL = {"horizontal": 3, "vertical": 3, "full": 2}
 
@@ -120,7 +121,7 @@ def test_the_fit_is_no_worse_than_an_optimiser_finds(metric):
     assert error_of(method, spec, 4, weight, form, refine=4) <= lowest * 1.005
 
 
-@pytest.mark.parametrize("options", [{"join": "none"}, JOIN_WFULL])
+@pytest.mark.parametrize("options", with_slow([{"join": "none"}, JOIN_WFULL], [JOIN_WFULL]))
 def test_the_variance_stays_through_thirty_layers(options):
     """Within a factor of two of the input's after 30 rectifications; without the 2 in σ² it would be 2⁻³⁰ of it.
 

@@ -16,7 +16,7 @@ from cnncompress.planning import choose_method
 from tests.decompositions.helpers import METRIC_NAMES, made_up_statistics, randn, relative
 from tests.marks import with_slow
 
-FEW_STEPS = {"acdc": "acdc:steps=10"}
+FEW_STEPS = {"acdc": "acdc:steps=3"}
 VARIANTS = [
     *(FEW_STEPS.get(name, name) for name in sorted(REGISTRY)),
     "spatial-svd:first=horizontal",

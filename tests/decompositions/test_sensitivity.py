@@ -86,7 +86,7 @@ def test_a_tensor_without_a_best_fit_of_its_rank_has_a_bounded_one(monkeypatch, 
     """Its components grow with the sweeps, and the error falls with them; not so where growing has a price."""
     monkeypatch.setattr(cp, "TOLERANCE", 0.0)
     tensor = border(seed)
-    norm, sweeps = float(tensor.norm()), (300, 3000)
+    norm, sweeps = float(tensor.norm()), (200, 2000)
     bounded = [fit_factors(tensor, 2, n) for n in sweeps]
     assert lowered(bounded[1], tensor) <= lowered(bounded[0], tensor) <= 0
     free(monkeypatch)
