@@ -86,5 +86,5 @@ def test_filters_that_stay_or_have_no_kernel_are_shown_once():
 def test_long_names_of_rows_break_after_dots_and_stay_escaped():
     assert breakable("layer1.0.conv") == "layer1.0.<wbr>conv"
     assert breakable("macs=0.5 a.b") == "macs=0.5 a.<wbr>b"
-    assert breakable("<b>.c") == "&lt;b&gt;.<wbr>c"
+    assert breakable("<b>a.c") == "&lt;b&gt;a.<wbr>c"
     assert breakable(Markup("<b>1.5</b>")) == "<b>1.5</b>"
