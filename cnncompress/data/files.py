@@ -8,7 +8,7 @@ from functools import cache
 
 from PIL import Image, UnidentifiedImageError
 
-from cnncompress.data.layout import is_junk
+from cnncompress.data.layout import is_folder, is_junk
 from cnncompress.files.regular import NotRegularError, leads_out, open_regular
 
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "DIB", "TIFF", "PPM", "MPO", "JPEG2000", "TGA", "ICO")
@@ -32,8 +32,8 @@ def files_below(folder: str, roots: Collection[str], left_out: dict[str, str]) -
         else:
             seen.add(real)
             entries = sorted(os.scandir(path), key=lambda entry: entry.name)
-            folders.append((path, [entry.path for entry in entries if not _is_folder(entry)]))
-            inner = [entry for entry in entries if _is_folder(entry) and not is_junk(entry.name)]
+            folders.append((path, [entry.path for entry in entries if not is_folder(entry)]))
+            inner = [entry for entry in entries if is_folder(entry) and not is_junk(entry.name)]
             for entry in sorted(inner, key=lambda entry: entry.is_symlink()):  # real folders before links to them
                 enter(entry.path)
 
@@ -49,13 +49,6 @@ def refuse_link(path: str, roots: Collection[str]) -> str:
     if os.path.islink(path) and around.startswith(os.path.realpath(path).rstrip(os.sep) + os.sep):
         return "a link to a folder that it is in"
     return ""
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link to itself
-        return False
 
 
 @cache

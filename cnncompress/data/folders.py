@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from cnncompress.data.files import files_below, read_image, refuse_link
-from cnncompress.data.layout import drawn_on, find_layout, folders_in, images_in, is_image, is_junk
+from cnncompress.data.layout import drawn_on, find_layout, folders_in, images_in, is_folder, is_image, is_junk
 from cnncompress.data.loading import Images
 from cnncompress.data.sets import Data, fingerprint
 from cnncompress.errors import DataError
@@ -146,7 +146,7 @@ def _unlabelled(folder: Path, root: Path, drawn: bool) -> _Folder:
 
 
 def _direct(folder: Path) -> list[str]:
-    return sorted(entry.path for entry in os.scandir(folder) if not entry.is_dir())
+    return sorted(entry.path for entry in os.scandir(folder) if not is_folder(entry))
 
 
 def _take(scanned: _Folder, paths: Iterable[str], label: int) -> None:

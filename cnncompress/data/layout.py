@@ -55,14 +55,22 @@ def is_image(name: str) -> bool:
     return name.lower().endswith(SUFFIXES)
 
 
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry of a folder is one, or a link to one; a link to itself is not."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
 def folders_in(folder: Path) -> list[str]:
     """The names of the folders in a folder, in order, without junk."""
-    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not is_junk(entry.name))
+    return sorted(entry.name for entry in os.scandir(folder) if is_folder(entry) and not is_junk(entry.name))
 
 
 def images_in(folder: Path) -> list[str]:
     """The names of the images directly in a folder, in order, without junk."""
-    names = (entry.name for entry in os.scandir(folder) if not entry.is_dir())
+    names = (entry.name for entry in os.scandir(folder) if not is_folder(entry))
     return sorted(name for name in names if is_image(name) and not is_junk(name))
 
 

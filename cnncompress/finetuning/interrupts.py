@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from cnncompress.terminal.stops import handle, is_repeated, stop_signals
+from cnncompress.terminal.stops import forget, handle, is_repeated, stop_signals
 
 
 class Interrupts:
@@ -25,6 +25,7 @@ class Interrupts:
         self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Interrupts:
+        forget()  # a signal that ended the training before is not this one's
         self._previous = handle(dict.fromkeys(stop_signals(), self._handle))
         return self
 

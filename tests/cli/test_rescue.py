@@ -15,7 +15,7 @@ def failing(error):
     def fit(name):
         raise error
 
-    def run(settings):
+    def run(*asked):
         with during("calibrate"):
             fit("features.3")
 

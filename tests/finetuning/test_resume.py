@@ -38,7 +38,7 @@ def raise_interrupt():
 
 
 def send_interrupt():
-    os.kill(os.getpid(), signal.SIGINT)
+    signal.raise_signal(signal.SIGINT)  # to this thread, which sees it at once
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
