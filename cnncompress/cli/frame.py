@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cnncompress import __version__
+from cnncompress.cli.options import PATH
 from cnncompress.errors import UsageError
 from cnncompress.terminal import console
 from cnncompress.terminal.events import EVENT, event
@@ -143,7 +144,7 @@ def voices(f: F) -> F:
     text = "Tell progress, warnings and errors as JSON on stderr, one object a line."
     f = click.option("--json", is_flag=True, help=text)(f)
     text = "Write what is said, with times and details, to the end of FILE too."
-    f = click.option("--log", type=click.Path(path_type=Path), metavar="FILE", help=text)(f)
+    f = click.option("--log", type=PATH, metavar="FILE", help=text)(f)
     f = click.option("-q", "--quiet", is_flag=True, help="Say nothing but the result, warnings and errors.")(f)
     return click.option("-v", "--verbose", is_flag=True, help="Say more while working.")(f)
 

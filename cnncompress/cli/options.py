@@ -10,13 +10,23 @@ import click
 from click.shell_completion import CompletionItem
 
 from cnncompress.cli import completion
+from cnncompress.files.home import at_home
 from cnncompress.latency.runtimes import REGISTRY
 from cnncompress.latency.setting import parse_runtime
 from cnncompress.terminal.colours import has_colours, write_coloured
 from cnncompress.text import plain_lines
 
 F = Callable[..., Any]
-PATH = click.Path(path_type=Path)
+
+
+class _Path(click.Path):
+    """A path; `~` stands for the user's home folder in `--out=~/runs` too, where shells leave it."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return super().convert(at_home(value), param, ctx)
+
+
+PATH = _Path(path_type=Path)
 
 
 def device_option(f: F) -> F:

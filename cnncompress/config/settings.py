@@ -20,6 +20,7 @@ from cnncompress.config.parsing import (
     parse_training,
 )
 from cnncompress.errors import UsageError
+from cnncompress.files.home import at_home
 from cnncompress.latency.setting import TimingSetting, in_runtimes
 from cnncompress.names import metrics
 from cnncompress.names.methods import SELECT, catalogue
@@ -35,7 +36,8 @@ DeviationsField = Annotated[tuple[float, ...], BeforeValidator(parse_deviations)
 RuntimesField = Annotated[list[str], BeforeValidator(parse_runtimes)]
 ArgumentsField = Annotated[dict[str, Any], BeforeValidator(parse_arguments)]
 ScheduleField = Annotated[str, BeforeValidator(parse_training)]
-Name = Annotated[str, Field(min_length=1)]
+Name = Annotated[str, Field(min_length=1), BeforeValidator(at_home)]
+Place = Annotated[Path, BeforeValidator(at_home)]
 Count = Annotated[int, Field(ge=1)]
 
 MOST_WORKERS = 256  # processes that read images; the system gives out far more before it fails
@@ -104,7 +106,7 @@ class TuneSettings(ModelSettings):
     label_smoothing: float = 0.0
     mixup: float = 0.0
     augment: str = "standard"
-    out: Path | None = None
+    out: Place | None = None
     force: bool = False
     resume: bool = False
 
@@ -116,7 +118,7 @@ class DecomposeSettings(ModelSettings):
     rank: RankField = 0.25
     budget: BudgetField | None = None
     max_drop: Annotated[float, Field(ge=0)] | None = None
-    plan: Path | None = None
+    plan: Place | None = None
     multiple: Count | None = None
     metric: str | None = None
     refine: Annotated[int, Field(ge=0)] | None = None
@@ -125,17 +127,17 @@ class DecomposeSettings(ModelSettings):
     reconstruct: Annotated[int, Field(ge=0)] = 0
     runtime: RuntimesField = []
     allow_slower: bool = False
-    latency_table: Path | None = None
+    latency_table: Place | None = None
     latency_batch: Count = 1
     threads: Count | None = None
     memory_format: Literal["contiguous", "channels_last"] | None = None
     calibration_images: Count = 1000
     keep_statistics: bool = False
-    statistics: Path | None = None
+    statistics: Place | None = None
     layers: list[str] = []
     skip: list[str] = []
     per_layer: dict[str, LayerRule] = {}
-    out: Path | None = None
+    out: Place | None = None
     force: bool = False
     dry_run: bool = False
     finetune: TuneSettings = TuneSettings()

@@ -18,8 +18,12 @@ _ENDINGS = re.compile(r"[-_ ]?(set|data|dataset|images|imgs|split)?[-_ ]?((19|20
 _FOLD = re.compile(r"(fold|split|part|subset|cv)[-_ ]?\d+", re.IGNORECASE)
 MOST_LEVELS = 3  # of packaging within packaging
 JUNK = ("__macosx", "__pycache__", "@eadir", "$recycle.bin", "lost+found", "thumbs.db", "desktop.ini")
-DRAWN = ("labels", "masks", "annotations", "bboxes", "labelmaps")  # beside `images`: detection or segmentation
-SHOWN = ("images", "imgs", "img", "jpegimages")
+# What is said about the images of a data set in folders beside them: boxes, masks, lists, attributes.
+DRAWN = (
+    *("label", "labels", "mask", "masks", "annotation", "annotations", "bboxes", "labelmaps", "lists", "splits"),
+    *("segmentation", "segmentations", "segmentationclass", "segmentationobject", "imagesets", "attributes", "parts"),
+)
+SHOWN = ("image", "images", "imgs", "img", "jpegimages")
 # What Pillow reads without help from other programs.
 SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".png", ".apng", ".bmp", ".dib", ".gif", ".webp", ".avif", ".tif"),
@@ -113,22 +117,27 @@ def _unpacked(folder: Path, part: str | None) -> tuple[Path, list[str]]:
     start = folder
     while True:
         names = folders_in(folder)
-        inner = _shown_parts(folder, names) if part is None else None
+        inner = _shown_within(folder, names) if part is None else None
         if inner is None and (len(names) != 1 or images_in(folder) or not _is_packaging(folder / names[0], part)):
             break
         folder = inner or folder / names[0]
     return folder, [f"its images are in {folder}"] if folder != start else []
 
 
-def _shown_parts(folder: Path, names: list[str]) -> Path | None:
-    """The images beside what is drawn on them, where they are in parts: `images/train` beside `labels/train`."""
+def _shown_within(folder: Path, names: list[str]) -> Path | None:
+    """The images beside what is said about them, where they are in parts or in classes of their own.
+
+    As `images/train` beside `labels/train`, and `images/sparrow` beside `attributes`.
+    """
+    inner = _shown_beside(folder, names)
+    return inner if inner is not None and len(names) > 1 and folders_in(inner) else None
+
+
+def _shown_beside(folder: Path, names: list[str]) -> Path | None:
+    """The one folder of images among those in a folder, where the others say something about them."""
     words = {name.casefold() for name in names}
     shown = [name for name in names if name.casefold() in SHOWN]
-    if len(shown) != 1 or not words <= {*SHOWN, *DRAWN} or len(names) < 2:
-        return None
-    inner = folder / shown[0]
-    within = folders_in(inner)
-    return inner if within and all(part_of(name) for name in within) else None
+    return folder / shown[0] if len(shown) == 1 and words <= {*SHOWN, *DRAWN} else None
 
 
 def _is_packaging(inner: Path, part: str | None, depth: int = 0) -> bool:
@@ -144,11 +153,10 @@ def _is_packaging(inner: Path, part: str | None, depth: int = 0) -> bool:
 
 
 def drawn_on(folder: Path) -> Path | None:
-    """The images of a folder that keeps drawings (boxes, masks) beside them instead of classes, or None."""
-    names = {name.casefold(): name for name in folders_in(folder)}
-    shown = next((names[name] for name in SHOWN if name in names), None)
-    only = set(names) <= {*SHOWN, *DRAWN}
-    return folder / shown if shown is not None and only and (len(names) > 1 or _has_images(folder / shown)) else None
+    """The images of a folder that keeps what is said about them (boxes, masks) beside them, not classes; or None."""
+    names = folders_in(folder)
+    shown = _shown_beside(folder, names)
+    return shown if shown is not None and (len(names) > 1 or _has_images(shown)) else None
 
 
 def _has_images(folder: Path) -> bool:

@@ -82,6 +82,8 @@ def _check_origin(origin: str) -> None:
         if not Path(os.path.expanduser(origin)).exists():
             raise UsageError(f"no such file: {origin}")
         return
+    if Path(os.path.expanduser(origin)).is_file():
+        raise UsageError(f"{origin} is no file of Python source: put the function into one that ends in .py")
     top = origin.partition(".")[0]
     if top.isidentifier() and not Path(top).is_dir() and not Path(f"{top}.py").exists() and find_spec(top) is None:
         raise UsageError(f"no Python module '{origin}' here or among the installed packages")

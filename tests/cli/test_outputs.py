@@ -175,3 +175,13 @@ def test_a_full_disk(room, saved, refused, request):
         line = refused(*args)
         assert any(words in line for words in full.split("|")), line
         assert listing("disk") == []
+
+
+def test_a_tilde_behind_an_equals_sign_is_the_home_folder(done, tmp_path, monkeypatch):
+    """Shells leave `--out=~/run` as it is."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    done("decompose", "digits_vgg", "--rank", "4", "--out=~/run")
+    done("report", "~/run", "--format", "csv", "--output=~/table.csv")
+    assert listing("home") == sorted(["home/table.csv", "home/run", *listing("home/run")])
+    assert listing() == ["home", *listing("home")]

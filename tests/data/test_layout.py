@@ -310,3 +310,27 @@ def test_parts_of_a_detection_set_have_no_labels(tmp_path):
     data = load_data(str(tmp_path), PLAIN, None)
     assert sizes(data) == [2, 4, None]
     assert not data.labelled
+
+
+@pytest.mark.parametrize("shown", ["images", "Images"])
+@pytest.mark.parametrize("beside", [["attributes", "parts"], ["Annotation"], ["segmentations", "lists"]])
+def test_classes_within_the_images_beside_what_is_said_about_them_are_recognised(shown, beside, tmp_path, caplog):
+    """As in sets of birds and dogs: boxes and attributes lie beside the images, which are in class folders."""
+    caplog.set_level(logging.INFO, "cnncompress")
+    tree(tmp_path / shown, {"sparrow": 2, "tern": 1})
+    for name in beside:
+        write(tmp_path / name / "sparrow" / "0.png")
+    data = load_data(str(tmp_path), PLAIN, 2)
+    assert labels(data.val) == [0, 0, 1]
+    assert f"its images are in {tmp_path / shown}" in caplog.text
+
+
+def test_images_beside_boxes_and_masks_have_no_labels(tmp_path):
+    """As in sets for segmentation: images of boxes and of masks are none to look at."""
+    tree(tmp_path / "voc" / "2012", {"JPEGImages": 3, "SegmentationClass": 2, "SegmentationObject": 2})
+    for name in ("Annotations", "ImageSets"):
+        (tmp_path / "voc" / "2012" / name).mkdir()
+        (tmp_path / "voc" / "2012" / name / "0.xml").write_text("<annotation/>")
+    data = load_data(str(tmp_path), PLAIN, 20)
+    assert sizes(data) == [3, None, None]
+    assert not data.labelled

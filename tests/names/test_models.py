@@ -40,6 +40,7 @@ def test_networks_for_other_tasks_are_named_as_such(task):
         ("timm/resnet18", "did you mean 'timm:resnet18'?"),
         ("nets.py", "give nets.py:FUNCTION"),
         ("none.py:build", "no such file: none.py"),
+        ("nets.ipynb:build", "nets.ipynb is no file of Python source"),
         ("no_such_package.nets:build", "no Python module 'no_such_package.nets'"),
         ("notes.txt", "notes.txt is a file, not a model"),
         ("weights/best.pth", "is a file of weights"),
@@ -51,6 +52,7 @@ def test_networks_for_other_tasks_are_named_as_such(task):
 def test_wrong_names(name, words, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("notes.txt").touch()
+    Path("nets.ipynb").touch()
     Path("folder").mkdir()
     with pytest.raises(CompressError) as error:
         check_name(name)
