@@ -44,6 +44,7 @@ class LatencyTable:
         self.identity = identity(setting) if where is None else dict(where)
         self.stores: dict[Shape, Store] = {}
         self._curves: dict[Any, Curves] = {}
+        self._timed: dict[tuple[Any, Rank], Timed] = {}  # what curves that stay have told
         self.factor = 1.0
         self.seen = True
 
@@ -94,12 +95,15 @@ class LatencyTable:
         padding; the rest is interpolated. Without `learn` before, what is missing for these ranks is measured now.
         """
         wanted = Wanted(call, method, ranks)
-        curves = self._curves.get(wanted.key)
-        if curves is None:
+        known, key = self._timed, wanted.key
+        if (curves := self._curves.get(key)) is None:
             self._measure_all(wanted)
-            curves = self._curves_of(wanted)
-        unscaled = [curves(wanted.structure(rank), wanted.chain(rank)) for rank in ranks]
-        return [replace(timed, milliseconds=self.factor * timed.milliseconds) for timed in unscaled]
+            known, curves = {}, self._curves_of(wanted)
+        for rank in ranks:
+            if (key, rank) not in known:
+                known[key, rank] = curves(wanted.structure(rank), wanted.chain(rank))
+        timed = [known[key, rank] for rank in ranks]
+        return [replace(one, milliseconds=self.factor * one.milliseconds) for one in timed]
 
     def _measure_all(self, wanted: Wanted) -> None:
         for size in dict.fromkeys(wanted.call.sizes):

@@ -50,6 +50,7 @@ class Family:
     ranks: list[Rank]
     errors: Tensor  # float64 [ranks]
     chosen: list[int] = field(default_factory=list)  # the ranks that the solver is to choose from
+    plans: dict[tuple[int, str], LayerPlan] = field(default_factory=dict)  # made so far, by place and lowering
 
     def near(self, index: int) -> None:
         """Let the solver choose among the ranks between the neighbours of `index` in the present choice."""
@@ -99,15 +100,20 @@ class Layer:
             ranks = [family.ranks[i] for i in family.chosen]
             timed = table.chains(self.call, family.method, ranks) if table and ranks else None
             for place, index in enumerate(family.chosen):
-                plan = layer_plan(
-                    self.call, family.method, ranks[place], self.centred, timed[place].lowering if timed else ""
-                )
+                plan = self._plan(family, index, timed[place].lowering if timed else "")
                 costs = {"macs": float(plan.macs[1]), "params": float(plan.params[1])}
                 if timed is not None:
                     costs["latency"] = timed[place].milliseconds
                 error = self.factor * float(family.errors[index])
                 options.append(Candidate(plan, costs, error, number, index, family.method))
         return options
+
+    def _plan(self, family: Family, index: int, lowering: str) -> LayerPlan:
+        """That of a family at a rank, made once."""
+        key = index, lowering
+        if key not in family.plans:
+            family.plans[key] = layer_plan(self.call, family.method, family.ranks[index], self.centred, lowering)
+        return family.plans[key]
 
     def keep(self, table: Times | None = None) -> Candidate:
         """The layer as it is."""
