@@ -10,6 +10,7 @@ elsewhere that would take more time than it tells.
 import logging
 import os
 import sys
+from collections import Counter
 
 import jaxtyping
 import pytest
@@ -20,6 +21,18 @@ sys.dont_write_bytecode = True
 CHECKED = ("maths", "metrics", "decompositions")  # rooms
 jaxtyping.install_import_hook([f"cnncompress.{room}" for room in CHECKED], "beartype.beartype")
 jaxtyping.config.update("jaxtyping_disable", True)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Cases of a test marked `few` are slow from the given number on."""
+    seen = Counter()
+    for item in items:
+        if mark := item.get_closest_marker("few"):
+            test = item.nodeid.partition("[")[0]
+            if seen[test] >= mark.args[0]:
+                item.add_marker(pytest.mark.slow)
+            seen[test] += 1
 
 
 @pytest.fixture(autouse=True)

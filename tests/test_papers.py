@@ -142,6 +142,7 @@ def test_tai_convolutions(name, biases, weights, macs):
         assert sum(layer.macs[i] for layer in layers) == macs[i]
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(("colours", "times"), [(4, 2.97), (6, 2.95), (12, 2.91), (24, 2.82)])
 def test_denton_first_layer(colours, times):
     """The paper has 112x112 outputs, a quarter of the inputs, where the layer has 110x110; some digits are cut off."""

@@ -224,6 +224,7 @@ def test_it_takes_a_layers_place_and_comes_back_from_its_plan():
     assert torch.equal(again(x), chain(x))
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("groups", [1, 2])
 @pytest.mark.parametrize(("exporter", "name"), [(export_onnx, "net.onnx"), (export_pt2, "net.pt2")])
 def test_it_exports(tmp_path, exporter, name, groups):

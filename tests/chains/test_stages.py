@@ -191,6 +191,7 @@ assert not methods | slow, methods | slow
 """
 
 
+@pytest.mark.slow
 def test_loading_a_run_imports_no_method_and_no_package_that_it_does_not_need(tmp_path):
     import cnncompress as cc
 

@@ -68,6 +68,7 @@ def test_a_convolution_that_a_plan_keeps_is_fitted_and_loads_again(done):
     done("evaluate", "run", "--data", "digits")
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(("options", "kept_in"), [((), "channels_last"), (("--memory-format", "contiguous"), None)])
 @pytest.mark.parametrize("method", ["cp", "spatial-svd"])
 def test_a_network_is_kept_in_the_memory_format_it_is_fastest_in(done, monkeypatch, method, options, kept_in):

@@ -199,6 +199,7 @@ def test_profile_of_layers(saved, done):
     assert re.search(r"^all layers ", text, re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_layers_are_timed_where_they_can_be(done):
     """With several runtimes, those that show no layers are named, and the others' times are printed."""
     runtimes = ["--runtime", "onnxruntime", "--runtime", "torch", "--runtime", "openvino"]

@@ -50,6 +50,7 @@ def test_a_plan_that_would_be_slower_has_time_as_a_limit(machine, done):
     assert "as --allow-slower permits" in " ".join(done("report", "free").split())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("goal", with_slow([(), ("--dry-run",)], [("--dry-run",)]))
 def test_where_nothing_meets_both_the_sentence_names_what_can_be_had(machine, refused, goal):
     machine.a_call = 2.0

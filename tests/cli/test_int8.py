@@ -64,6 +64,7 @@ def test_onnx(saved, done, seen):
     assert 0 < (found - expected).norm() < 0.2 * expected.norm()
 
 
+@pytest.mark.slow
 def test_openvino(saved, done, seen):
     openvino = pytest.importorskip("openvino")
     text = export(done, saved, "openvino", "small.xml")
@@ -75,6 +76,7 @@ def test_openvino(saved, done, seen):
     assert 0 < (found - expected).norm() < 0.2 * expected.norm()
 
 
+@pytest.mark.slow
 def test_layers_that_stay_in_float(saved, done):
     import onnx
 
@@ -107,6 +109,7 @@ def test_an_existing_file_stays(saved, refused):
     assert Path("net.onnx").read_text() == "mine"
 
 
+@pytest.mark.slow
 def test_a_file_that_computes_something_else_is_not_kept(saved, refused, monkeypatch):
     monkeypatch.setattr("cnncompress.programs.int8.compare", lambda *_: (1.0, 1.0))
     monkeypatch.setattr("cnncompress.cli.export.tell", lambda _: None)

@@ -40,6 +40,7 @@ def interrupted(processes, tmp_path):
     return run
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     ("place", "count", "args"),
     [
@@ -61,6 +62,7 @@ def test_nothing_is_written(place, count, args, run_copy, tmp_path, interrupted)
     assert listing(tmp_path) == before
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("number", [signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)])
 def test_other_signals_to_stop_are_met_alike(number, run_copy, tmp_path, interrupted):
     before = listing(tmp_path)
@@ -68,6 +70,7 @@ def test_other_signals_to_stop_are_met_alike(number, run_copy, tmp_path, interru
     assert listing(tmp_path) == before
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     "place",
     [
@@ -171,6 +174,7 @@ def straight(saved, tmp_path_factory):
     return out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("place", "count", "numbers"),
     [
@@ -209,6 +213,7 @@ def start(command, folder):
     )
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("module", ["torch.nn", "torchvision.datasets", "cnncompress.runs.read"])
 def test_during_imports(module, tmp_path):
     with start(["tests.cli.driver", module, "1", *DECOMPOSE], tmp_path) as process:

@@ -56,6 +56,7 @@ def test_the_time_of_the_table_is_a_limit_beside_other_budgets(table, done, refu
     done(*PLAN, "--budget", "macs=0.5", "--allow-slower", "--out", "free")
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     ("change", "words"),
     [

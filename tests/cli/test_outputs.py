@@ -162,6 +162,7 @@ def small_disk(request, cli):
         yield
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("room", with_slow(["small_disk", "small_files"], ["small_disk"]))
 def test_a_full_disk(room, saved, refused, request):
     request.getfixturevalue(room)

@@ -90,6 +90,7 @@ def test_what_needs_layers_is_refused_in_a_line(command, words, run, given, cli)
     assert not Path("new").exists()
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("out", [["--out", "new"], []], ids=["out", "there"])
 def test_a_program_is_trained_and_so_is_its_network(out, run, given, cli):
     before = json.loads((run / "metrics.json").read_text())["rows"][-1]

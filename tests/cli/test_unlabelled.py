@@ -57,6 +57,7 @@ def test_they_teach_and_the_report_has_the_divergence(flat, run_copy, done):
     assert history[1]["val_loss"] < history[0]["val_loss"]
 
 
+@pytest.mark.slow
 def test_labels_that_are_there_choose_nothing_and_are_reported(run_copy, done):
     done("finetune", "run", "--data", "digits", *TEACH[:3], "--lr", "0.001", "--batch-size", "256")
     rows = json.loads(Path("run/metrics.json").read_text())["rows"]

@@ -112,6 +112,7 @@ def gain(name: str, images: int, seeds: int = 3) -> float:
     return math.exp(sum(logs) / seeds)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("name", ["residual", "concat", "plain"])
 def test_it_pays_on_other_images(name):
     assert gain(name, 32, seeds=2) < 0.95

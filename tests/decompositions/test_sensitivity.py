@@ -111,6 +111,7 @@ def test_a_bounded_fit_is_about_as_good(monkeypatch, shape, rank, seed):
     assert relative(total(bounded), tensor) <= 1.25 * relative(total(unbounded), tensor)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("metric", REGISTRY)
 def test_sweeps_in_a_metric_keep_the_bound_without_raising_the_error(monkeypatch, metric):
     spec, rank = ConvSpec(12, 16, (3, 3)), (36,)

@@ -83,6 +83,7 @@ def test_what_is_below_stays_and_what_is_above_is_trained(tmp_path, monkeypatch)
             assert torch.equal(value, trained.state_dict()[key]) == below, (name, key)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("group", [1, 2, 3, 7])
 @pytest.mark.parametrize("metric", ["frobenius", "kronecker"])
 def test_without_epochs_it_is_one_decomposition_after_the_other(tmp_path, group, metric):
@@ -251,6 +252,7 @@ def test_half_precision(tmp_path):
     assert result.best == cc.evaluate(small, cc.make_loader(VAL, 8), progress=False)
 
 
+@pytest.mark.slow
 def test_from_python(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     network = original()

@@ -42,6 +42,7 @@ def check_same(straight, folder, small, result):
     assert histories[0] == histories[1]
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     ("epoch", "count", "position"),
     [

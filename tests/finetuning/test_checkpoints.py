@@ -20,6 +20,7 @@ def test_the_last_two_are_kept(tmp_path):
     assert (previous["epoch"], previous["step"]) == (1, 6)
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("content", [None, b"", b"torn", 0.5])
 @pytest.mark.parametrize("minutes", [0, 10])
 def test_a_torn_checkpoint_falls_back_to_the_one_before(tmp_path, caplog, content, minutes):

@@ -146,6 +146,7 @@ def test_a_teacher_answers_once(tmp_path, unlabelled):
     assert all(torch.allclose(kept[name], plain[name], atol=1e-5) for name in plain)
 
 
+@pytest.mark.slow
 def test_a_cascade_keeps_what_its_steps_froze(tmp_path):
     small, train = cascades.small_of(cascades.original()), Fixed()
     lessons = Lessons(train, cascades.VAL, origin=Origin(cascades.original(), with_provenance(small).plan))

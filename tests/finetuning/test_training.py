@@ -124,6 +124,7 @@ def test_errors_of_worker_processes_are_one_line(tmp_path):
     assert str(caught.value) == "none of the 48 training images can be read"
 
 
+@pytest.mark.slow
 def test_workers_do_not_change_the_result(tmp_path):
     a, b = network(), network()
     tune(tmp_path / "a", a, epochs=1)

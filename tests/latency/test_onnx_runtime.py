@@ -66,6 +66,7 @@ def test_chains_are_timed(monkeypatch):
     assert all(ms > 0 for ms in measure([Job((linear,)), Job(get_method("svd").stages(linear, (2,)))], (5, 1), SETTING))
 
 
+@pytest.mark.slow
 def test_networks_of_other_precisions():
     with pytest.raises(CompressError, match="give --runtime onnxruntime:fp32"):
         latency({"a": small().double()}, IMAGES, SETTING, ONCE)

@@ -21,6 +21,7 @@ from cnncompress.latency.machine import complete, identity
 from cnncompress.latency.network import latency
 from cnncompress.latency.runtimes import REGISTRY, check_available, compiled, get_runtime
 from cnncompress.latency.setting import TimingSetting, in_runtimes
+from tests.marks import with_slow
 from tests.timing import ONCE
 
 WAYS = [
@@ -111,7 +112,7 @@ def differs(way, kind, prepare):
     return float((found - expected).abs().max() / expected.abs().max())
 
 
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("network", with_slow(NETWORKS, NETWORKS[:-1]))
 @pytest.mark.parametrize("way", WAYS)
 def test_a_network_gives_what_it_gives_in_torch(way, network):
     tolerance = TOLERANCES[way.partition(":")[2]]
@@ -131,6 +132,7 @@ def test_it_computes_in_the_precision(way):
     assert differs(way, whole, "prepare") > 1e-5
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("way", WAYS)
 def test_it_leaves_nothing_behind(way):
     """Its threads wait, PyTorch is as it was, and the network can go."""

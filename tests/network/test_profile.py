@@ -72,6 +72,7 @@ def check_network(name, on_meta):
     assert after.params == before.params - saved
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("name", ["alexnet", "resnet18", "mobilenet_v3_small", "shufflenet_v2_x0_5", "googlenet"])
 def test_macs_agree_with_flop_counter(name, on_meta):
     check_network(name, on_meta)

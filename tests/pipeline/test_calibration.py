@@ -63,6 +63,7 @@ def test_a_metric_without_images_is_refused(tmp_path, capsys):
     assert capsys.readouterr().err.count("error: ") == 1
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("metric", ["data-covariance", "kronecker", "mahalanobis"])
 def test_the_metric_reaches_the_run(tmp_path, metric):
     done = run_decompose(settings(tmp_path, metric=metric, calibration_images=12), ["cnncompress"])

@@ -39,6 +39,7 @@ def check_network(model, image):
         assert small(image).shape == (1, 1000)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small", "shufflenet_v2_x0_5", "vit_b_32"])
 def test_networks(name, on_meta):  # noqa: F811
     check_network(*on_meta(name))

@@ -83,6 +83,7 @@ def test_with_the_whole_budget_nothing_changes(model):
     assert found.achieved == {"macs": 1, "params": 1}
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("shares", [{"macs": 0.001}, {"params": 0.01}, {"macs": 0.5, "params": 0.001}], ids=str)
 def test_what_cannot_be_met_is_refused_with_what_can(model, shares):
     with pytest.raises(UsageError, match="no plan meets the budget") as raised:

@@ -85,6 +85,7 @@ def test_a_centred_metric_gives_every_chain_a_bias():
     assert centred[1].plan.spec == spec
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("metric", REGISTRY)
 @pytest.mark.parametrize("groups", [1, 2])
 def test_errors_are_relative_or_in_nats(metric, groups):

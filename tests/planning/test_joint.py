@@ -119,6 +119,7 @@ def test_the_joint_solution_is_the_best_of_all(share):
     assert error == pytest.approx(min(fitting), rel=1e-9)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("budget", [Budget(macs=0.6), Budget(params=0.7), Budget(macs=0.8, params=0.6)])
 def test_a_plan_keeps_its_budget_and_its_network_is_what_it_says(budget):
     found, x = candidates()

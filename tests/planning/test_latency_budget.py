@@ -96,6 +96,7 @@ def test_a_share_of_latency_that_is_named_as_reachable_is(model, monkeypatch):
     assert share - 0.001 <= planner.plan(Budget(latency=share)).achieved["latency"] <= share < 0.5
 
 
+@pytest.mark.slow
 def test_the_same_budget_has_the_same_plan_whatever_was_asked_before(model, monkeypatch):
     """Answers correct the errors, a clock corrects the times of chains, and both depend on the plan."""
     monkeypatch.setattr(table, "measure", steady)
@@ -116,6 +117,7 @@ def test_the_same_budget_has_the_same_plan_whatever_was_asked_before(model, monk
     assert asked([0, 1, 2]) == asked([2, 1, 0, 1, 2])
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("memory_format", ["contiguous", "channels_last"])
 def test_random_chains_stand_for_the_plan(model, memory_format):
     model = to_memory_format(clone(model), memory_format)
@@ -187,6 +189,7 @@ def test_chains_whose_error_grows_with_their_rank_still_use_the_budget(model, mo
     assert 0.63 < clock(found) / original <= 0.7 * 1.02
 
 
+@pytest.mark.slow
 def test_of_plans_that_are_never_as_predicted_the_best_measured_one_is_taken(model, monkeypatch):
     """Every second measurement is a third above the prediction, the others a third below: none confirms another."""
     monkeypatch.setattr(table, "measure", steady)
@@ -204,6 +207,7 @@ def test_of_plans_that_are_never_as_predicted_the_best_measured_one_is_taken(mod
     assert (sum(found.rises.values()), found.achieved["latency"]) == pytest.approx(min(within))
 
 
+@pytest.mark.slow
 def test_one_slow_measurement_does_not_end_the_search(model, monkeypatch):
     """The first plan takes 1.5 times what is predicted, which leaves no plan; the others take what they are."""
     monkeypatch.setattr(table, "measure", steady)

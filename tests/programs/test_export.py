@@ -50,6 +50,7 @@ def small():
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(144, 2)).eval()
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("batch", [1, 2])
 def test_onnx_runs_elsewhere_at_any_batch_size(tmp_path, batch):
     net, path = network(), tmp_path / "new" / "net.onnx"
@@ -96,6 +97,7 @@ def test_existing_output_needs_force(tmp_path, exporter, name):
     assert path.read_bytes()[:4] != b"mine"
 
 
+@pytest.mark.few(1)
 @both
 def test_outputs_that_differ_leave_nothing(tmp_path, exporter, name, monkeypatch):
     path = tmp_path / "new" / name
@@ -170,6 +172,7 @@ def test_a_random_network_is_named_as_one(tmp_path, exporter, name):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("batch", [1, 2])
 def test_openvino_files_run_elsewhere_at_any_batch_size(tmp_path, batch):
     openvino = pytest.importorskip("openvino")
@@ -184,6 +187,7 @@ def test_openvino_files_run_elsewhere_at_any_batch_size(tmp_path, batch):
         assert torch.allclose(torch.from_numpy(compiled(x.numpy())[0]), net(x), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_two_files_appear_together_or_not_at_all(tmp_path, monkeypatch):
     pytest.importorskip("openvino")
     path, x = tmp_path / "net.xml", torch.randn(2, 3, 8, 8)
