@@ -136,16 +136,14 @@ def notes_of(found: Exploration) -> list[str]:
 
 
 def commands(found: Exploration) -> list[tuple[str, str]]:
-    """What each point that stands out is, and its command; one for each point."""
+    """The budget of each point that stands out with what it is, and its command; one for each point."""
     told: dict[Budget, list[str]] = {}
     for pick in (pick for curve in found.curves for pick in picks(curve)):
         if pick.point is not None:
-            told.setdefault(pick.point.budget, []).append(pick.words.partition(":")[0])
+            words = pick.words.partition(":")[0]
+            told.setdefault(pick.point.budget, []).append(words[0].lower() + words[1:])
     by_budget = {point.budget: point for point in found.points}
-    return [
-        (", ".join([words[0], *(w[0].lower() + w[1:] for w in words[1:])]), found.command_of(by_budget[budget]))
-        for budget, words in told.items()
-    ]
+    return [(f"{budget}, {', '.join(words)}", found.command_of(by_budget[budget])) for budget, words in told.items()]
 
 
 def curve_table(curve: Curve, without: Sequence[str] = ()) -> tuple[list[str], list[list[str]], str]:

@@ -64,7 +64,7 @@ def test_an_estimate_is_called_one_and_nothing_is_said_where_nothing_is_known():
 @pytest.mark.parametrize(("cost", "slower"), [("macs", True), ("params", True), ("latency", False)])
 def test_a_command_can_be_pasted(cost, slower):
     ((words, command),) = commands(exploration(cost))
-    assert words == "Knee of the predicted curve, within 0.5 points, within 1 point, within 2 points"
+    assert words == f"{cost}=0.5, knee of the predicted curve, within 0.5 points, within 1 point, within 2 points"
     slow = ["--allow-slower"] if slower else []
     assert shlex.split(command) == [*COMMAND, "--budget", f"{cost}=0.5", *slow, "--out", f"runs/my_net-{cost}-0.5"]
 
