@@ -15,6 +15,7 @@ TEXT = 13  # pixels of a line of text
 MARK = 5  # pixels from the middle of a mark to its edge
 SHAPES = ("circle", "square", "triangle", "diamond")
 TICKS = 5  # about as many on an axis
+LEAST_DIGITS, MOST_DIGITS = 3, 12  # of a number on an axis
 
 
 @dataclass(frozen=True)
@@ -56,13 +57,14 @@ class Chart:
 
 @dataclass(frozen=True)
 class Axis:
-    """Values from `low` to `high` on pixels from `start` to `end`."""
+    """Values from `low` to `high` on pixels from `start` to `end`; on a `whole` one values are counts."""
 
     low: float
     high: float
     start: float
     end: float
     log: bool = False
+    whole: bool = False
 
     def place(self, value: float) -> float:
         """The pixel of a value."""
@@ -75,7 +77,7 @@ class Axis:
             decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
             steps = (1,) if len(decades) > 4 else (1, 2, 5)
             return [v for d in decades for s in steps if self.low <= (v := s * 10.0**d) <= self.high]
-        step = _step((self.high - self.low) / TICKS)
+        step = max(_step((self.high - self.low) / TICKS), 1.0 if self.whole else 0.0)
         first = math.ceil(self.low / step - 1e-9)
         count = math.floor(self.high / step + 1e-9) - first + 1
         return [(first + i) * step for i in range(count)]
@@ -100,6 +102,7 @@ def draw(chart: Chart, width: int = 720, height: int = 380) -> str:
     """The chart as an SVG element of its own; it has a name, and every point one, for those who do not see it."""
     dots = [dot for series in chart.series for dot in series.dots]
     x = _axis([dot.x for dot in dots], LEFT, width - RIGHT, chart.log_x)
+    x = replace(x, whole=all(dot.x == int(dot.x) for dot in dots))
     ends = [dot.y + sign * dot.error for dot in dots for sign in (-1, 1)]
     y = _axis(ends, height - BOTTOM, TOP, chart.log_y)
     y = replace(y, high=min(y.high, chart.most))
@@ -114,14 +117,15 @@ def draw(chart: Chart, width: int = 720, height: int = 380) -> str:
 def _axes(chart: Chart, x: Axis, y: Axis, width: int, height: int) -> list[str]:
     parts = []
     ticks, most = x.ticks(), max(2, int((x.end - x.start) // 60))
-    for value in ticks[:: math.ceil(len(ticks) / most)]:
+    ticks = ticks[:: math.ceil(len(ticks) / most)]
+    for value, word in zip(ticks, numbers(ticks), strict=True):
         at = x.place(value)
         parts.append(f'<path class="grid" d="M{at:.1f} {y.start:.1f}V{y.end:.1f}"/>')
-        parts.append(_text(at, y.start + 17, number(value), "middle"))
-    for value in y.ticks():
+        parts.append(_text(at, y.start + 17, word, "middle"))
+    for value, word in zip(y.ticks(), numbers(y.ticks()), strict=True):
         at = y.place(value)
         parts.append(f'<path class="grid" d="M{x.start:.1f} {at:.1f}H{x.end:.1f}"/>')
-        parts.append(_text(x.start - 6, at + 4, number(value), "end"))
+        parts.append(_text(x.start - 6, at + 4, word, "end"))
     parts.append(f'<path class="axis" d="M{x.start:.1f} {y.end:.1f}V{y.start:.1f}H{x.end:.1f}"/>')
     parts.append(_text((x.start + x.end) / 2, height - 8, chart.x_label, "middle"))
     middle = (y.start + y.end) / 2
@@ -178,13 +182,19 @@ def bars(values: Sequence[float], most: float) -> str:
     return f'<svg class="bars" viewBox="0 0 100 17" preserveAspectRatio="none" aria-hidden="true">{drawn}</svg>'
 
 
-def number(value: float) -> str:
+def numbers(values: Sequence[float]) -> list[str]:
+    """Short numbers for an axis, with as many digits as tell them apart: 94.36, 94.38."""
+    told = ([number(value, digits) for value in values] for digits in range(LEAST_DIGITS, MOST_DIGITS + 1))
+    return next((words for words in told if len({*words}) == len({*values})), [number(v, MOST_DIGITS) for v in values])
+
+
+def number(value: float, digits: int = LEAST_DIGITS) -> str:
     """A short number for an axis: 0.25, 12, 173M."""
     size = abs(value)
     for unit, power in (("G", 1e9), ("M", 1e6), ("K", 1e3)):
         if size >= power:
-            return f"{value / power:.3g}{unit}"
-    return f"{value:.3g}" if size >= 0.001 or size == 0 else f"{value:.0e}"
+            return f"{value / power:.{digits}g}{unit}"
+    return f"{value:.{digits}g}" if size >= 0.001 or size == 0 else f"{value:.0e}"
 
 
 def numbered(chart: Chart) -> Chart:

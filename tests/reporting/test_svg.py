@@ -5,7 +5,7 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from cnncompress.reporting.svg import Axis, Chart, Dot, Series, bars, draw, number, outline
+from cnncompress.reporting.svg import Axis, Chart, Dot, Series, bars, draw, number, numbers, outline
 
 
 def test_places_are_linear_or_logarithmic():
@@ -54,3 +54,19 @@ def test_marks_differ_by_shape():
 
 def test_short_numbers():
     assert list(map(number, [0, 0.25, 173_400_000, 1500, 2e-6, -40])) == ["0", "0.25", "173M", "1.5K", "2e-06", "-40"]
+
+
+def test_numbers_on_an_axis_differ():
+    assert numbers([94.36, 94.38, 94.4]) == ["94.36", "94.38", "94.4"]
+    assert numbers([1_234_000, 1_234_500]) == ["1.234M", "1.2345M"]
+    assert numbers([0.2, 0.4]) == ["0.2", "0.4"]
+    assert numbers([]) == []
+
+
+@pytest.mark.parametrize(
+    ("epochs", "shown"), [(1, ["0", "1"]), (3, ["0", "1", "2", "3"]), (40, ["0", "10", "20", "30"])]
+)
+def test_counts_have_no_halves(epochs, shown):
+    dots = tuple(Dot(i, 50 + i / 100, "p") for i in range(epochs + 1))
+    words = [node.text for node in ET.fromstring(draw(Chart("t", "x", "y", (Series("s", dots),)))).iter("text")]
+    assert [w for w in words if "." not in w][: len(shown)] == shown
