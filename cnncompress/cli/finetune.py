@@ -112,6 +112,9 @@ from cnncompress.cli import frame, options
 @click.option("--lr-rest", type=float, metavar="X", help="Rate outside of chains, as a share of --lr [default: 1].")
 @click.option("--accumulate", type=int, metavar="N", help="Compute a batch in N parts, in less memory [default: 1].")
 @click.option(
+    "--clip-norm", type=float, metavar="X", help="Longest gradient of a step, as a Euclidean norm [default: any]."
+)
+@click.option(
     "--precision",
     type=click.Choice(["auto", "fp32", "bf16", "fp16"]),
     help="Arithmetic of training; auto is bf16 on a GPU that has it, else fp32 [default: auto].",

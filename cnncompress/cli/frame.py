@@ -37,7 +37,7 @@ GROUPS = {
         *("schedule", "until_drop", "epochs", "images_per_epoch", "lr", "optimizer"),
         *("weight_decay", "precision", "cache_gib", "checkpoint_minutes", "resume"),
         *("distill", "temperature", "teacher_share", "attention_weight", "unlabelled"),
-        *("augment", "mixup", "label_smoothing", "ema", "freeze_bn", "lr_rest", "accumulate"),
+        *("augment", "mixup", "label_smoothing", "ema", "freeze_bn", "lr_rest", "accumulate", "clip_norm"),
     ),
     "Latency": ("latency", "runtime", "threads", "memory_format", "latency_table"),
     "Output": (

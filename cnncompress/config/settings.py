@@ -105,6 +105,7 @@ class TuneSettings(ModelSettings):
     accumulate: Count = 1
     label_smoothing: float = 0.0
     mixup: float = 0.0
+    clip_norm: float | None = None
     augment: str = "standard"
     out: Place | None = None
     force: bool = False

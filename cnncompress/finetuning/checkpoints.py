@@ -37,6 +37,7 @@ LATER_SETTINGS: dict[str, Any] = {
     "accumulate": 1,
     "label_smoothing": 0.0,
     "mixup": 0.0,
+    "clip_norm": None,
     "augmentation": "standard",
     "calibration_images": 1000,
     "cache_gib": 2.0,

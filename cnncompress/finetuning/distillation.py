@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from cnncompress.errors import CompressError, UsageError
 from cnncompress.files.tensorfile import digest_of
 from cnncompress.finetuning.attention import attention, places, watched
-from cnncompress.network.evaluate import tally
+from cnncompress.network.evaluate import NotFiniteError, tally
 from cnncompress.network.inputs import input_dtype, read_batch
 from cnncompress.network.parts import parts
 from cnncompress.network.run import forward, inference
@@ -112,7 +112,7 @@ def tallied(
 def _agreement(scores: Tensor, expected: Tensor) -> Tensor:
     """The sums of `tallied` over the logits [n, classes] of a network and its teacher."""
     if not scores.isfinite().all():
-        raise CompressError("the network's outputs are not finite; check the images and the weights")
+        raise NotFiniteError
     hits = scores.topk(min(5, scores.shape[1])).indices == expected.argmax(1)[:, None]
     rows = F.kl_div(scores.log_softmax(1), expected.log_softmax(1), reduction="sum", log_target=True)
     return torch.stack([hits[:, 0].sum(), hits.sum(), rows, rows.new_tensor(len(scores))])

@@ -36,8 +36,9 @@ class FinetuneSettings:
     learning rate of what is in no chain, as a share of lr. ema: the decay of the moving average of the weights that is
     validated and kept; 0 is none. accumulate: parts of a batch that are computed one after the other, whose gradients
     are added. label_smoothing: the share of a label that goes to all classes alike. mixup: alpha of the beta
-    distribution by which pairs of images and labels are mixed; 0 is none. until_drop: a training, or a step of a
-    cascade, ends once top-1 on the validation images is at most so many points below the original's.
+    distribution by which pairs of images and labels are mixed; 0 is none. clip_norm: the gradient of the mean loss of a
+    batch is scaled down to this Euclidean norm where it is longer; None leaves it as it is. until_drop: a training, or
+    a step of a cascade, ends once top-1 on the validation images is at most so many points below the original's.
     cache_gib: memory for what frozen layers give for the training images, where these are the same in every epoch.
     calibration_images: training images that a cascade collects statistics from. epochs: of a cascade, those of a step,
     and may be 0.
@@ -66,6 +67,7 @@ class FinetuneSettings:
     accumulate: int = 1
     label_smoothing: float = 0.0
     mixup: float = 0.0
+    clip_norm: float | None = None
     until_drop: float | None = None
     calibration_images: int = 1000
     cache_gib: float = 2.0
@@ -104,6 +106,8 @@ class FinetuneSettings:
                 raise UsageError(f"{key} {value} is out of range; give a number from {low} to below {end}")
         if self.lr is not None and not 0 < self.lr < math.inf:
             raise UsageError(f"lr {self.lr} makes no sense; give a positive number such as 0.01")
+        if self.clip_norm is not None and not 0 < self.clip_norm < math.inf:
+            raise UsageError(f"clip_norm {self.clip_norm} makes no sense; give a positive number such as 1")
         if self.unlabelled and self.label_smoothing:
             raise UsageError("label_smoothing is for labels, which unlabelled leaves out; leave it out too")
         self._check_distillation()

@@ -58,6 +58,8 @@ class Stepper:
             batch = self._mixed(batch)
         try:
             loss = self._gradients(batch)
+            if self.settings.clip_norm is not None:
+                self.accelerator.clip_grad_norm_(self.objective.parameters(), self.settings.clip_norm)
             self.optimizer.step()
             self.optimizer.zero_grad()
         except (torch.OutOfMemoryError, CompressError) as error:

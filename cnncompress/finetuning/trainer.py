@@ -27,7 +27,7 @@ from cnncompress.finetuning.schedules import knows, training_modes
 from cnncompress.finetuning.settings import FinetuneResult, FinetuneSettings
 from cnncompress.finetuning.stepping import DivergedError, Stepper
 from cnncompress.finetuning.validation import validated
-from cnncompress.network.evaluate import Evaluation
+from cnncompress.network.evaluate import Evaluation, NotFiniteError
 from cnncompress.network.inputs import input_dtype
 from cnncompress.terminal.console import LOG, bar
 
@@ -120,8 +120,8 @@ class Trainer:
         if len(before) == SETBACKS:
             raise CompressError(
                 f"{error}, and so it was before with {2**SETBACKS} and {SETBACKS} times the learning rate: check the "
-                f"images and the weights, or lower --lr (it is {self._peak():.2g}); the best weights so far, of epoch "
-                f"{self.best_epoch}, are in {self.checkpoints.best}"
+                f"images and the weights, lower --lr (it is {self._peak():.2g}), or give --clip-norm 1; the best "
+                f"weights so far, of epoch {self.best_epoch}, are in {self.checkpoints.best}"
             ) from error
         self.between_steps = False
         self.accelerator.wait_for_everyone()
@@ -251,7 +251,10 @@ class Trainer:
         if float(bad):
             raise DivergedError(f"the weights are not finite after epoch {at.epoch}")
         with self._averaged():
-            result = self._validate()
+            try:
+                result = self._validate()
+            except NotFiniteError as error:
+                raise DivergedError(f"the network's outputs are not finite after epoch {at.epoch}") from error
             with self.interrupts.hold():
                 at.seconds += time.monotonic() - began
                 images = self.batches.steps * self.batches.size

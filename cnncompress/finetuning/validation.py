@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from cnncompress.data import make_loader
 from cnncompress.finetuning.distillation import Teacher, tallied
 from cnncompress.finetuning.settings import FinetuneSettings
-from cnncompress.network.evaluate import Evaluation, summarise, with_answers
+from cnncompress.network.evaluate import Evaluation, NotFiniteError, summarise, with_answers
 from cnncompress.network.parts import images_at_once
 from cnncompress.network.processes import add_up, processes
 
@@ -27,7 +27,7 @@ def validated(
 
     The network is on `device` already. It takes images as the `example` [1, c, h, w] a few at a time, as is fast there.
     All processes call this, and all get the same. The answers are those to the images that could be read, in the order
-    of the set; there are none of a teacher's judgement.
+    of the set; there are none of a teacher's judgement. NotFiniteError in all of them where one sees such outputs.
     """
     rank, world = processes()
     mine = range(rank, len(images), world)
@@ -36,7 +36,14 @@ def validated(
         size = min(size, images_at_once(example[0, 0].numel(), device))
     loader = make_loader(images, size, workers=settings.workers, indices=mine)
     kept: list[Tensor] = []
-    result = summarise(add_up(tallied(network, loader, judge, device, progress=rank == 0, kept=kept)))
+    try:
+        sums = tallied(network, loader, judge, device, progress=rank == 0, kept=kept)
+    except NotFiniteError:
+        sums = torch.full((4,), torch.nan, dtype=torch.float64, device=device)
+    sums = add_up(sums)
+    if sums.isnan().any():
+        raise NotFiniteError
+    result = summarise(sums)
     if judge is not None:
         return result
     marks = torch.zeros(len(images), 2, dtype=torch.int32)  # 0 for an image that nobody could read

@@ -24,6 +24,13 @@ ONE_NUMBER = (
 )
 
 
+class NotFiniteError(CompressError):
+    """Outputs of a network that are no numbers."""
+
+    def __init__(self) -> None:
+        super().__init__("the network's outputs are not finite; check the images and the weights")
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """Accuracies in percent and the mean cross entropy (nats) over `images` images.
@@ -73,7 +80,7 @@ def tally(
 
     The network is already on `device`; it is in eval mode meanwhile. Sums of parts of a data set may be added.
     `kept` gets the labels and first guesses [n, 2] of each batch.
-    DataError for batches without labels.
+    DataError for batches without labels, NotFiniteError for outputs that are no numbers.
     """
     dtype = input_dtype(model)
     sums = torch.zeros(4, dtype=torch.float64, device=device)
@@ -90,7 +97,7 @@ def tally(
             if output.dim() != 2:
                 raise CompressError(f"the network returns logits of {output.dim()} dimensions, not [images, classes]")
             if output.isnan().any():
-                raise CompressError("the network's outputs are not finite; check the images and the weights")
+                raise NotFiniteError
             check_labels(labels, output.shape[1])
             labels, scores = labels.to(device, non_blocking=True), output.double()
             guesses = scores.topk(min(5, scores.shape[1])).indices

@@ -1,5 +1,6 @@
 """Losses that are no numbers, and images that cannot be read: what was learnt so far stays."""
 
+import itertools
 import math
 
 import pytest
@@ -7,8 +8,9 @@ import torch
 from safetensors.torch import load_file
 
 from cnncompress.errors import CompressError, DataError
+from cnncompress.finetuning import Lessons, finetune, trainer
 from tests.finetuning.test_resume import interrupt_at, raise_interrupt
-from tests.finetuning.toy import Toy, assert_same, history_of, network, state_of, tune
+from tests.finetuning.toy import Toy, assert_same, history_of, network, settings, state_of, tune
 
 
 class Spoilt(Toy):
@@ -42,6 +44,31 @@ def test_a_loss_that_is_no_number_goes_back_with_half_the_rate(tmp_path, caplog)
     assert history_of(result)[:2] == history_of(straight)[:2]
     assert result.history[2]["lr"] == pytest.approx(straight.history[2]["lr"] / 2)
     assert all(bool(t.isfinite().all()) for t in state_of(spoilt).values())
+
+
+@pytest.mark.parametrize("how", [{}, {"ema": 0.5}, {"distill": "logits", "unlabelled": True}])
+def test_outputs_that_are_no_numbers_go_back_too(tmp_path, monkeypatch, how):
+    """Finite weights whose answers overflow, as those of steps that were too long: seen once, after epoch 1."""
+    model, calls = network(), itertools.count()
+
+    def validated(network_, *args):
+        if next(calls) != 1:
+            return usual(network_, *args)
+        kept = network_[9].bias.data.clone()
+        network_[9].bias.data.fill_(math.nan)
+        try:
+            return usual(network_, *args)
+        finally:
+            network_[9].bias.data = kept
+
+    usual = trainer.validated
+    monkeypatch.setattr(trainer, "validated", validated)
+    teacher = network() if "distill" in how else None
+    lessons = Lessons(Toy(), Toy(24, seed=1), teacher)
+    result = finetune(model, lessons, settings(**how), tmp_path / "checkpoints", device="cpu")
+    assert "the network's outputs are not finite after epoch 1, so it went back and halved the rate" in result.note
+    assert [row["epoch"] for row in result.history] == [0, 1, 2]
+    assert result.lr == 0.01
 
 
 def test_twice_and_then_it_stops_with_the_reason(tmp_path):

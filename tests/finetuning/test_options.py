@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from cnncompress.errors import UsageError
+from cnncompress.errors import CompressError, UsageError
 from cnncompress.finetuning import FinetuneSettings
 from cnncompress.finetuning.averages import Average
 from cnncompress.finetuning.optimization import Objective, make_optimizer
@@ -92,6 +92,33 @@ def test_parts_of_a_batch_add_up(tmp_path):
         assert torch.allclose(value, parts.state_dict()[name], atol=1e-6), name
 
 
+@pytest.mark.parametrize("parts", [1, 4])
+def test_a_gradient_is_as_long_as_it_may_be(tmp_path, parts):
+    """One step of SGD without momentum or decay moves the weights by the rate times that length."""
+    start = state_of(plain())
+
+    def moved(clip):
+        how = {"epochs": 1, "lr": 0.1, "momentum": 0.0, "weight_decay": 0.0, "accumulate": parts, "clip_norm": clip}
+        tune(tmp_path / str(clip), plain(), Toy(8), **how)
+        return torch.cat([(t - start[name]).flatten() for name, t in last_of(tmp_path / str(clip))["model"].items()])
+
+    free, clipped, slack = moved(None), moved(0.01), moved(1e6)
+    assert float(free.norm()) > 0.002
+    assert float(clipped.norm()) == pytest.approx(0.001, rel=1e-3)
+    assert torch.allclose(clipped, free * 0.001 / free.norm(), atol=1e-6)
+    assert torch.equal(slack, free)
+
+
+def test_a_rate_too_high_without_batch_statistics_overflows_unless_gradients_are_clipped(tmp_path):
+    """Steps far longer than 2 / curvature: the loss grows without bound, in single precision and without momentum."""
+    how = {"lr": 50.0, "momentum": 0.0, "freeze_bn": True, "precision": "fp32", "epochs": 4}
+    with pytest.raises(CompressError, match=r"lower --lr \(it is 12\), or give --clip-norm 1"):
+        tune(tmp_path / "a", network(), **how)
+    result = tune(tmp_path / "b", network(), clip_norm=0.002, **how)
+    assert "went back" not in result.note
+    assert result.last.loss < result.start.loss
+
+
 def test_label_smoothing_by_hand():
     torch.manual_seed(0)
     model, images, labels = plain(), torch.randn(2, 3, 8, 8), torch.tensor([0, 2])
@@ -134,6 +161,7 @@ def test_mixup_mixes_images_and_labels_alike(tmp_path, monkeypatch):
         ({"accumulate": 65}, "accumulate 65 is out of range; give a number from 1 to below 65"),
         ({"label_smoothing": 1.0}, "label_smoothing 1.0 is out of range"),
         ({"mixup": -1.0}, "mixup -1.0 is out of range"),
+        ({"clip_norm": 0.0}, "clip_norm 0.0 makes no sense; give a positive number such as 1"),
         ({"lr_rest": -1.0}, "lr_rest -1.0 is out of range"),
         ({"distill": "logits", "unlabelled": True, "label_smoothing": 0.1}, "label_smoothing is for labels"),
     ],
@@ -147,7 +175,7 @@ def test_a_training_from_before_there_were_these_options_goes_on(tmp_path):
     expected = tune(tmp_path, network(), epochs=1)
     path = tmp_path / "checkpoints" / "last.pt"
     state = torch.load(path, weights_only=True)
-    for key in ("freeze_bn", "lr_rest", "ema", "accumulate", "label_smoothing", "mixup", "unlabelled"):
+    for key in ("freeze_bn", "lr_rest", "ema", "accumulate", "label_smoothing", "mixup", "clip_norm", "unlabelled"):
         del state["settings"][key]
     for key in ("rate", "found", "setbacks"):
         del state[key]
