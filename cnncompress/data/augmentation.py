@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 from torchvision.transforms import v2
 
 from cnncompress.data.loading import Images, Item, UnreadableError, geometry, normalisation, report_skipped
@@ -16,6 +16,7 @@ from cnncompress.errors import DataError, UsageError, nearest
 from cnncompress.network.preprocessing import Preprocessing
 
 AUGMENTATIONS = ("standard", "trivial", "none")
+KEPT_BYTES = 2**28  # of the decoded images of a set: one as small is decoded once for all epochs
 SMALL = 64  # height and width up to which images are shifted, not cropped
 
 
@@ -46,7 +47,8 @@ class Augmented(Dataset[Any]):
 
     The random numbers of an item follow from `(seed, epoch, index)` alone, so that neither the number of workers or
     processes nor an interruption changes what is seen. An image that cannot be read gives its place to the next one
-    that can, so batches stay whole.
+    that can, so batches stay whole. The images of a small set are kept decoded, but not by worker processes, which end
+    with an epoch.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class Augmented(Dataset[Any]):
         self.fixed = augment == "none"  # items are the same in every epoch
         self.seed = seed
         self.epoch = 0
+        self._kept: dict[int, Image.Image] = {}
         steps = geometry(preprocessing) if augment == "none" else _changes(preprocessing, flip)
         extra = [v2.TrivialAugmentWide()] if augment == "trivial" else []
         self._transform = v2.Compose([*steps, *extra, *normalisation(preprocessing)])
@@ -86,7 +89,18 @@ class Augmented(Dataset[Any]):
         for step in range(len(self)):
             source = (index + step) % len(self)
             try:
-                return self.dataset.image(source), source
+                return self._decoded(source), source
             except UnreadableError as error:
                 report_skipped(self.dataset, {error.name: error.reason})
         raise DataError(f"none of the {len(self)} training images can be read")
+
+    def _decoded(self, index: int) -> Image.Image:
+        if index not in self._kept:
+            image = self.dataset.image(index)
+            if (
+                len(self) * image.width * image.height * len(image.getbands()) > KEPT_BYTES
+                or get_worker_info() is not None
+            ):
+                return image
+            self._kept[index] = image
+        return self._kept[index]

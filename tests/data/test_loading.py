@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 from torchvision.transforms._presets import ImageClassification
 
-from cnncompress.data import Augmented, evaluation_transform, load_data, loading, make_loader, split
+from cnncompress.data import Augmented, augmentation, evaluation_transform, load_data, loading, make_loader, split
 from cnncompress.data.augmentation import AUGMENTATIONS
 from cnncompress.errors import DataError, UsageError
 from cnncompress.network.preprocessing import Preprocessing
@@ -104,6 +104,24 @@ def test_a_small_set_is_read_once(tmp_path, monkeypatch, bytes_kept, passes):
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     first[0].zero_()  # what somebody does to an item is his own affair
     assert torch.equal(images[0][0], again[0])
+
+
+@pytest.mark.parametrize("augment", AUGMENTATIONS)
+@pytest.mark.parametrize(("bytes_kept", "passes"), [(3 * 8 * 8 * 3, 1), (3 * 8 * 8 * 3 - 1, 2)])
+def test_a_small_set_is_decoded_once_for_all_epochs(tmp_path, monkeypatch, bytes_kept, passes, augment):
+    tree(tmp_path, {"a": 2, "b": 1})
+    images, read = load_data(str(tmp_path), PLAIN, 2).val, []
+    monkeypatch.setattr(augmentation, "KEPT_BYTES", bytes_kept)
+    monkeypatch.setattr(images, "read", lambda index, real=images.read: read.append(index) or real(index))
+    kept, fresh = (Augmented(images, PLAIN, flip=True, seed=0, augment=augment) for _ in range(2))
+    first = [kept[index][0] for index in range(3)]
+    kept.set_epoch(1)
+    again = [kept[index][0] for index in range(3)]
+    assert len(read) == 3 * passes
+    fresh.set_epoch(1)
+    assert all(torch.equal(a, fresh[index][0]) for index, a in enumerate(again))
+    kept.set_epoch(0)  # nothing changed what is kept
+    assert all(torch.equal(a, kept[index][0]) for index, a in enumerate(first))
 
 
 def test_batches_of_any_map_style_set():
