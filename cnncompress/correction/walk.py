@@ -58,16 +58,15 @@ def walk(original: Runner, compressed: Runner, images: Tensor, layers: Collectio
 
     A module that is put into `compressed.replaced` at a visit is run in the layer's place from then on. What an
     addition adds to a layer's output is computed before the layer where it can be. Values are let go after their last
-    use: who takes a visit lets go of it before the next one. The original goes ahead to the next layer before the
-    compressed network follows, so that only one of them holds the values in between.
+    use: who takes a visit lets go of it before the next one. The original goes ahead through the next layer, and lets
+    go of its input, before the compressed network follows: only one of them holds the values in between.
     """
     modules = dict(compressed.network.named_modules())
     order = network_order(original.traced.graph, modules)
     ours, theirs = Side(original, order, images), Side(compressed, order, images)
     for place, node in enumerate(order):
         if node.op == "call_module" and node.target in layers:
-            ours.advance(place)
-            ours.compute(node)
+            ours.advance(place + 1)
             theirs.advance(place)
             yield _visit(node, modules, ours.values, theirs.values, compressed.outputs.get(str(node.target)))
 
