@@ -21,6 +21,7 @@ from cnncompress.planning import (
     in_need_of_statistics,
     make_candidates,
     reasons_of,
+    selecting,
     with_reasons,
 )
 from cnncompress.statistics import collect_statistics
@@ -39,8 +40,8 @@ def compress_network(
     choices, reasons = choices_of(subject, *asked.rules(seed), asked.layers, asked.skip)
     names = list(choices)
     how, _ = with_gradients(FitAsked(GUIDED, "refit", seed=seed, metric_assumed=True), network, images[:1])
-    selecting = any(choice.selects for choice in choices.values())
-    apart = left_out_of(range(len(images))) if selecting and few(len(images), subject.calls) else []
+    free = selecting(choices, subject, how.metric)
+    apart = left_out_of(range(len(images))) if free and few(len(images), subject.calls) else []
     seen = images[[i for i in range(len(images)) if i not in apart]] if apart else images
     statistics = collect_statistics(
         network, [seen], how.metric, layers=in_need_of_statistics(names, subject), seed=seed

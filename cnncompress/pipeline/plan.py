@@ -30,6 +30,7 @@ from cnncompress.planning import (
     make_candidates,
     plan_by_rank,
     read_plan,
+    selecting,
     with_reasons,
 )
 from cnncompress.terminal.console import LOG, Steps
@@ -82,8 +83,8 @@ def calibrated_for_all(work: Work, steps: Steps) -> Calibration:
     Where channels are selected from few images, answers are compared on images of their own: what a cut costs does not
     show on those that chose it.
     """
-    selecting = any(choice.selects for choice in work.choices.values())
-    return calibrated(work, in_need_of_statistics(work.choices, work.subject), steps, selecting)
+    free = selecting(work.choices, work.subject, work.job.fit.metric)
+    return calibrated(work, in_need_of_statistics(work.choices, work.subject), steps, bool(free))
 
 
 def prepare_planning(work: Work, calibration: Calibration, steps: Steps) -> Planning:

@@ -21,6 +21,7 @@ from cnncompress.planning.rules import (
     plan_layer,
     seeded,
 )
+from cnncompress.planning.selecting import selecting
 from cnncompress.planning.whole import network_clock, settled_table, with_random_chains
 
 __all__ = [
@@ -45,6 +46,7 @@ __all__ = [
     "read_plan",
     "reasons_of",
     "seeded",
+    "selecting",
     "settled_table",
     "wanted_of",
     "with_random_chains",

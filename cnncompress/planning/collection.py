@@ -24,7 +24,7 @@ from cnncompress.network.widths import channels_of
 from cnncompress.planning.candidates import Common, Layer, make_layer, methods_of
 from cnncompress.planning.cuts import Cut, make_cuts
 from cnncompress.planning.rules import Choice, Kept
-from cnncompress.planning.selecting import WHOLE, staying
+from cnncompress.planning.selecting import WHOLE, selecting, staying
 from cnncompress.terminal.console import bar
 
 T = TypeVar("T")
@@ -40,11 +40,6 @@ class Guide:
     metric: str = DEFAULT
     statistics: Mapping[str, LayerStatistics] = field(default_factory=dict)
     answers: Answers | None = None
-
-    @property
-    def selects(self) -> bool:
-        """True where the metric tells what fewer channels cost."""
-        return "sensitivity" not in get_metric(self.metric).needs
 
     @property
     def centred(self) -> bool:
@@ -132,10 +127,10 @@ def make_candidates(
     layers: list[Layer] = []
     kept: dict[str, str] = {}
     result = Candidates(subject, (), (), kept, guide, times, progress)
-    selecting = {name for name, choice in choices.items() if choice.selects and guide.selects}
-    groups = channels_of(subject) if selecting else Channels((), {})
-    whole = {name: WHOLE.format(why) for name, why in staying(groups, selecting, subject).items()}
-    cuts = make_cuts(subject, groups.groups, selecting, guide.metric, guide.statistics, multiple)
+    free = selecting(choices, subject, guide.metric)
+    groups = channels_of(subject) if free else Channels((), {})
+    whole = {name: WHOLE.format(why) for name, why in staying(groups, free, subject).items()}
+    cuts = make_cuts(subject, groups.groups, free, guide.metric, guide.statistics, multiple)
     narrowing = {name for cut in cuts for name in cut.group.modules}
     for name in result.bar(choices, "candidates"):
         module, call = subject.network.get_submodule(name), subject.calls[name]

@@ -40,11 +40,6 @@ class Choice:
         """The methods one by one."""
         return tuple(self.method.split("+"))
 
-    @property
-    def selects(self) -> bool:
-        """True where a budget may leave fewer channels."""
-        return SELECT in self.methods
-
 
 @dataclass(frozen=True)
 class Kept:

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 
 from cnncompress.chains.plan import Plan
 from cnncompress.errors import UsageError
+from cnncompress.metrics import get_metric
 from cnncompress.names.methods import SELECT
 from cnncompress.network.channels import GIVEN, Channels, Group
 from cnncompress.network.selection import MOST_INPUTS
@@ -39,6 +40,20 @@ def select_by_rank(subject: Subject, choices: Mapping[str, Choice], biased: bool
         if name not in plan.narrowed:
             plan.kept[name] = kept.get(name, WHOLE.format(GIVEN))
     return plan
+
+
+def selecting(choices: Mapping[str, Choice], subject: Subject, metric: str) -> set[str]:
+    """The layers whose channels a budget may leave out: those of select, and of auto in networks of depthwise layers.
+
+    The 1×1 convolutions around depthwise ones are near full rank, so that chains save little there. Without images auto
+    leaves all channels, and so does every method where the metric has no closed form for it.
+    """
+    needs = get_metric(metric).needs
+    if "sensitivity" in needs:
+        return set()
+    compact = "moment" in needs and any(call.spec.depthwise for call in subject.calls.values())
+    methods = {SELECT, "auto"} if compact else {SELECT}
+    return {name for name, choice in choices.items() if methods & set(choice.methods)}
 
 
 def channels_left(group: Group, choices: Mapping[str, Choice], subject: Subject) -> int | Kept:

@@ -19,6 +19,7 @@ from cnncompress.planning import Choice, Guide, Planner, make_candidates
 from cnncompress.planning.budget import STAYS
 from cnncompress.planning.joint import Prices, components, front_of
 from cnncompress.planning.realize import costs_of, planned
+from cnncompress.planning.selecting import selecting
 from cnncompress.planning.solution import Joint, Solution
 from cnncompress.planning.solver.fronts import Front, together, undominated
 from tests.correction.networks import made, natural
@@ -135,7 +136,7 @@ def test_a_plan_keeps_its_budget_and_its_network_is_what_it_says(budget):
 
 def test_more_choice_is_never_worse():
     found, _ = candidates()
-    alone, _ = candidates("auto")
+    alone, _ = candidates("spatial-svd+spatial-svd:first=horizontal+channel-svd+cp+svd")
     assert not alone.cuts
     for share in (0.8, 0.6, 0.4):
         errors = [sum(Planner(c).plan(Budget(macs=share)).rises.values()) for c in (found, alone)]
@@ -193,6 +194,24 @@ def test_channels_that_stay_whole_are_told_with_the_reason():
         circling = [name for name, why in plan.items() if "close a circle" in why]
         assert len(circling) == 1
         assert circling[0] in "bcd"
+
+
+@pytest.mark.parametrize(
+    ("method", "metric", "compact", "plain"),
+    [
+        ("auto", "kronecker", True, False),
+        ("auto", "frobenius", False, False),
+        ("auto+select", "frobenius", True, True),
+        ("select", "kronecker", True, True),
+        ("select", "mahalanobis", False, False),
+        ("cp", "kronecker", False, False),
+    ],
+)
+def test_auto_selects_channels_in_networks_of_depthwise_layers_where_there_are_images(method, metric, compact, plain):
+    for network, expected in ((Path(), compact), (Circle(), plain)):
+        subject = look_at(network, natural(1))
+        choices = {name: Choice(method) for name in subject.calls}
+        assert selecting(choices, subject, metric) == (set(choices) if expected else set())
 
 
 def test_fronts_hold_what_no_other_way_beats():
