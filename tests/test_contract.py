@@ -35,13 +35,15 @@ from tests.orders import never_rises
 
 METHODS = sorted(REGISTRY)
 DESCENT = "acdc:steps=10"  # takes steps toward a local optimum and reaches none that is exact; few are enough here
+PRODUCTS = "acdc:taps=diagonals,steps=10"
 VARIANTS = [
     *(DESCENT if m == "acdc" else m for m in METHODS),
     "tucker2:algorithm=hooi,sweeps=2",
     "spatial-svd:first=horizontal",
     "root:join=network",
+    PRODUCTS,
 ]
-ITERATIVE = ("cp", "monochromatic", "bicluster-outer", DESCENT)  # fitted in many steps
+ITERATIVE = ("cp", "monochromatic", "bicluster-outer", DESCENT, PRODUCTS)  # fitted in many steps
 EXACT = [v for v in VARIANTS if REGISTRY[v.split(":")[0]].exact]
 few = settings(derandomize=True, deadline=None, max_examples=30, database=None)
 # alternating least squares stops in local optima: a higher rank may end a little above a lower one
@@ -114,7 +116,7 @@ def test_linear_on_any_leading_shape(shape):
 
 
 @pytest.mark.parametrize("metric", METRIC_NAMES)
-@pytest.mark.parametrize("method", with_slow([v for v in VARIANTS if v != DESCENT], ITERATIVE))
+@pytest.mark.parametrize("method", with_slow([v for v in VARIANTS if v not in (DESCENT, PRODUCTS)], ITERATIVE))
 @pytest.mark.parametrize("seed", range(3))
 def test_planted_structure_is_recovered(method, seed, metric):
     """Random kernels in the method's own chain of low rank: the fit finds a chain with the same kernel.

@@ -16,14 +16,17 @@ ROUNDING = 0.005  # relative difference from what the diagonals make that a weig
 
 
 def product(whole: ConvSpec, diagonals: Tensor) -> Tensor:
-    """The weight [F, C/g, 1, 1] of a pointwise convolution that diagonals [g·depth, 2, n] make."""
-    filters, channels = whole.out_channels // whole.groups, whole.in_channels // whole.groups
-    parts = [acdc_matrix(part, channels, filters) for part in diagonals.chunk(whole.groups)]
-    return torch.cat(parts)[:, :, None, None]
+    """The weight [F, C/g, kh, kw] of a pointwise or depthwise convolution that diagonals [g·depth, 2, n] make."""
+    parts = diagonals.unflatten(0, (whole.groups, -1))
+    if not whole.pointwise:
+        rows, columns = whole.kernel_size
+        return acdc_matrix(parts, columns, rows)[:, None]
+    matrices = acdc_matrix(parts, whole.in_channels // whole.groups, whole.out_channels // whole.groups)
+    return matrices.flatten(0, 1)[:, :, None, None]
 
 
 class Product(nn.Module):
-    """The parametrization of a weight [F, C/g, 1, 1] by its `diagonals`, computed in single precision or better."""
+    """The parametrization of a weight [F, C/g, kh, kw] by its `diagonals`, computed in single precision or better."""
 
     def __init__(self, whole: ConvSpec, diagonals: Tensor) -> None:
         super().__init__()
@@ -47,7 +50,9 @@ class AcdcConv2d(nn.Conv2d):
 
     def __init__(self, whole: ConvSpec, diagonals: TensorSpec, device: Any = None, dtype: Any = None) -> None:
         geometry = whole.stride, whole.padding, whole.dilation, whole.groups, whole.bias, cast(Any, whole.padding_mode)
-        super().__init__(whole.in_channels, whole.out_channels, 1, *geometry, device=device, dtype=dtype)
+        super().__init__(
+            whole.in_channels, whole.out_channels, whole.kernel_size, *geometry, device=device, dtype=dtype
+        )
         self.whole = whole
         self.register_buffer("diagonals", torch.ones(diagonals.shape, device=device, dtype=diagonals.dtype))
 
@@ -57,7 +62,7 @@ class AcdcConv2d(nn.Conv2d):
         self.weight.data.copy_(self.made())
 
     def made(self) -> Tensor:
-        """The weight [F, C/g, 1, 1] that the diagonals make, float64."""
+        """The weight [F, C/g, kh, kw] that the diagonals make, float64."""
         return product(self.whole, self.diagonals.double())
 
     def start_training(self) -> bool:

@@ -96,7 +96,7 @@ def paddings(chain: Chain) -> list[str]:
 
 
 def _square_depthwise(stage: Stage) -> bool:
-    return isinstance(stage, ConvSpec) and stage.depthwise and stage.in_channels == stage.out_channels
+    return not stage.reorders and 1 < stage.groups == stage.in_channels == stage.out_channels
 
 
 def _groups(chain: Chain) -> int | None:

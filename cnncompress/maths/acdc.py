@@ -27,9 +27,9 @@ def riffle(n: int) -> Int64[Tensor, " {n}"]:
 
 
 def acdc_matrix(
-    diagonals: Float[Tensor, "l 2 n"], channels: int, filters: int
-) -> Float[Tensor, "{filters} {channels}"]:
-    """The matrix of l layers: the first diagonal, cosine transform, the second, inverse transform, riffle shuffle.
+    diagonals: Float[Tensor, "*many l 2 n"], channels: int, filters: int
+) -> Float[Tensor, "*many {filters} {channels}"]:
+    """The matrices of l layers: the first diagonal, cosine transform, the second, inverse transform, riffle shuffle.
 
     `n` is the larger of `channels` and `filters`. Fewer channels are repeated until there are n, the first one again
     after the last. Of n outputs, those that are `filters` apart are added. Differentiable.
@@ -38,6 +38,9 @@ def acdc_matrix(
     forth = dct_matrix(n).to(diagonals)
     back, places = forth.mT[riffle(n)], torch.arange(n, device=diagonals.device)
     rows = (places[:, None] % channels == places[:channels]).to(diagonals)
-    for first, second in diagonals:
-        rows = back @ (second[:, None] * (forth @ (first[:, None] * rows)))
-    return rows if n == filters else rows.new_zeros(filters, channels).index_add(0, places % filters, rows)
+    for layer in diagonals.unbind(-3):
+        first, second = layer[..., None].unbind(-3)
+        rows = back @ (second * (forth @ (first * rows)))
+    if n == filters:
+        return rows
+    return rows.new_zeros(*rows.shape[:-2], filters, channels).index_add(-2, places % filters, rows)

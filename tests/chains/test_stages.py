@@ -33,6 +33,7 @@ STAGES_OF_EVERY_KIND = [
     Normalised(6, 10, (1, 3), (1, 2), (0, 1), groups=2, bias=True),
     Acdc(ConvSpec(6, 4, stride=(2, 1), bias=True), 3),
     Acdc(ConvSpec(6, 10, padding=(1, 0), padding_mode="circular", groups=2), 2),
+    Acdc(ConvSpec(6, 6, (3, 2), (1, 2), (1, 0), (2, 1), groups=6, bias=True), 1),
 ]
 every_stage = pytest.mark.parametrize("stage", STAGES_OF_EVERY_KIND, ids=str)
 

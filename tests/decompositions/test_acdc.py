@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
+import scipy.fft
 import torch
 from torch import nn
 
@@ -26,13 +28,13 @@ from tests.finetuning.toy import tune
 SPEC = ConvSpec(8, 6, (3, 3), padding=(1, 1), bias=True)
 
 
-def network(dtype=torch.float32) -> nn.Sequential:
+def network(dtype=torch.float32, taps="free") -> nn.Sequential:
     """Two chains of diagonals and a classifier of images [n, 3, 8, 8]."""
     torch.manual_seed(0)
-    chains = []
+    chains, method = [], get_method("acdc", taps=taps)
     for i, spec in enumerate((ConvSpec(3, 8, (3, 3), padding=(1, 1), bias=True), SPEC)):
-        chain = FactoredLayer(get_method("acdc").stages(spec, (3,)), dtype=dtype)
-        chain.write_kernels(get_method("acdc").scratch(spec, (3,), generator(i)))
+        chain = FactoredLayer(method.stages(spec, (3,)), dtype=dtype)
+        chain.write_kernels(method.scratch(spec, (3,), generator(i)))
         chains += [chain, nn.ReLU()]
     return nn.Sequential(*chains, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(24, 3, dtype=dtype)).eval()
 
@@ -69,15 +71,59 @@ def test_the_depth_is_the_rank():
     assert "would not be cheaper" in decide(nn.Conv2d(8, 8, 1), "acdc", force=False).reason
 
 
-def test_a_stage_is_pointwise():
+def test_a_stage_is_pointwise_or_depthwise():
     with pytest.raises(ValueError, match="are not"):
         Acdc(SPEC)
+    with pytest.raises(ValueError, match="are not"):
+        Acdc(ConvSpec(4, 8, (3, 3), groups=4))
     values = {"kind": "acdc", **Acdc(ConvSpec(4, 4)).to_json()}
     values = {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
     with pytest.raises(ValueError, match="are not"):
         STAGES["acdc"].schema.model_validate(values | {"kernel_size": [3, 1]}, strict=True)
     with pytest.raises(ValueError, match="greater than or equal"):
         STAGES["acdc"].schema.model_validate(values | {"depth": 0}, strict=True)
+
+
+# --- filters that are products too ---
+
+
+@pytest.mark.parametrize(("kernel", "entries"), [((3, 3), 6), ((5, 5), 10), ((3, 5), 10)])
+def test_filters_of_diagonals_train_as_two_of_them(kernel, entries):
+    """One layer with n = max(kh, kw): 6 for a 3×3, as in SECL-LR; what runs has kh·kw taps a channel as before."""
+    spec = ConvSpec(8, 6, kernel, stride=(2, 1), padding=(1, 2), bias=True)
+    free, products = (get_method("acdc", taps=taps).stages(spec, (12,)) for taps in ("free", "diagonals"))
+    assert sum(stage.trained_params for stage in products) == 8 * entries + 24 * 8 + 6
+    assert chain_params(products) == chain_params(free)
+    assert chain_macs(products, (9, 11)) == fewest_macs(products, (9, 11)) == chain_macs(free, (9, 11))
+    assert get_method("acdc", taps="diagonals").stages(ConvSpec(8, 6), (12,)) == (Acdc(ConvSpec(8, 6), 12),)
+
+
+def test_a_filter_is_the_matrix_of_its_diagonals():
+    """A C D C⁻¹ with its rows shuffled: 0, 2, 1."""
+    stage, diagonals = Acdc(ConvSpec(2, 2, (3, 3), groups=2), 1), randn(2, 2, 3)
+    cosines = scipy.fft.dct(np.eye(3), axis=0, norm="ortho")
+    dense = stage.compose(None, diagonals)
+    for channel, (first, second) in enumerate(diagonals.numpy()):
+        expected = (cosines.T @ np.diag(second) @ cosines @ np.diag(first))[[0, 2, 1]]
+        np.testing.assert_allclose(dense[channel, channel].numpy(), expected, atol=1e-12)
+    assert not dense[0, 1].any()
+    assert not dense[1, 0].any()
+
+
+def test_fits_of_products_cost_more_error_than_free_taps():
+    weight = randn(*SPEC.weight_shape)
+    free, products = error_of(SPEC, weight), error_of(SPEC, weight, taps="diagonals")
+    assert free < products < 0.8
+    made = compose(
+        get_method("acdc", taps="diagonals").stages(SPEC, (12,)),
+        get_method("acdc", taps="diagonals").scratch(SPEC, (12,), generator(1)),
+    )
+    assert error_of(SPEC, made, taps="diagonals", steps=400) < 0.1
+
+
+def test_an_option_that_is_not_there_is_refused():
+    with pytest.raises(cc.UsageError, match="taps"):
+        get_method("acdc", taps="none")
 
 
 # --- fits ---
@@ -110,13 +156,15 @@ def test_seeds_differ():
     assert error_of(SPEC, weight, steps=3) != error_of(SPEC, weight, steps=3, seed=1)
 
 
+@pytest.mark.parametrize("taps", ["free", "diagonals"])
 @pytest.mark.parametrize(("C", "F"), [(32, 32), (16, 48), (48, 16)])
-def test_random_kernels_make_up_for_a_rectification(C, F):
+def test_random_kernels_make_up_for_a_rectification(C, F, taps):
     """The variance of outputs is twice that of inputs, within the scatter of 40 draws."""
     spec, draws = ConvSpec(C, F, (3, 3), padding=(1, 1), padding_mode="circular"), generator(3)
-    layer, x, gains = FactoredLayer(get_method("acdc").stages(spec, (12,))), randn(1, C, 8, 8, dtype=torch.float32), []
+    method = get_method("acdc", taps=taps)
+    layer, x, gains = FactoredLayer(method.stages(spec, (12,))), randn(1, C, 8, 8, dtype=torch.float32), []
     for _ in range(40):
-        layer.write_kernels(get_method("acdc").scratch(spec, (12,), draws))
+        layer.write_kernels(method.scratch(spec, (12,), draws))
         with torch.no_grad():
             gains.append(float(layer(x).var() / x.var()))
     assert 1.4 < sum(gains) / 40 < 2.9
@@ -125,13 +173,15 @@ def test_random_kernels_make_up_for_a_rectification(C, F):
 # --- training ---
 
 
-def test_it_trains_as_diagonals_and_folds_to_a_plain_convolution():
-    model, x = network(torch.float64), randn(2, 3, 8, 8)
+@pytest.mark.parametrize("taps", ["free", "diagonals"])
+def test_it_trains_as_diagonals_and_folds_to_a_plain_convolution(taps):
+    model, x = network(torch.float64, taps), randn(2, 3, 8, 8)
     shapes, expected = {name: t.shape for name, t in model.state_dict().items()}, model(x)
     start_training(model)
     trained = dict(model.named_parameters())
     assert trained["0.1.parametrizations.weight.original"].shape == (3, 2, 8)
     assert "0.1.weight" not in trained
+    assert ("0.0.parametrizations.weight.original" in trained) == (taps == "diagonals")
     torch.testing.assert_close(model(x), expected)
     model(x).square().sum().backward()
     with torch.no_grad():

@@ -61,6 +61,14 @@ def test_the_matrix_does_what_the_layers_do(channels, filters):
 
 
 @pytest.mark.parametrize(("channels", "filters"), [(4, 4), (2, 5), (5, 3)])
+def test_many_matrices_are_made_as_one_by_one(channels, filters):
+    diagonals = randn(2, 3, 4, 2, 5 if channels != filters else 4)
+    made = acdc_matrix(diagonals, channels, filters)
+    assert made.shape == (2, 3, filters, channels)
+    torch.testing.assert_close(made[1, 2], acdc_matrix(diagonals[1, 2], channels, filters))
+
+
+@pytest.mark.parametrize(("channels", "filters"), [(4, 4), (2, 5), (5, 3)])
 def test_gradients(channels, filters):
     diagonals = randn(2, 2, max(channels, filters)).requires_grad_()
     assert torch.autograd.gradcheck(lambda d: acdc_matrix(d, channels, filters), diagonals)

@@ -1,4 +1,4 @@
-"""A pointwise convolution whose weight is a product of diagonals and cosine transforms (SECL 2018, eq. 2)."""
+"""Convolutions whose weights are products of diagonals and cosine transforms (SECL 2018, eq. 2)."""
 
 from __future__ import annotations
 
@@ -34,11 +34,12 @@ class AcdcSchema(Convolution):
 @register("acdc")
 @dataclass(frozen=True)
 class Acdc(WithinConvolution):
-    """The pointwise convolution `whole`, whose weight is that of `depth` layers of `maths.acdc.acdc_matrix`.
+    """The convolution `whole`, whose matrix in each group is that of `depth` layers of `maths.acdc.acdc_matrix`.
 
-    Its kernel is their diagonals [g·depth, 2, n], those of one group after another, with n the larger of C/g and F/g.
-    It runs as a plain convolution, and trains as the diagonals, which are stored beside the weight. ValueError where
-    `whole` has more than one tap.
+    The matrix [F/g, C/g] is that of a pointwise convolution; that of each channel of a depthwise one is its filter
+    [kh, kw]. The kernel of the stage is the diagonals [g·depth, 2, n], those of one group after another, with n the
+    larger side of the matrix. It runs as a plain convolution, and trains as the diagonals, which are stored beside the
+    weight. ValueError where `whole` is neither, and for a depthwise one of several filters a channel.
     """
 
     depth: int = 12
@@ -49,15 +50,17 @@ class Acdc(WithinConvolution):
     weight_decay: ClassVar[float | None] = 8.8e-6
 
     def __post_init__(self) -> None:
-        if self.whole.linear or not self.whole.pointwise or self.depth < 1:
+        one_filter = self.groups == self.in_channels == self.out_channels
+        if self.whole.linear or not (self.whole.pointwise or one_filter) or self.depth < 1:
             raise ValueError(f"{self.depth} layers of diagonals are not {self.whole}")
 
     # --- costs and shapes ---
 
     @property
     def width(self) -> int:
-        """The entries n of a diagonal: the larger one of the channels and the filters of a group."""
-        return max(self.in_channels, self.out_channels) // self.groups
+        """The entries n of a diagonal: the larger side of a group's matrix."""
+        sides = (self.in_channels // self.groups, self.out_channels // self.groups)
+        return max(sides if self.whole.pointwise else self.whole.kernel_size)
 
     def tensors(self) -> dict[str, TensorSpec]:
         """The weight, the bias where there is one, and the diagonals."""
@@ -76,7 +79,12 @@ class Acdc(WithinConvolution):
         return self.whole.macs(size)
 
     def fewest_macs(self, size: Pair) -> int:
-        """Those of the fast transforms, where these are fewer than the plain convolution's (from 603 channels on)."""
+        """Those of the fast transforms, where these are fewer than the plain convolution's (from 603 channels on).
+
+        Transforms make the filters of a depthwise convolution, and are not what is done at each position.
+        """
+        if not self.whole.pointwise:
+            return self.macs(size)
         height, width = self.output_size(size)
         return min(self.macs(size), self.groups * fast_macs(self.width, self.depth) * height * width)
 
