@@ -5,6 +5,8 @@ Papers count one addition a filter for each bias, once; MACs here count none.
 
 from __future__ import annotations
 
+import math
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -97,28 +99,58 @@ def test_vgg11_gmp_with_a_layer_after_each(name, macs, params, more, first):
     assert small[1] == macs - 2 * biases - HEAD_BIASES - dearer * MAP
 
 
-@pytest.mark.parametrize(("shortcuts", "depth"), [("plain", 11), ("acdc", 12)])
-def test_secl_wide_residual_network(shortcuts, depth):
-    """100,202 parameters are two ways to count: 11 layers, or 12 of them also in the three shortcuts.
+def secl(depth: int, width: int, layers: int, taps: int = 9) -> tuple[int, float]:
+    """Parameters and multiply-adds of a wide residual network as the authors' log counts them.
 
-    30,314 are in the rest, with the depthwise stages and without the shortcuts; 2,688 entries a diagonal in the others.
+    All `layers` of diagonals have their parameters. Their multiply-adds are 4n + 5n·log₂n each or n² in all, whichever
+    is less, with n the larger one of channels and filters, at the resolution of the input, also of strided layers.
+    Every input of a ReLU counts as one.
+    """
+    widths, size, params, macs = [16, 16 * width, 32 * width, 64 * width], 32, 0, 3 * 16 * 9 * 32**2
+    for before, after in pairwise(widths):
+        for block in range((depth - 4) // 6):
+            C, inside = (after, size) if block else (before, size)
+            size = size // 2 if block == 0 and before > 16 else size
+            macs += C * inside**2 + after * size**2
+            for channels, seen in ((C, inside), (after, size)):
+                fast = layers * (4 * after + 5 * after * math.log2(after))
+                params += 2 * after * layers + taps * channels
+                macs += channels * 9 * size**2 + min(fast, after**2) * seen**2
+            params, macs = params + 2 * (C + after), macs + (0 if block else before * after * size**2)
+            params += 0 if block else before * after
+    return params + 3 * 16 * 9 + 12 * widths[3] + 10, macs + widths[3] * size**2 + 10 * (widths[3] + 1)
+
+
+def test_secl_wide_residual_network():
+    """The log has 100,202 parameters and 52.7 million multiply-adds: 11 layers, as the last of twelve is left out.
+
+    The paper prints 46.4 thousand and 33.2 million for 12 layers, which are those of one, and 38.7 thousand with
+    filters of diagonals, six for nine taps.
     """
     told = report("secl2018_wrn_40_2")
     assert (told.rows[0].params, told.rows[0].macs) == (2_243_546, 327_599_360)
     assert any("trains as 100,202 parameters" in note for note in told.notes)
-    shortcut = {"plain": 16 * 32 + 32 * 64 + 64 * 128, "acdc": 2 * depth * (32 + 64 + 128)}[shortcuts]
-    assert 30_314 + 2 * depth * 12 * (32 + 64 + 128) + shortcut == 100_202
+    assert (secl(40, 2, 11)[0], f"{secl(40, 2, 11)[1]:.4g}") == (100_202, "5.27e+07")
+    assert (secl(40, 2, 1)[0], f"{secl(40, 2, 1)[1]:.3g}") == (46_442, "3.32e+07")
+    printed = report("secl2018_wrn_40_2_lr", method="acdc:taps=diagonals,depth=1")
+    assert any("trains as 38,714 parameters" in note for note in printed.notes)
+    assert secl(40, 2, 1, taps=6)[0] == 38_714
+    assert any(f"trains as {secl(40, 2, 12, taps=6)[0]:,}" in note for note in report("secl2018_wrn_40_2_lr").notes)
 
 
 @pytest.mark.slow
 def test_the_same_of_28_layers_ten_times_as_wide():
-    """3.64792e7 and 5.55498e5 parameters; 5.24564e9 MACs count one for each normalised number."""
+    """3.64792e7 and 5.55498e5 parameters, 5.24564e9 and 7.99262e8 multiply-adds, all with one for each input of a ReLU.
+
+    The first of both pairs are of the plain network.
+    """
     told = report("secl2018_wrn_40_2", model_arg={"depth": 28, "width": 10})
     groups = [(16, 160, 1024, 1024), (160, 320, 1024, 256), (320, 640, 256, 64)]
-    normalised = 640 * 64 + sum(c * before + 7 * f * after for c, f, before, after in groups)
+    rectified = 640 * 64 + sum(c * before + 7 * f * after for c, f, before, after in groups)
     assert told.rows[0].params == 36_479_194
-    assert f"{told.rows[0].macs + normalised:.5e}" == "5.24564e+09"
+    assert f"{told.rows[0].macs + rectified:.5e}" == "5.24564e+09"
     assert any("trains as 555,498 parameters" in note for note in told.notes)
+    assert (secl(28, 10, 11)[0], f"{secl(28, 10, 11)[1]:.5e}") == (555_498, "7.99262e+08")
 
 
 @pytest.mark.slow
