@@ -12,19 +12,21 @@ from cnncompress.network.preprocessing import Preprocessing
 class CifarNIN(nn.Module):
     """Three spatial convolutions, two 1×1 after each, for 3×32×32 images: 966,986 parameters and 222,486,528 MACs.
 
-    Deep Roots prints 222,487,946, which has one addition for each of the 1,418 biases in it.
+    Deep Roots prints 222,487,946, which has one addition for each of the 1,418 biases in it. `width_mult` is a
+    share of the filters.
     """
 
-    def __init__(self, num_classes: int = 10) -> None:
+    def __init__(self, num_classes: int = 10, width_mult: float = 1.0) -> None:
         super().__init__()
+        first, second, third, wide = (int(width_mult * width) for width in (192, 160, 96, 192))
         self.features = nn.Sequential(
-            *_block(3, 5, (192, 160, 96)),
+            *_block(3, 5, (first, second, third)),
             nn.MaxPool2d(3, 2, ceil_mode=True),
             nn.Dropout(),
-            *_block(96, 5, (192, 192, 192)),
+            *_block(third, 5, (wide, wide, wide)),
             nn.AvgPool2d(3, 2, ceil_mode=True),
             nn.Dropout(),
-            *_block(192, 3, (192, 192, num_classes)),
+            *_block(wide, 3, (wide, wide, num_classes)),
         )
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
