@@ -78,6 +78,11 @@ def test_shape_of_photodigits_vgg():
     [
         ("caffenet", {}, 2_332_704 + 1_376 + 9217 * 4096 + 4097 * 4096 + 4097 * 1000),
         ("cifar_nin", {}, 966_986),
+        (
+            "cifar_nin",  # 48, 40, 24 filters, then six times 48
+            {"width_mult": 0.25},
+            (76 * 48 + 49 * 40 + 41 * 24) + (601 * 48 + 2 * 49 * 48) + (433 * 48 + 49 * 48 + 49 * 10),
+        ),
         ("resnet50_v1", {}, 25_503_976 + 2 * 26_560),  # of channels that are normalised
         ("vgg11_gmp", {}, 32_200_040),
         ("wrn_40_2", {}, 2_243_546),
