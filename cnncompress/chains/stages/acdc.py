@@ -81,6 +81,7 @@ class Acdc(WithinConvolution):
     def fewest_macs(self, size: Pair) -> int:
         """Those of the fast transforms, where these are fewer than the plain convolution's (from 603 channels on).
 
+        On a CPU they take longer up to 4096 channels at least (docs/results.md), so the plain convolution is what runs.
         Transforms make the filters of a depthwise convolution, and are not what is done at each position.
         """
         if not self.whole.pointwise:
