@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from torch.utils.data import Dataset, get_worker_info
+from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
+from cnncompress.data.kept import Kept
 from cnncompress.data.loading import Images, Item, UnreadableError, geometry, normalisation, report_skipped
 from cnncompress.errors import DataError, UsageError, nearest
 from cnncompress.network.preprocessing import Preprocessing
@@ -59,7 +61,7 @@ class Augmented(Dataset[Any]):
         self.fixed = augment == "none"  # items are the same in every epoch
         self.seed = seed
         self.epoch = 0
-        self._kept: dict[int, Image.Image] = {}
+        self._kept: Kept[Image.Image] = Kept()
         steps = geometry(preprocessing) if augment == "none" else _changes(preprocessing, flip)
         extra = [v2.TrivialAugmentWide()] if augment == "trivial" else []
         self._transform = v2.Compose([*steps, *extra, *normalisation(preprocessing)])
@@ -89,18 +91,10 @@ class Augmented(Dataset[Any]):
         for step in range(len(self)):
             source = (index + step) % len(self)
             try:
-                return self._decoded(source), source
+                return self._kept.item(source, partial(self.dataset.image, source), self._is_small), source
             except UnreadableError as error:
                 report_skipped(self.dataset, {error.name: error.reason})
         raise DataError(f"none of the {len(self)} training images can be read")
 
-    def _decoded(self, index: int) -> Image.Image:
-        if index not in self._kept:
-            image = self.dataset.image(index)
-            if (
-                len(self) * image.width * image.height * len(image.getbands()) > KEPT_BYTES
-                or get_worker_info() is not None
-            ):
-                return image
-            self._kept[index] = image
-        return self._kept[index]
+    def _is_small(self, image: Image.Image) -> bool:
+        return len(self) * image.width * image.height * len(image.getbands()) <= KEPT_BYTES

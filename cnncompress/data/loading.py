@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_info
+from torch.utils.data import DataLoader, Dataset, default_collate
 from torchvision.transforms import v2
 
+from cnncompress.data.kept import Kept
 from cnncompress.data.modes import in_mode
 from cnncompress.errors import DataError
 from cnncompress.network.preprocessing import Preprocessing
@@ -101,7 +102,7 @@ class Images(Dataset[Any]):
         self.skipped: dict[str, str] = {}
         self.reported: set[str] = set()
         self._transform = evaluation_transform(preprocessing)
-        self._kept: dict[int, torch.Tensor] = {}
+        self._kept: Kept[torch.Tensor] = Kept()
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -124,12 +125,10 @@ class Images(Dataset[Any]):
             raise UnreadableError(name, reason) from error
 
     def __getitem__(self, index: int) -> Item:
-        if index not in self._kept:
-            image = self._transform(self.image(index))
-            if len(self) * image.nbytes > KEPT_BYTES or get_worker_info() is not None:
-                return image, self.label(index)
-            self._kept[index] = image
-        return self._kept[index].clone(), self.label(index)
+        image = self._kept.item(
+            index, lambda: self._transform(self.image(index)), lambda made: len(self) * made.nbytes <= KEPT_BYTES
+        )
+        return image.clone() if index in self._kept.items else image, self.label(index)
 
     def subset(self, indices: Sequence[int]) -> Images:
         """The items at `indices`, as a set of their own."""

@@ -122,7 +122,8 @@ def _axes(chart: Chart, x: Axis, y: Axis, width: int, height: int) -> list[str]:
         at = x.place(value)
         parts.append(f'<path class="grid" d="M{at:.1f} {y.start:.1f}V{y.end:.1f}"/>')
         parts.append(_text(at, y.start + 17, word, "middle"))
-    for value, word in zip(y.ticks(), numbers(y.ticks()), strict=True):
+    ticks = y.ticks()
+    for value, word in zip(ticks, numbers(ticks), strict=True):
         at = y.place(value)
         parts.append(f'<path class="grid" d="M{x.start:.1f} {at:.1f}H{x.end:.1f}"/>')
         parts.append(_text(x.start - 6, at + 4, word, "end"))
