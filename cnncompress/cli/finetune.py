@@ -120,6 +120,11 @@ from cnncompress.cli import frame, options
     help="Arithmetic of training; auto is bf16 on a GPU that has it, else fp32 [default: auto].",
 )
 @click.option(
+    "--compile/--no-compile",
+    default=None,
+    help="Put the steps through torch.compile: minutes at first, then faster on most GPUs [default: no].",
+)
+@click.option(
     "--checkpoint-minutes",
     type=float,
     metavar="N",

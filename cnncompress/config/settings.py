@@ -86,6 +86,7 @@ class TuneSettings(ModelSettings):
     until_drop: float | None = None
     calibration_images: Count = 1000
     cache_gib: float = 2.0
+    compile: bool = False
     epochs: int = 1
     images_per_epoch: int | None = None
     lr: float | None = None

@@ -116,7 +116,7 @@ def train_once(model: nn.Module, session: Session, checkpoints: Checkpoints, res
     if said := ending(result, settings):
         LOG.info(said)
         notes.append(said)
-    return dataclasses.replace(result, note="; ".join(filter(None, [*notes, result.note])))
+    return dataclasses.replace(result, note="; ".join(filter(None, [*notes, result.note, result.uncompiled])))
 
 
 def ending(result: FinetuneResult, settings: FinetuneSettings) -> str:

@@ -63,6 +63,7 @@ class Cascade:
         check_made_of(model, self.original, self.plan)
         self.untrained: list[int] = []  # steps with nothing to train
         self.setbacks: list[str] = []  # of steps that went back to a checkpoint
+        self.uncompiled: dict[str, list[int]] = {}  # steps, by the reason why they were not compiled
         files.origin |= {
             "the original's weights": digest_of(origin.network.state_dict()),
             "the plan": in_short(self.plan),
@@ -162,6 +163,8 @@ class Cascade:
         if not names:
             self.untrained.append(step.number)
         self.setbacks += [f"step {step.number}: {result.note}"] if "went back" in result.note else []
+        if result.uncompiled:
+            self.uncompiled.setdefault(result.uncompiled, []).append(step.number)
         done = CascadeStep(
             tuple(layers), step.words, self.story.reached, result.start, result.best, len(result.history) - 1
         )
@@ -200,7 +203,8 @@ class Cascade:
     def _notes(self) -> list[str]:
         """What is to be said of steps that trained nothing, or did not come near the original again."""
         enough = self.session.enough
-        notes = list(self.setbacks)
+        notes = [f"{_numbered(steps)}: {reason}" for reason, steps in self.uncompiled.items()]
+        notes += self.setbacks
         if self.untrained:
             notes.append(f"nothing is left to train above the layers of {_numbered(self.untrained)}")
         far = [i for i, done in enumerate(self.story.done, 1) if enough is not None and done.tuned.top1 < enough]

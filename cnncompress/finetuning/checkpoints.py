@@ -41,6 +41,7 @@ LATER_SETTINGS: dict[str, Any] = {
     "augmentation": "standard",
     "calibration_images": 1000,
     "cache_gib": 2.0,
+    "compile": False,
 }
 
 

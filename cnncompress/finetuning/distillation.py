@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 from cnncompress.errors import CompressError, UsageError
 from cnncompress.files.tensorfile import digest_of
-from cnncompress.finetuning.attention import attention, places, watched
+from cnncompress.finetuning.attention import attention, places
+from cnncompress.finetuning.passes import Passes
 from cnncompress.network.evaluate import NotFiniteError, tally
 from cnncompress.network.inputs import input_dtype, read_batch
 from cnncompress.network.parts import parts
@@ -49,13 +50,13 @@ class Answers(NamedTuple):
 class Teacher:
     """A network whose answers another one learns from. It stays as it is; use it within `teaching`.
 
-    `places` are the modules at whose outputs attention maps are taken, none until `look` finds them.
+    The places of its `passes` are the modules at whose outputs attention maps are taken, none until `look` finds them.
     """
 
     def __init__(self, network: nn.Module) -> None:
         self.network = network
         self.digest = digest_of(network.state_dict())
-        self.places: Sequence[str] = ()
+        self.passes = Passes(network)
         self._dtype = input_dtype(network)
 
     def answers(self, images: Tensor) -> Answers:
@@ -65,13 +66,13 @@ class Teacher:
         return Answers(torch.cat(logits), [torch.cat(of_place) for of_place in zip(*maps, strict=True)])
 
     def _answers(self, images: Tensor) -> Answers:
-        with torch.inference_mode(), watched(self.network, self.places) as features:
-            logits = forward(self.network, images)
+        with torch.inference_mode():
+            logits, features = self.passes(images)
             return Answers(logits, [attention(x) for x in features])
 
     def look(self, learner: nn.Module, images: Tensor) -> None:
         """Choose the maps that a network learns; UsageError where it has none in common with the teacher."""
-        self.places = places(learner, self.network, images)
+        self.passes = Passes(self.network, places(learner, self.network, images))
 
     def check(self, images: Tensor, classes: int) -> None:
         """UsageError unless the teacher tells as many classes apart, CompressError where an answer is not finite."""

@@ -17,27 +17,27 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
 from cnncompress.chains.modules import FactoredLayer
-from cnncompress.finetuning.attention import attention_loss, watched
+from cnncompress.finetuning.attention import attention_loss
 from cnncompress.finetuning.distillation import Answers, distillation_loss
+from cnncompress.finetuning.passes import Passes
 from cnncompress.finetuning.prefix import Prefix
 from cnncompress.finetuning.settings import FinetuneSettings
 from cnncompress.network.evaluate import Evaluation
 from cnncompress.network.processes import grouped
-from cnncompress.network.run import forward
 
 
 class Objective(nn.Module):
     """The summed loss of a network's logits; what accelerate wraps, so that the network stays as it is.
 
-    It is the cross entropy and, with a teacher, the distillation losses, as resolved settings weigh them. `places` are
-    the modules whose attention maps are learnt. What the frozen layers of `prefix` give may be known.
+    It is the cross entropy and, with a teacher, the distillation losses, as resolved settings weigh them. The places of
+    `passes` are the modules whose attention maps are learnt. What the frozen layers of `prefix` give may be known.
     """
 
     prefix: Prefix | None = None
 
-    def __init__(self, network: nn.Module, settings: FinetuneSettings, places: Sequence[str] = ()) -> None:
+    def __init__(self, passes: Passes, settings: FinetuneSettings) -> None:
         super().__init__()
-        self.network, self.settings, self.places = network, settings, places
+        self.network, self.passes, self.settings = passes.network, passes, settings
 
     def forward(
         self,
@@ -52,8 +52,10 @@ class Objective(nn.Module):
         weight of each class, [n, classes]. Without labels the teacher's answers are all there is to learn.
         """
         known = nullcontext() if given is None or self.prefix is None else self.prefix.given(given)
-        with watched(self.network, self.places) as features, known:
-            logits = forward(self.network, images).float()
+        learning = torch.is_grad_enabled()
+        with known:
+            answers, features = self.passes(images) if learning else self.passes.plain(images)
+        logits = answers.float()
         share, temperature, weight = (
             getattr(self.settings, key) for key in ("teacher_share", "temperature", "attention_weight")
         )

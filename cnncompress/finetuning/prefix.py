@@ -36,6 +36,11 @@ class Prefix:
     def __init__(self, network: nn.Module, end: nn.Module, skipped: Sequence[Call] = ()) -> None:
         self.network, self.end = network, end
         self.skipped = [(c.module, c.output.shape[1:], c.output.dtype) for c in skipped]
+        self._output: Any = None  # what is given for that of `end`
+        self._reached = False
+        # The same functions in every pass, so that what was compiled for them goes on.
+        self._instead = {module: self._blank(module.forward, *like) for module, *like in self.skipped}
+        self._instead[end] = self._at_the_end
 
     def output(self, images: Tensor) -> Tensor:
         """What `end` gives for images [n, c, H, W]; the network runs no further."""
@@ -45,30 +50,31 @@ class Prefix:
     @contextmanager
     def given(self, output: Tensor) -> Iterator[None]:
         """Within the block, a forward pass takes `output` [n, ...] for that of `end`, and does not compute it."""
-        reached = False
-
-        def at_the_end(*args: Any, **kwargs: Any) -> Tensor:
-            nonlocal reached
-            reached = True
-            return output
-
-        def blank(usual: Callable[..., Any], shape: Sequence[int], dtype: torch.dtype) -> Callable[..., Any]:
-            def run(*args: Any, **kwargs: Any) -> Any:
-                return usual(*args, **kwargs) if reached else output.new_zeros((len(output), *shape), dtype=dtype)
-
-            return run
-
-        instead = {module: blank(module.forward, *like) for module, *like in self.skipped} | {self.end: at_the_end}
-        own = {module: vars(module)["forward"] for module in instead if "forward" in vars(module)}
+        self._output, self._reached = output, False
+        own = {module: vars(module)["forward"] for module in self._instead if "forward" in vars(module)}
         try:
-            for module, function in instead.items():
+            for module, function in self._instead.items():
                 module.forward = function  # type: ignore[method-assign]
             yield
         finally:
-            for module in instead:
+            self._output = None
+            for module in self._instead:
                 del module.forward
                 if module in own:
                     module.forward = own[module]
+
+    def _at_the_end(self, *args: Any, **kwargs: Any) -> Tensor:
+        self._reached = True
+        output: Tensor = self._output
+        return output
+
+    def _blank(self, usual: Callable[..., Any], shape: Sequence[int], dtype: torch.dtype) -> Callable[..., Any]:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            if self._reached:
+                return usual(*args, **kwargs)
+            return self._output.new_zeros((len(self._output), *shape), dtype=dtype)
+
+        return run
 
     def holds(self, images: Tensor) -> bool:
         """Whether nothing but the output of `end` comes through: the network answers blank images as it does these."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cnncompress.finetuning.settings import FinetuneResult
@@ -20,6 +20,7 @@ class Progress:
     `history` has one row for each epoch that is done, and one, of epoch 0, for the network before training. `rate` is
     the learning rate at its highest, `found` says how it was chosen where the training did that itself, and `setbacks`
     why the training went back, each of which halves it. `frozen`: batch normalisation keeps its statistics.
+    `uncompiled` says why steps were not compiled where that was asked for.
     """
 
     epoch: int = 1
@@ -31,6 +32,7 @@ class Progress:
     frozen: bool = False
     found: str = ""
     setbacks: list[str] = field(default_factory=list)
+    uncompiled: str = ""
 
     def state(self) -> dict[str, Any]:
         """The values as a checkpoint has them."""
@@ -39,7 +41,7 @@ class Progress:
     @classmethod
     def of(cls, state: Mapping[str, Any]) -> Progress:
         """From a checkpoint; KeyError where it lacks a value. Earlier versions have the rate in the settings."""
-        later = {"rate": state["settings"].get("lr"), "frozen": False, "found": "", "setbacks": []}
+        later = {"rate": state["settings"].get("lr"), "frozen": False, "found": "", "setbacks": [], "uncompiled": ""}
         values = {**later, **state}
         return cls(**{f.name: values[f.name] for f in dataclasses.fields(cls)})
 
@@ -66,4 +68,5 @@ class Progress:
         )
         went_back = [f"{reason}, so it went back and halved the rate" for reason in self.setbacks]
         note = "; ".join(filter(None, [self.found, *went_back]))
-        return FinetuneResult(best, best_epoch, last, start, self.history, note, rate, self.frozen)
+        found = FinetuneResult(best, best_epoch, last, start, self.history, note, rate, self.frozen)
+        return replace(found, uncompiled=self.uncompiled)

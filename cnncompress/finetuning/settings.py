@@ -13,6 +13,7 @@ from cnncompress.errors import UsageError, nearest
 from cnncompress.finetuning.attention import ATTENTION_WEIGHT
 from cnncompress.finetuning.distillation import ATTENTION, DISTILLATIONS, LOGITS, TEACHER_SHARE, TEMPERATURE, learns
 from cnncompress.names.schedules import cascades
+from cnncompress.network.compiling import missing_compiler
 from cnncompress.network.evaluate import Evaluation
 
 WEIGHT_DECAYS = {"sgd": 1e-4, "adamw": 0.01}
@@ -40,8 +41,8 @@ class FinetuneSettings:
     batch is scaled down to this Euclidean norm where it is longer; None leaves it as it is. until_drop: a training, or
     a step of a cascade, ends once top-1 on the validation images is at most so many points below the original's.
     cache_gib: memory for what frozen layers give for the training images, where these are the same in every epoch.
-    calibration_images: training images that a cascade collects statistics from. epochs: of a cascade, those of a step,
-    and may be 0.
+    calibration_images: training images that a cascade collects statistics from. compile: the passes of a step go
+    through torch.compile. epochs: of a cascade, those of a step, and may be 0.
     """
 
     schedule: str = "all"
@@ -71,6 +72,7 @@ class FinetuneSettings:
     until_drop: float | None = None
     calibration_images: int = 1000
     cache_gib: float = 2.0
+    compile: bool = False
 
     def __post_init__(self) -> None:
         choices = {
@@ -132,7 +134,7 @@ class FinetuneSettings:
             raise UsageError("teacher_share is beside labels, which unlabelled leaves out; leave it out too")
 
     def resolved(self, device: torch.device) -> FinetuneSettings:
-        """With the defaults of optimizer, device and distillation, but for `lr`; UsageError for fp16 on a CPU."""
+        """With the defaults of optimizer, device and distillation, but for `lr`; UsageError for what is not there."""
         decay = WEIGHT_DECAYS[self.optimizer] if self.weight_decay is None else self.weight_decay
         precision = self.precision
         if precision == "auto":
@@ -140,6 +142,8 @@ class FinetuneSettings:
             precision = "bf16" if bf16 else "fp32"
         if precision == "fp16" and device.type == "cpu":
             raise UsageError("fp16 training needs a GPU; give --precision fp32 or bf16")
+        if self.compile and device.type == "cpu" and (missing := missing_compiler()):
+            raise UsageError(f"cannot compile: {missing}; or leave out --compile")
         known = dataclasses.replace(self, weight_decay=decay, precision=precision)
         return dataclasses.replace(known, **self._distillation())
 
@@ -178,7 +182,8 @@ class FinetuneResult:
     rate of the training, as given or as found, and `freeze_bn` whether batch normalisation kept its statistics.
 
     A cascade has `steps`, each with a learning rate of its own; the number of the last one stands for its best epoch.
-    `errors` are the relative errors of its fits by layer, where the network has its weights.
+    `errors` are the relative errors of its fits by layer, where the network has its weights. `uncompiled` says why
+    steps were not compiled where that was asked for.
     """
 
     best: Evaluation
@@ -191,3 +196,4 @@ class FinetuneResult:
     freeze_bn: bool = False
     steps: tuple[CascadeStep, ...] = ()
     errors: dict[str, float] = dataclasses.field(default_factory=dict)
+    uncompiled: str = ""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -16,7 +16,9 @@ from cnncompress.finetuning.batches import Batch
 from cnncompress.finetuning.distillation import Answers
 from cnncompress.finetuning.learner import Learner
 from cnncompress.finetuning.optimization import Objective, make_accelerator, make_optimizer
+from cnncompress.finetuning.passes import Passes
 from cnncompress.finetuning.settings import FinetuneSettings
+from cnncompress.network.copying import undone
 
 
 class DivergedError(CompressError):
@@ -44,7 +46,8 @@ class Stepper:
     def prepare(self, size: int) -> None:
         """Let the engine wrap the objective and the optimizer."""
         self.size = size
-        self.plain = Objective(self.model, self.settings, self.teacher.places if self.teacher else ())
+        self.passes = Passes(self.model, self.teacher.passes.places if self.teacher else ())
+        self.plain = Objective(self.passes, self.settings)
         self.objective, self.optimizer = self.accelerator.prepare(self.plain, self.optimizer)
 
     def step(self, batch: Batch, lr: float, stop: bool) -> tuple[float, bool]:
@@ -73,6 +76,29 @@ class Stepper:
         told = loss.new_tensor([float(stop)])
         total, stops = self.accelerator.reduce(torch.cat([loss.reshape(1), told]), "sum").tolist()
         return total, stops > 0
+
+    def _all_passes(self) -> list[Passes]:
+        return [self.passes, *([self.teacher.passes] if self.teacher else [])]
+
+    def compile(self) -> None:
+        """Have the forward passes of steps compiled, with their gradients, until `release`."""
+        for passes in self._all_passes():
+            passes.compile()
+
+    def release(self) -> None:
+        """Have all passes run as they are."""
+        for passes in self._all_passes():
+            passes.release()
+
+    def rehearse(self, batch: Batch) -> None:
+        """Compute the gradients of the parts of a batch that differ in size, and forget them."""
+        sizes = {len(part.images): part for part in batch.parts(self.settings.accumulate)}
+        try:
+            with undone(self.model), self.accelerator.no_sync(self.objective):
+                for part in sizes.values():
+                    self.accelerator.backward(self._loss(part))
+        finally:
+            self.optimizer.zero_grad()
 
     def _gradients(self, batch: Batch) -> Tensor:
         """Compute the gradients part by part; the loss of all of them, in double precision."""
@@ -144,7 +170,17 @@ class Stepper:
         if self.average is not None:
             self.average.load(state["average"])
 
-    def swap(self) -> None:
-        """Exchange the network's weights and their average, where there is one."""
-        if self.average is not None:
-            self.average.swap()
+    @contextmanager
+    def averaged(self, hold: Callable[[], AbstractContextManager[None]]) -> Iterator[None]:
+        """Within the block the network has the average of its weights, where there is one.
+
+        They are exchanged within `hold()`, where nothing interrupts.
+        """
+        swap = self.average.swap if self.average is not None else lambda: None
+        try:
+            with hold():
+                swap()
+            yield
+        finally:
+            with hold():
+                swap()

@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
@@ -16,6 +14,7 @@ from torch import Tensor
 from cnncompress.errors import CompressError, DataError, RunError
 from cnncompress.finetuning.batches import Batch, Batches, Process
 from cnncompress.finetuning.checkpoints import Checkpoints, NotWrittenError, tensors_of
+from cnncompress.finetuning.compiling import compile_steps
 from cnncompress.finetuning.interrupts import Interrupts
 from cnncompress.finetuning.learner import Learner
 from cnncompress.finetuning.lessons import Lessons
@@ -78,6 +77,8 @@ class Trainer:
                     remember(self.stepper, self.batches, self.names, example, self.epochs_before)
                 if state is None:
                     self._start()
+                else:
+                    self._compile()
                 self.saved = time.monotonic()
                 self.between_steps = True
                 while self.progress.epoch <= self.settings.epochs:
@@ -97,6 +98,8 @@ class Trainer:
                 if self.between_steps:
                     self._keep()
                 raise
+            finally:
+                self.stepper.release()
         self.accelerator.wait_for_everyone()
         return self._result()
 
@@ -145,6 +148,7 @@ class Trainer:
         self._record(0, self.best, lr=None, train_loss=None)
         frozen = self.settings.freeze_bn
         self.progress.frozen = knows(self.best.loss, self.classes) if frozen is None else frozen
+        self._compile()
         self.progress.rate = self.settings.lr
         if self.progress.rate is None:
             found = find_rate(self.stepper, self.batches, self.val, self.settings, self._set_modes)
@@ -155,6 +159,12 @@ class Trainer:
             self.checkpoints.save_best(self.model, 0, self.best)
         self._end_if_restored()
         self._save()
+
+    def _compile(self) -> None:
+        """Have steps compiled where that is asked for and works."""
+        if self.settings.compile:
+            failed = compile_steps(self.stepper, self.batches, self._set_modes)
+            self.progress.uncompiled = failed or self.progress.uncompiled
 
     def _end_if_restored(self) -> None:
         """Have the epoch that was done be the last one, where the network has learnt enough."""
@@ -250,7 +260,7 @@ class Trainer:
         bad = self.accelerator.reduce(torch.tensor([float(not self.stepper.finite)], device=self.device), "sum")
         if float(bad):
             raise DivergedError(f"the weights are not finite after epoch {at.epoch}")
-        with self._averaged():
+        with self.stepper.averaged(self.interrupts.hold):
             try:
                 result = self._validate()
             except NotFiniteError as error:
@@ -267,17 +277,6 @@ class Trainer:
                 at.start_epoch()
                 self._end_if_restored()
         self._keep()
-
-    @contextmanager
-    def _averaged(self) -> Iterator[None]:
-        """Within the block the network has the average of its weights, where there is one."""
-        try:
-            with self.interrupts.hold():
-                self.stepper.swap()
-            yield
-        finally:
-            with self.interrupts.hold():
-                self.stepper.swap()
 
     def _validate(self) -> Evaluation:
         """The accuracy of the network as the first process has it."""

@@ -69,7 +69,7 @@ def test_a_run_whose_original_is_gone(run_copy, data, refused):
 def test_attention_maps_are_learnt_at_the_ends_of_the_groups(run_copy, data, done, monkeypatch):
     seen = set()
     answers = Teacher.answers
-    monkeypatch.setattr(Teacher, "answers", lambda self, x: seen.add(tuple(self.places)) or answers(self, x))
+    monkeypatch.setattr(Teacher, "answers", lambda self, x: seen.add(tuple(self.passes.places)) or answers(self, x))
     done("finetune", "run", "--data", data, *QUICK[:-1], "logits+attention", "--attention-weight", "10")
     before_the_pools = ("features.5", "features.12", "features.19")
     assert seen == {(), (*before_the_pools, "features")}

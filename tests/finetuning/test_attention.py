@@ -13,6 +13,7 @@ from cnncompress.finetuning import FinetuneSettings, Lessons, finetune
 from cnncompress.finetuning.attention import attention, attention_loss, places, watched
 from cnncompress.finetuning.distillation import Answers
 from cnncompress.finetuning.optimization import Objective
+from cnncompress.finetuning.passes import Passes
 from tests.finetuning.test_resume import interrupt_at, raise_interrupt
 from tests.finetuning.toy import Toy, assert_same, chain, history_of, network, settings, state_of
 
@@ -77,7 +78,9 @@ def test_the_objective_by_hand():
     maps = F.normalize(torch.rand(4, 36))
     chosen = FinetuneSettings(distill="logits+attention", attention_weight=50.0, temperature=1.0, teacher_share=0.25)
     with torch.no_grad():
-        loss = Objective(model, chosen.resolved(torch.device("cpu")), ["0"])(images, labels, Answers(expected, [maps]))
+        loss = Objective(Passes(model, ["0"]), chosen.resolved(torch.device("cpu")))(
+            images, labels, Answers(expected, [maps])
+        )
     energy = (model[0](images).detach() ** 2).mean(1).reshape(4, 36)
     distance = ((energy / energy.pow(2).sum(1, keepdim=True).sqrt() - maps) ** 2).mean(1).sum()
     given = model(images).detach().log_softmax(1)

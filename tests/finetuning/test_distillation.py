@@ -8,6 +8,7 @@ import cnncompress as cc
 from cnncompress.errors import CompressError, UsageError
 from cnncompress.finetuning import FinetuneSettings, Lessons, finetune
 from cnncompress.finetuning.distillation import Teacher, distillation_loss
+from cnncompress.finetuning.passes import Passes
 from cnncompress.finetuning.validation import validated
 from cnncompress.network import parts
 from tests.finetuning.toy import Toy, assert_same, history_of, network, settings, state_of, tune
@@ -72,7 +73,7 @@ def test_the_teacher_sees_the_batches_of_the_network_and_stays_as_it_is(tmp_path
 
 def test_without_gradients_images_go_through_a_few_at_a_time(monkeypatch):
     teacher = Teacher(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3)).eval())
-    teacher.places, sizes = ("0", "1"), []
+    teacher.passes, sizes = Passes(teacher.network, ("0", "1")), []
     teacher.network.register_forward_pre_hook(lambda module, args: sizes.append(len(args[0])))
     images = torch.randn(7, 3, 8, 8)
     whole = teacher.answers(images)

@@ -9,6 +9,7 @@ from cnncompress.errors import CompressError, UsageError
 from cnncompress.finetuning import FinetuneSettings
 from cnncompress.finetuning.averages import Average
 from cnncompress.finetuning.optimization import Objective, make_optimizer
+from cnncompress.finetuning.passes import Passes
 from cnncompress.finetuning.schedules import training_modes
 from tests.finetuning.test_resume import interrupt_at, raise_interrupt
 from tests.finetuning.toy import Toy, assert_same, chain, history_of, network, state_of, tune
@@ -123,7 +124,7 @@ def test_label_smoothing_by_hand():
     torch.manual_seed(0)
     model, images, labels = plain(), torch.randn(2, 3, 8, 8), torch.tensor([0, 2])
     with torch.no_grad():
-        loss = Objective(model, FinetuneSettings(label_smoothing=0.3).resolved(CPU))(images, labels)
+        loss = Objective(Passes(model), FinetuneSettings(label_smoothing=0.3).resolved(CPU))(images, labels)
         given = -model(images).log_softmax(1)
     targets = 0.7 * F.one_hot(labels, 3) + 0.1
     assert float(loss) == pytest.approx(float((targets * given).sum()), rel=1e-6)

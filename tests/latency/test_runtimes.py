@@ -21,6 +21,7 @@ from cnncompress.latency.machine import complete, identity
 from cnncompress.latency.network import latency
 from cnncompress.latency.runtimes import REGISTRY, check_available, compiled, get_runtime
 from cnncompress.latency.setting import TimingSetting, in_runtimes
+from cnncompress.network import compiling
 from tests.marks import with_slow
 from tests.timing import ONCE
 
@@ -209,6 +210,6 @@ def test_what_to_install_is_said(monkeypatch, name, package, words):
 
 
 def test_without_a_compiler(monkeypatch):
-    monkeypatch.setattr(compiled.shutil, "which", lambda one: None)
+    monkeypatch.setattr(compiling.shutil, "which", lambda one: None)
     with pytest.raises(CompressError, match=r"torch-compile is not available: .*C\+\+ compiler; install"):
         check_available("torch-compile")
