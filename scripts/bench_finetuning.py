@@ -1,13 +1,14 @@
 """Images a second of fine-tuning: all layers and the upper ones, with and without kept outputs, beside a plain loop.
 
-    python scripts/bench_finetuning.py --weights FILE --data FOLDER --model FILE.py:resnet20 [--threads 1]
+    python scripts/bench_finetuning.py --weights FILE --data FOLDER --model FILE.py:resnet20 [--rounds 3] [--way WAY]...
     python scripts/bench_finetuning.py --show
 
 The first two groups of a residual network for CIFAR-10 are decomposed, and `IMAGES` training images are seen in
-`EPOCHS` epochs as they are evaluated, in batches of `BATCH`. The ways take turns, `ROUNDS` times. `epochs` are images a
-second of the epochs alone, each with its validation of `BATCH` images; `all` of everything from the network in memory
-on, so that the pass that fills the memory counts. The plain loop is torch's own: DataLoader, cross
-entropy, backward, SGD. Rows, medians of the rounds, go to `results/finetuning_speed.csv`.
+`EPOCHS` epochs as they are evaluated, in batches of `BATCH`. The ways take turns, `--rounds` times. `epochs` are images
+a second of the epochs alone, each with its validation of `BATCH` images; `all` of everything from the network in memory
+on, so that the pass that fills the memory counts, and compiling, which later rounds find in torch's cache. The plain
+loop is torch's own: DataLoader, cross entropy, backward, SGD. Rows, medians of the rounds, go to
+`results/finetuning_speed.csv`, where they take the place of the same ways on the same processor.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import copy
 import statistics
 import tempfile
 import time
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
@@ -26,20 +28,25 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 import cnncompress as cc
+from cnncompress import processor
 from cnncompress.data import Augmented, Images
 
-IMAGES, EPOCHS, BATCH, ROUNDS = 192, 3, 64, 3
+IMAGES, EPOCHS, BATCH = 192, 3, 64
 RATE = 0.001
 UPPER = {"schedule": "upper"}
 WAYS: dict[str, dict[str, object]] = {
     "all": {"schedule": "all"},
     "all, bf16": {"schedule": "all", "precision": "bf16"},
+    "all, compiled": {"schedule": "all", "compile": True},
+    "all, bf16, compiled": {"schedule": "all", "precision": "bf16", "compile": True},
     "upper": {**UPPER, "cache_gib": 0.0},
     "upper, bf16": {**UPPER, "cache_gib": 0.0, "precision": "bf16"},
     "upper, kept": UPPER,
     "upper, kept, bf16": {**UPPER, "precision": "bf16"},
+    "upper, kept, compiled": {**UPPER, "compile": True},
 }
-COLUMNS = ("way", "threads", "epochs", "all")
+KEYS = ("processor", "way")
+COLUMNS = (*KEYS, "threads", "epochs", "all")
 
 
 def plain_loop(network: nn.Module, images: Augmented) -> tuple[float, float]:
@@ -76,20 +83,30 @@ def run(table: Table, args: argparse.Namespace) -> None:
     plan = cc.plan(loaded.model, torch.zeros(1, 3, 32, 32), method="spatial-svd", rank=0.25, layers=patterns)
     small = cc.decompose(loaded.model, plan, progress=False)
     times: dict[str, list[tuple[float, float]]] = {}
-    for _ in range(ROUNDS):
-        for way in ("plain loop", *WAYS):
+    for _ in range(args.rounds):
+        for way in args.way or ("plain loop", *WAYS):
             network = copy.deepcopy(small)
             took = finetuned(network, train, val, **WAYS[way]) if way in WAYS else plain_loop(network, train)
             times.setdefault(way, []).append(took)
+    forget(table, processor.name(), times)
     for way, rounds in times.items():
         epochs, whole = (IMAGES * EPOCHS / statistics.median(values) for values in zip(*rounds, strict=True))
-        table.add(way=way, threads=args.threads, epochs=epochs, all=whole)
+        table.add(processor=processor.name(), way=way, threads=args.threads, epochs=epochs, all=whole)
+
+
+def forget(table: Table, name: str, ways: Collection[str]) -> None:
+    """Leave out the rows of some ways on a processor."""
+    others = [row for row in table.rows if row["processor"] != name or row["way"] not in ways]
+    table.path.unlink(missing_ok=True)
+    table.rows.clear()
+    for row in others:
+        table.add(**row)
 
 
 def show(table: Table) -> None:
     """The rows as a Markdown table."""
-    lines = [[row["way"], *(f"{float(row[c]):.0f}" for c in COLUMNS[2:])] for row in table.rows]
-    print(markdown(lines, ["trained", "images/s of the epochs", "images/s with what comes before"]))
+    lines = [[*(row[k] for k in KEYS), *(f"{float(row[c]):.0f}" for c in COLUMNS[3:])] for row in table.rows]
+    print(markdown(lines, ["processor", "trained", "images/s of the epochs", "images/s with what comes before"]))
 
 
 def main() -> None:
@@ -98,12 +115,13 @@ def main() -> None:
     options.add_argument("--weights")
     options.add_argument("--data")
     options.add_argument("--threads", type=int, default=1)
+    options.add_argument("--rounds", type=int, default=3)
+    options.add_argument("--way", action="append", choices=["plain loop", *WAYS], help="[default: all]")
     args = options.parse_args()
     path = args.results / "finetuning_speed.csv"
     if not args.show:
-        path.unlink(missing_ok=True)
-        run(Table(path, COLUMNS[:1], COLUMNS), args)
-    show(Table(path, COLUMNS[:1], COLUMNS))
+        run(Table(path, KEYS, COLUMNS), args)
+    show(Table(path, KEYS, COLUMNS))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from cnncompress.finetuning import Lessons, Origin, finetune
 from tests.finetuning.toy import Auxiliary, Toy, chain, settings
 
 
-def train_shared(out, batch_size=8):
+def train_shared(out, batch_size=8, **changes):
     """What each process runs: 25 validation images do not divide by two, and the network has no random parts.
 
     The learning rate is found by trials that all processes take part in.
@@ -22,7 +22,7 @@ def train_shared(out, batch_size=8):
     torch.manual_seed(3)
     model = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(), chain(6, 3, 4), Auxiliary())
     teacher = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.Flatten(), nn.Linear(384, 3))
-    chosen = settings(batch_size=batch_size, lr=None, distill="logits+attention", teacher_share=0.5)
+    chosen = settings(batch_size=batch_size, lr=None, distill="logits+attention", teacher_share=0.5, **changes)
     place = out / "checkpoints"
     result = finetune(model, Lessons(Toy(), Toy(25, seed=1), teacher), chosen, place, device="cpu")
     return {"history": result.history, "model": model.state_dict()}
@@ -66,6 +66,7 @@ import torch
 
 from cnncompress.errors import UsageError
 from cnncompress.finetuning import is_main_process
+from cnncompress.network.compiling import missing_compiler
 from tests.finetuning.test_processes import cascade_shared, train_shared
 
 out = Path(sys.argv[1])
@@ -74,6 +75,8 @@ try:
 except UsageError as error:
     refusal = str(error)
 saved = {**train_shared(out), "refusal": refusal, "cascades": [cascade_shared(out, group) for group in (1, 2)]}
+if not missing_compiler():
+    saved["compiled"] = train_shared(out / "compiled", compile=True)["model"]
 if is_main_process():
     torch.save(saved, out / "result.pt")
 """
@@ -97,7 +100,8 @@ def test_two_processes_give_the_result_of_one(tmp_path):
         assert a["val_loss"] == pytest.approx(b["val_loss"], rel=1e-4)
         assert (a["train_loss"] or 0) == pytest.approx(b["train_loss"] or 0, rel=1e-4)
     for name, value in one["model"].items():
-        assert torch.allclose(value, two["model"][name], atol=1e-5), name
+        for found in (two["model"], two.get("compiled", two["model"])):
+            assert torch.allclose(value, found[name], atol=1e-5), name
     for group, found in enumerate(two["cascades"], 1):
         check_cascades(cascade_shared(tmp_path / "one", group), found)
 
