@@ -6,6 +6,8 @@ from functools import cache
 from pathlib import Path
 
 CPUINFO = Path("/proc/cpuinfo")
+X86 = "sse2"
+EXACT_SUMS = {"avx512_vnni", "avx_vnni", "amx_int8"}  # add products of 8-bit integers in 32 bits
 
 
 def name() -> str:
@@ -23,6 +25,15 @@ def maker() -> str:
 def features() -> frozenset[str]:
     """Its extensions by Linux's names; none where the system does not tell."""
     return frozenset(word for key in ("flags", "Features") for word in _first().get(key, "").split())
+
+
+def sums_overflow() -> bool:
+    """True where sums of products of 8-bit integers do: an x86 processor without VNNI adds two of them in 16 bits.
+
+    False where the system does not tell.
+    """
+    known = features()
+    return X86 in known and not known & EXACT_SUMS
 
 
 @cache

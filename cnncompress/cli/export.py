@@ -33,6 +33,11 @@ if TYPE_CHECKING:
     "--keep-float", multiple=True, metavar="PATTERN", help="With --int8: no layer whose name matches (shell glob)."
 )
 @click.option(
+    "--weight-bits",
+    type=click.Choice(["7", "8"]),
+    help="With --int8: bits of weights [default: 8, or 7 on x86 processors without VNNI].",
+)
+@click.option(
     "--calibration-images",
     type=click.IntRange(min=1),
     metavar="N",
@@ -54,6 +59,7 @@ def command(
     force: bool,
     trust_code: bool | None,
     keep_float: tuple[str, ...],
+    weight_bits: str | None,
     calibration_images: int | None,
     **images: Any,
 ) -> None:
@@ -65,6 +71,7 @@ def command(
     from cnncompress.config import ModelSettings, merge
 
     given = images | {"keep_float": keep_float or None, "calibration_images": calibration_images}
+    given["weight_bits"] = weight_bits
     for name, value in given.items():
         if value is not None and not int8:
             raise UsageError(f"--{name.replace('_', '-')} is for --int8; give that too")
@@ -74,7 +81,9 @@ def command(
         from cnncompress.api import Int8Asked, run_int8_export
 
         count = calibration_images or Int8Asked.calibration_images
-        done = run_int8_export(run, settings, Int8Asked(format_, output, force, count, keep_float, opset), tell)
+        bits = None if weight_bits is None else int(weight_bits)
+        asked = Int8Asked(format_, output, force, count, keep_float, opset, bits)
+        done = run_int8_export(run, settings, asked, tell)
     else:
         from cnncompress.api import run_export
 

@@ -44,6 +44,7 @@ GROUPS = {
         "format_",
         "int8",
         "keep_float",
+        "weight_bits",
         "opset",
         "output",
         "peers",

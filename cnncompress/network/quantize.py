@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 PARAMETERS = (".weight", ".bias")
 
 
-def quantized(program: bytes, batches: Iterable[Tensor], keep_float: Sequence[str] = ()) -> bytes:
+def quantized(program: bytes, batches: Iterable[Tensor], keep_float: Sequence[str] = (), weight_bits: int = 8) -> bytes:
     """A program with pairs of operators around every other that round to 8 bits (QDQ), static, MinMax.
 
-    Weights are symmetric with a scale for each output channel, activations unsigned with one scale and zero point,
-    from the smallest and the largest value in `batches`. Layers whose name matches a shell glob of `keep_float`
-    compute in floating point. CompressError where ONNX Runtime cannot quantise the program.
+    Weights are symmetric with a scale for each output channel, of `weight_bits`, 7 or 8. Activations are unsigned with
+    one scale and zero point, from the smallest and the largest value in `batches`. Layers whose name matches a shell
+    glob of `keep_float` compute in floating point. CompressError where ONNX Runtime cannot quantise the program.
     """
     import onnx
 
@@ -43,6 +43,7 @@ def quantized(program: bytes, batches: Iterable[Tensor], keep_float: Sequence[st
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             nodes_to_exclude=excluded,
+            reduce_range=weight_bits == 7,
         )
         return file.read_bytes()
 

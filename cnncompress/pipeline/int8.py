@@ -24,10 +24,13 @@ from cnncompress.pipeline.calibration import EVALUATION_SHARE
 from cnncompress.pipeline.export import target_of
 from cnncompress.pipeline.images import open_data
 from cnncompress.pipeline.opened import Opened, open_run
+from cnncompress.processor import sums_overflow
 from cnncompress.programs.export import ExportReport, Runner
 from cnncompress.programs.int8 import TARGETS, Programs, Target, quantise, write_int8
 from cnncompress.programs.measured import Int8Measured, Measured
 from cnncompress.terminal.console import Steps
+
+WEIGHT_BITS = (7, 8)
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ class Int8Asked:
     """How the network of a run is quantised and where it is written: None for beside the run.
 
     `calibration_images` is the number of images that scales come from. Layers whose name matches a pattern of
-    `keep_float` compute in single precision.
+    `keep_float` compute in single precision. `weight_bits` is that of `Int8Settings`.
     """
 
     format: str
@@ -44,6 +47,7 @@ class Int8Asked:
     calibration_images: int = 256
     keep_float: Sequence[str] = ()
     opset: int | None = None
+    weight_bits: int | None = None
 
 
 @dataclass(frozen=True)
@@ -53,11 +57,13 @@ class Int8Settings:
     The scales of activations come from `images`, a tensor [n, c, h, w] or batches as `inputs.read_batch` takes them. On
     `val`, batches of other images, both precisions are evaluated: their accuracies where there are labels, else how
     often they give the same answer. Layers whose name matches a shell glob of `keep_float` compute in single precision.
+    Weights have 8 bits or 7; None is 8, but 7 where sums of products overflow on this processor.
     """
 
     images: Tensor | Iterable[Any]
     val: Tensor | Iterable[Any] | None = None
     keep_float: Sequence[str] = ()
+    weight_bits: int | None = None
 
 
 def int8_of_run(
@@ -80,9 +86,10 @@ def int8_of_run(
     indices = evenly(len(train), asked.calibration_images)
     with steps("quantise", f"quantise on {len(indices)} images"):
         loader = make_loader(train, read.reading, workers=read.workers, indices=indices)
-        programs = quantise(opened.model, opened.example(2), _images_of(loader), asked.keep_float, asked.opset)
+        bits = _bits_of(asked.weight_bits)
+        programs = quantise(opened.model, opened.example(2), _images_of(loader), asked.keep_float, asked.opset, bits)
     with steps("measure", f"evaluate and time both in {target.runtime}"):
-        measured = _timed(programs, target, opened.example(), len(indices))
+        measured = replace(_timed(programs, target, opened.example(), len(indices)), weight_bits=bits)
         measured = _answered(measured, programs, target, make_loader(data.val, read.reading, workers=read.workers))
         tell(measured)
     with steps("export", f"write {path}, run it and compare"):
@@ -101,8 +108,9 @@ def int8_of_network(
     scales, val = _Counted(_batches(how.images)), None if how.val is None else _batches(how.val)
     if val is not None and iter(val) is val:
         raise UsageError("val is gone through more than once: give a loader or a list of batches, not an iterator")
-    programs = quantise(network, example, scales, how.keep_float, asked.opset)
-    measured = _timed(programs, target, example[:1], scales.count)
+    bits = _bits_of(how.weight_bits)
+    programs = quantise(network, example, scales, how.keep_float, asked.opset, bits)
+    measured = replace(_timed(programs, target, example[:1], scales.count), weight_bits=bits)
     if val is not None:
         measured = _answered(measured, programs, target, val)
     return replace(write_int8(programs.int8, example, asked.format, path, asked.force, tolerance), int8=measured)
@@ -115,6 +123,13 @@ def _target_of(format: str, where: str) -> Target:
     if missing := TARGETS[format].missing():
         raise CompressError(missing)
     return TARGETS[format]
+
+
+def _bits_of(asked: int | None) -> int:
+    """The bits of weights; UsageError for a number that they cannot have."""
+    if asked not in (None, *WEIGHT_BITS):
+        raise UsageError(f"weights have 7 or 8 bits, not {asked}")
+    return asked or (7 if sums_overflow() else 8)
 
 
 def _two_parts(spec: str, opened: Opened) -> Data:

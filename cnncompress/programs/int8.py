@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from itertools import chain
 from pathlib import Path
 
 from torch import Tensor, nn
 
 from cnncompress.errors import CompressError, UsageError
 from cnncompress.network import openvino
+from cnncompress.network.balancing import balance_network
 from cnncompress.network.copying import clone
 from cnncompress.network.onnx import check_size, foreign, missing_package, to_onnx, two_or_more
 from cnncompress.network.openvino import missing_openvino
@@ -31,6 +33,7 @@ from cnncompress.terminal.words import listed
 
 TOLERANCE = 2e-2  # of a file's outputs: another order of additions moves a value by one of 255 steps
 NAMES_SHOWN = 8  # layers in a message
+BALANCED_IMAGES = 256  # that chains are balanced on
 
 
 @dataclass(frozen=True)
@@ -82,21 +85,33 @@ def quantise(
     batches: Iterable[Tensor],
     keep_float: Sequence[str] = (),
     opset: int | None = None,
+    weight_bits: int = 8,
 ) -> Programs:
     """The programs of a network; `batches` [n, c, h, w] are what the scales of its activations come from.
 
-    `example` is a batch of inputs. UsageError for a pattern of `keep_float` that no layer has; CompressError where a
-    package is missing or the network cannot be exported or quantised.
+    Chains are balanced on the first of them, which changes nothing in single precision but rounding. `example` is a
+    batch of inputs, `weight_bits` is that of `quantized`. UsageError for a pattern of `keep_float` that no layer has;
+    CompressError where a package is missing or the network cannot be exported or quantised.
     """
     if missing := missing_package():
         raise CompressError(missing)
     check_size(model)
-    network = clone(model).cpu().float()
+    network, seen = clone(model).cpu().float(), (batch.float() for batch in batches)
+    first = _first(seen, BALANCED_IMAGES)
+    balance_network(network, first)
     with inference(network):
         with foreign("ONNX", "export"):
             single = to_onnx(network, two_or_more(example.float()), opset).model_proto.SerializeToString()
         check_patterns(single, keep_float)
-        return Programs(single, quantized(single, (batch.float() for batch in batches), keep_float))
+        return Programs(single, quantized(single, chain(first, seen), keep_float, weight_bits))
+
+
+def _first(batches: Iterator[Tensor], images: int) -> list[Tensor]:
+    """The first batches, until there are so many images."""
+    taken: list[Tensor] = []
+    while sum(map(len, taken)) < images and (batch := next(batches, None)) is not None:
+        taken.append(batch)
+    return taken
 
 
 def check_patterns(program: bytes, patterns: Sequence[str]) -> None:

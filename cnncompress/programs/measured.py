@@ -22,7 +22,7 @@ class Int8Measured:
     """Both precisions of a network, on `evaluated` images; `calibrated` others gave the scales.
 
     `top1_error` is the standard error of the change of top-1 in points. `same` is the percentage of images that both
-    give the same answer to, known where the images have no labels.
+    give the same answer to, known where the images have no labels. Weights have `weight_bits`.
     """
 
     single: Measured
@@ -31,3 +31,4 @@ class Int8Measured:
     top1_error: float | None
     calibrated: int
     evaluated: int
+    weight_bits: int = 8

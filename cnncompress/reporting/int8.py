@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from cnncompress.processor import sums_overflow
 from cnncompress.programs.measured import Int8Measured
 from cnncompress.reporting.accuracy import judged
 from cnncompress.reporting.cells import NONE, divide, with_share
 from cnncompress.reporting.times import Columns, gain_words, milliseconds
 from cnncompress.terminal.words import human
+
+OVERFLOW = "Sums of products with 8-bit weights overflow on this processor"
 
 
 def int8_table(measured: Int8Measured) -> Columns:
@@ -27,7 +30,15 @@ def int8_sentence(measured: Int8Measured) -> str:
     told = f"int8 is {gain_words(gain)} than float in {runtime} here" if gain >= 1 else "int8 is slower here"
     told += f": {1 / gain:.2f} of the time of float in {runtime}" * (gain < 1)
     cost = f"; {_cost(measured)}" if measured.evaluated else ""
-    return f"{told}{cost}; scales from {measured.calibrated:,} {'other ' if measured.evaluated else ''}images."
+    scales = f"scales from {measured.calibrated:,} {'other ' if measured.evaluated else ''}images"
+    return f"{told}{cost}; {scales}.{_bits(measured)}"
+
+
+def _bits(measured: Int8Measured) -> str:
+    """That weights have less than 8 bits, or should have."""
+    if measured.weight_bits == 8:
+        return f" {OVERFLOW}; give --weight-bits 7." if sums_overflow() else ""
+    return f" Weights have 7 bits.{f' {OVERFLOW}.' if sums_overflow() else ''}"
 
 
 def _cost(measured: Int8Measured) -> str:

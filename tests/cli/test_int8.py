@@ -93,6 +93,7 @@ def test_layers_that_stay_in_float(saved, done):
         (["--int8", "--format", "pt2", "--data", "digits"], 2, "--int8 is for --format onnx and openvino, not pt2"),
         (["--format", "onnx", "--data", "digits"], 2, "--data is for --int8; give that too"),
         (["--format", "onnx", "--keep-float", "a"], 2, "--keep-float is for --int8; give that too"),
+        (["--format", "onnx", "--weight-bits", "7"], 2, "--weight-bits is for --int8; give that too"),
         (["--int8", "--format", "onnx", "--data", "digits", "--keep-float", "no*"], 2, "'no*' matches no layer; they"),
         (["--int8", "--format", "onnx", "--data", "digits", "--batch-size", "0"], 2, "--batch-size: 0 should be"),
         (["--int8", "--format", "onnx", "--data", "nowhere"], 1, "nowhere"),

@@ -51,6 +51,15 @@ def test_weights_are_symmetric_with_a_scale_for_each_channel(program):
     assert ((rounded * scales[:, None, None, None] - weight).abs() <= 0.5001 * scales[:, None, None, None]).all()
 
 
+def test_weights_of_7_bits(program):
+    found, weight = tensors(onnx.load_from_string(quantized(program, images(), (), 7))), network().first.weight.detach()
+    rounded, scales = found["first.weight_quantized"], found["first.weight_scale"][:, None, None, None]
+    assert rounded.dtype == torch.int8
+    assert 60 < int(rounded.abs().max()) <= 64
+    assert ((rounded * scales - weight).abs() <= 0.5001 * scales).all()
+    assert found["input_scale"] == tensors(onnx.load_from_string(quantized(program, images())))["input_scale"]
+
+
 def test_activations_span_what_was_seen(program):
     """The smallest and largest value of all batches, 255 steps apart, with zero among them."""
     seen = images()
