@@ -9,6 +9,7 @@ from typing import Any
 
 from cnncompress.chains.plan import Budget
 from cnncompress.errors import UsageError
+from cnncompress.files.home import at_home
 from cnncompress.files.reading import word
 from cnncompress.latency.setting import parse_runtime
 from cnncompress.names.schedules import parse_schedule
@@ -40,6 +41,13 @@ def parse_rank(value: Any) -> int | float | tuple[int, ...]:
     if (isinstance(number, float) and not 0 < number <= 1) or number <= 0:
         raise ValueError(f"rank {quote(value)} makes no sense; {hint}")
     return number
+
+
+def parse_place(value: Any) -> Any:
+    """A path or a name, the user's home folder in it; ValueError for a text that no system takes as one."""
+    if "\0" in str(value):
+        raise ValueError(f"{quote(str(value))} cannot name anything: it holds the character of code 0")
+    return at_home(value)
 
 
 def parse_size(value: Any) -> tuple[int, int]:

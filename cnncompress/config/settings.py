@@ -14,13 +14,13 @@ from cnncompress.config.parsing import (
     parse_budgets,
     parse_deviations,
     parse_floats,
+    parse_place,
     parse_rank,
     parse_runtimes,
     parse_size,
     parse_training,
 )
 from cnncompress.errors import UsageError
-from cnncompress.files.home import at_home
 from cnncompress.latency.setting import TimingSetting, in_runtimes
 from cnncompress.names import metrics
 from cnncompress.names.methods import SELECT, catalogue
@@ -36,8 +36,8 @@ DeviationsField = Annotated[tuple[float, ...], BeforeValidator(parse_deviations)
 RuntimesField = Annotated[list[str], BeforeValidator(parse_runtimes)]
 ArgumentsField = Annotated[dict[str, Any], BeforeValidator(parse_arguments)]
 ScheduleField = Annotated[str, BeforeValidator(parse_training)]
-Name = Annotated[str, Field(min_length=1), BeforeValidator(at_home)]
-Place = Annotated[Path, BeforeValidator(at_home)]
+Name = Annotated[str, Field(min_length=1), BeforeValidator(parse_place)]
+Place = Annotated[Path, BeforeValidator(parse_place)]
 Count = Annotated[int, Field(ge=1)]
 
 MOST_WORKERS = 256  # processes that read images; the system gives out far more before it fails

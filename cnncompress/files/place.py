@@ -57,7 +57,7 @@ def check_output(path: str | Path, force: bool = False) -> None:
     """RunError unless a run can be written at `path`; call it before anything is computed.
 
     A run that is there is replaced only with `force`, and then only the files that make it one, see `FILES`: others
-    stay. What else is there, and a folder that one stands in, is never replaced.
+    stay. What else is there, and a folder that one stands in, is never replaced; nothing is written into another run.
     """
     with os_errors(f"write {path}"):
         target = resolve(path)
@@ -76,6 +76,8 @@ def check_output(path: str | Path, force: bool = False) -> None:
                     raise RunError(f"{target / name} is {kind}, and is not replaced; choose another name")
         elif os.path.lexists(target):
             raise RunError(f"cannot write {path}: it is {kind_of(target) or 'a file'}; choose another name")
+        if around := next((folder for folder in target.parents if _is_ours(folder)), None):
+            raise RunError(f"cannot write {path}: it is inside the run {around}; choose another name")
         check_parent(target)
 
 

@@ -188,7 +188,20 @@ def _explain(first: Any) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """Plain values, and 1e-4 a number as in YAML 1.2: PyYAML takes it for a text."""
+    """Plain values, and 1e-4 a number as in YAML 1.2: PyYAML takes it for a text.
+
+    It ends at the first level too many, however deep Python lets functions call themselves: every level that is open
+    makes the next token slower.
+    """
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """As in PyYAML; MalformedError where it is nested too deep."""
+        self.levels = getattr(self, "levels", 0) + 1
+        if self.levels > MOST_LEVELS:
+            raise MalformedError(f"is nested deeper than {MOST_LEVELS} levels")
+        node: yaml.Node | None = super().compose_node(parent, index)
+        self.levels -= 1
+        return node
 
 
 _Loader.add_implicit_resolver(

@@ -19,6 +19,7 @@ from cnncompress.text import plain, quote
 State = dict[str, Tensor]
 
 MOST_LEVELS = 5  # of mappings within mappings
+MOST_ITEMS = 16  # of a list that is looked into
 WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module")
 COUNTERS = ("total_ops", "total_params", "n_averaged")  # what profilers and averages leave among the weights
 AVERAGED = ("ema", "averag")
@@ -76,12 +77,13 @@ def _is_averaged(place: str) -> bool:
 
 def _mappings(value: Any, place: str = "", depth: int = 0) -> Iterator[tuple[str, State]]:
     """Every mapping with tensors in it, with its place; mappings within it too, and all of these as one."""
-    if not isinstance(value, Mapping) or depth > MOST_LEVELS:
+    value = _as_mapping(value)
+    if value is None or depth > MOST_LEVELS:
         return
-    tensors = {str(k): t for k, v in value.items() if (t := _tensor(v)) is not None}
+    tensors = {name_of(k): t for k, v in value.items() if (t := _tensor(v)) is not None}
     if tensors:
         yield place, tensors
-    inner = {str(k): v for k, v in value.items() if isinstance(v, Mapping)}
+    inner = {name_of(k): v for k, v in value.items() if _as_mapping(v) is not None}
     for key, part in inner.items():
         yield from _mappings(part, f"{place}.{key}" if place else key, depth + 1)
     together = dict(_flat(value))
@@ -89,12 +91,29 @@ def _mappings(value: Any, place: str = "", depth: int = 0) -> Iterator[tuple[str
         yield place, together
 
 
+def name_of(key: Any) -> str:
+    """A key as a name; those of Python 2 are bytes."""
+    return key.decode(errors="replace") if isinstance(key, bytes) else str(key)
+
+
+def _as_mapping(value: Any) -> Mapping[Any, Any] | None:
+    """A mapping, or a list as one: of names with what is theirs, or of a few things, among them such ones, by place."""
+    if isinstance(value, Mapping):
+        return value
+    if not isinstance(value, list | tuple) or not value:
+        return None
+    if all(isinstance(x, list | tuple) and len(x) == 2 and isinstance(x[0], str | bytes) for x in value):
+        return {pair[0]: pair[1] for pair in value}
+    items = enumerate(value[:MOST_ITEMS])
+    return {f"item {i}": x for i, x in items if isinstance(x, Mapping | list | tuple | StandIn)} or None
+
+
 def _flat(value: Mapping[Any, Any], depth: int = 0) -> Iterator[tuple[str, Tensor]]:
     for key, part in value.items():
         if isinstance(part, Mapping) and depth < MOST_LEVELS:
-            yield from ((f"{key}.{name}", tensor) for name, tensor in _flat(part, depth + 1))
+            yield from ((f"{name_of(key)}.{name}", tensor) for name, tensor in _flat(part, depth + 1))
         elif (tensor := _tensor(part)) is not None:
-            yield str(key), tensor
+            yield name_of(key), tensor
 
 
 def _tensor(value: Any) -> Tensor | None:
@@ -168,6 +187,7 @@ def _stand_ins(value: Any, place: str = "", depth: int = 0) -> Iterator[tuple[st
     """The objects in what a file holds that were stood in for: those that are networks first."""
     if isinstance(value, StandIn):
         yield place, value
-    elif isinstance(value, Mapping) and depth < MOST_LEVELS:
-        inner = [nested for k, v in value.items() for nested in _stand_ins(v, f"{place}.{k}".lstrip("."), depth + 1)]
+    elif (values := _as_mapping(value)) is not None and depth < MOST_LEVELS:
+        places = [(f"{place}.{name_of(key)}".lstrip("."), part) for key, part in values.items()]
+        inner = [nested for where, part in places for nested in _stand_ins(part, where, depth + 1)]
         yield from sorted(inner, key=lambda nested: "_modules" not in (nested[1].state or ()))

@@ -17,7 +17,7 @@ from cnncompress.errors import CompressError
 from cnncompress.models.factories import describe
 from cnncompress.models.formats import check_format
 from cnncompress.models.unpickling import open_checkpoint
-from cnncompress.models.unwrapping import Picked, pick
+from cnncompress.models.unwrapping import Picked, name_of, pick
 from cnncompress.names.models import SUFFIXES
 
 # Names in torchvision's own older files, as its densenet and vision_transformer modules translate them.
@@ -70,7 +70,7 @@ def _renamed(value: Any) -> Any:
         return value
     names = {}
     for key in value:
-        name = str(key)
+        name = name_of(key)
         for pattern, replacement in _RENAMED:
             name = pattern.sub(replacement, name)
         names[key] = name
@@ -92,8 +92,15 @@ def load_weights(model: nn.Module, state: Mapping[str, torch.Tensor], where: str
         for k, v in own.items()
         if k in state and state[k].shape != v.shape
     ]
-    coded = [f"{k} is {_kind(state[k])}" for k, v in own.items() if k in state and _is_coded(state[k], v)]
-    kinds = {"missing": missing, "unexpected": unexpected, "of another shape": shapes, "quantized": coded}
+    both = [(k, state[k], v) for k, v in own.items() if k in state]
+    kinds = {
+        "missing": missing,
+        "unexpected": unexpected,
+        "of another shape": shapes,
+        "without values (on the meta device)": [k for k, t, _ in both if t.is_meta],
+        "complex": [f"{k} is {_kind(t)}" for k, t, _ in both if t.is_complex()],
+        "quantized": [f"{k} is {_kind(t)}" for k, t, v in both if _is_coded(t, v)],
+    }
     problems = [_count(what, names) for what, names in kinds.items()]
     if any(problems):
         raise CompressError(f"{where} do not fit the network: {'; '.join(p for p in problems if p)}")
@@ -110,6 +117,8 @@ def _count(what: str, names: list[str], first: int = 3) -> str:
 
 def _is_coded(stored: torch.Tensor, own: torch.Tensor) -> bool:
     """Whether a tensor is stored as integers, which stand for numbers by a rule that the network does not know."""
+    if stored.is_complex():
+        return False
     return stored.is_quantized or (own.is_floating_point() and not stored.is_floating_point() and stored.dim() > 0)
 
 

@@ -52,7 +52,8 @@ def is_path(weights: str) -> bool:
 def check_weights(weights: str) -> None:
     """CompressError where a file of weights is not there."""
     if is_path(weights) and not Path(weights).exists():
-        raise CompressError(f"no such weights file: {weights}")
+        remedy = "; nothing is downloaded: fetch it and give the file" if "://" in weights else ""
+        raise CompressError(f"no such weights file: {weights}{remedy}")
 
 
 def unknown_model(name: str) -> UsageError:

@@ -51,6 +51,10 @@ def test_what_is_not_a_run_is_never_replaced(tmp_path, factory, monkeypatch):
             save(network(factory, "tiny"), path, force=True)
     assert (other / "thesis.txt").read_text() == "years"
     save(network(factory, "tiny"), tmp_path / "run")
+    for path in ("run/other", "run/checkpoints", "run/deep/er"):
+        with pytest.raises(RunError, match=r"it is inside the run .*run; choose another name"):
+            save(network(factory, "tiny"), tmp_path / path, force=True)
+        assert not (tmp_path / path).exists()
     monkeypatch.chdir(tmp_path / "run")
     for path in (".", "..", tmp_path / "run"):
         with pytest.raises(RunError, match="contains the current folder"):

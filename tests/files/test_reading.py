@@ -3,8 +3,10 @@
 import json
 import os
 import stat
+import sys
 
 import pytest
+import yaml
 
 from cnncompress.chains.plan_json import plan_to_json
 from cnncompress.chains.plan_schema import PlanFile, StoredPlan
@@ -38,6 +40,22 @@ def test_json_that_is_refused(text, words):
     assert words in str(error.value)
     assert len(str(error.value).splitlines()) == 1
     assert len(str(error.value)) < 300
+
+
+def test_yaml_ends_at_the_first_level_too_many_however_deep_python_may_go(tmp_path, monkeypatch):
+    """A level more makes every token slower: 20,000 take hours. The parser looks up to 1,024 characters ahead."""
+    limit = sys.getrecursionlimit()
+    (tmp_path / "deep.yaml").write_text("a: " + "[" * 20_000 + "]" * 20_000)
+    sys.setrecursionlimit(100_000)
+    scanned = []
+    fetch = yaml.SafeLoader.fetch_flow_sequence_start
+    monkeypatch.setattr(yaml.SafeLoader, "fetch_flow_sequence_start", lambda self: scanned.append(1) or fetch(self))
+    try:
+        with pytest.raises(MalformedError, match="nested deeper than 32 levels"):
+            read_yaml(tmp_path / "deep.yaml")
+    finally:
+        sys.setrecursionlimit(limit)
+    assert len(scanned) < 1100
 
 
 def test_json_that_is_read():

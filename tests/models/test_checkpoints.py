@@ -17,6 +17,7 @@ from torch import nn
 from cnncompress.errors import CompressError
 from cnncompress.models import load_model
 from cnncompress.models.weights import find_weights, read_weights
+from cnncompress.names.models import check_weights
 from tests.models.helpers import one_line
 
 
@@ -116,6 +117,12 @@ WRAPPED = {
     "numpy": lambda s: {name: t.numpy() for name, t in s.items()},
     "parameters": lambda s: {k: nn.Parameter(t) if t.is_floating_point() else t for k, t in s.items()},
     "objects": lambda s: {"model": s, "config": Settings(), "kind": Settings, "enum": {Settings(): 1}, "rest": {1, 2}},
+    "bytes": lambda s: {name.encode(): t for name, t in s.items()},
+    "bytes within": lambda s: {b"state_dict": {f"module.{name}".encode(): t for name, t in s.items()}},
+    "pairs": lambda s: list(s.items()),
+    "pairs within": lambda s: {"epoch": 3, "weights": tuple(s.items())},
+    "with its epoch": lambda s: (s, 3),
+    "with its optimizer": lambda s: [optimizer(s), {"model": s}],
     "mappings": lambda s: {"model": s, "log": defaultdict(list, a=[1]), "bag": Bag(a=1), "row": Row([1])},
 }
 
@@ -259,7 +266,8 @@ def yolo(network):
         (lambda n: {"model": n, "epoch": 3, "rate": torch.tensor(0.1)}, "save(network.state_dict(), FILE)"),
         (lambda n: {"optimizer": optimizer(None), "net": nn.Sequential(n)}, "torch.nn.modules.container.Sequential"),
         (lambda n: Settings(), "holds an object of tests.models.test_checkpoints.Settings"),
-        (lambda n: [n.state_dict()], "holds list"),
+        (lambda n: list(n.state_dict().values()), "holds list"),
+        (lambda n: (n, 3), "holds a whole pickled network"),
         (lambda n: torch.zeros(3), "holds Tensor"),
         (lambda n: {"a": 1}, "not a state dict"),
         (lambda n: {"encoder.layer.0": torch.zeros(3)}, "another network: it has tensors such as 'encoder.layer.0'"),
@@ -304,6 +312,27 @@ def test_quantized_weights_are_refused(tmp_path, monkeypatch):
     torch.save(state, "weights.pth")
     with pytest.raises(CompressError, match=r"1 quantized \(features\.0\.weight is int8\)"):
         load_model("digits_vgg", "weights.pth")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda t: t.to(torch.complex64), r"1 complex \(features\.0\.weight is complex64\)"),
+        (lambda t: t.to("meta"), r"1 without values \(on the meta device\) \(features\.0\.weight\)"),
+    ],
+)
+def test_weights_that_are_no_numbers_are_refused_as_what_they_are(change, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    state = load_model("digits_vgg").model.state_dict()
+    state["features.0.weight"] = change(state["features.0.weight"])
+    torch.save(state, "weights.pth")
+    with pytest.raises(CompressError, match=rf"weights\.pth do not fit the network: {words}$"):
+        load_model("digits_vgg", "weights.pth")
+
+
+def test_weights_elsewhere_are_to_be_fetched():
+    with pytest.raises(CompressError, match=r"https://example.com/w\.pth; nothing is downloaded: fetch it"):
+        check_weights("https://example.com/w.pth")
 
 
 def test_channels_and_classes_follow_the_file(tmp_path):
