@@ -13,6 +13,7 @@ import cnncompress as cc
 from cnncompress.latency import network
 from cnncompress.network.onnx import open_session
 from cnncompress.pipeline import int8 as pipeline
+from cnncompress.programs.int8 import TARGETS, quantise
 from cnncompress.reporting import int8 as reporting
 from cnncompress.reporting.int8 import int8_sentence
 from tests.timing import ONCE
@@ -91,6 +92,19 @@ def test_weights_have_7_bits_where_sums_of_products_overflow(given, tmp_path, mo
     assert (told.weight_bits, largest > 64) == (bits, bits == 8)
     assert ("Weights have 7 bits" in int8_sentence(told)) == (bits == 7)
     assert ("--weight-bits 7" in int8_sentence(told)) == (overflows and bits == 8)
+
+
+def test_openvino_is_asked_with_the_shape_of_each_batch(given):
+    openvino = pytest.importorskip("openvino")
+    model, images, _ = given
+    program = quantise(model, images[:2], [images]).int8
+    run = TARGETS["openvino"].run(program)
+    for count in (3, 5, 3):
+        known = openvino.Core().read_model(program)
+        known.reshape([count, 3, 8, 8])
+        compiled = openvino.Core().compile_model(known, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        x = images[:count]
+        torch.testing.assert_close(run(x), torch.from_numpy(compiled([x.numpy()])[0]), rtol=1e-5, atol=1e-5)
 
 
 def test_chains_are_balanced(tmp_path):
