@@ -23,7 +23,7 @@ print(f"{len(data.train)} training images, {len(data.val)} to validate on, {len(
 # What it costs, and where: nearly all of its multiply-accumulates are in five convolutions.
 
 # %%
-example = torch.zeros(1, 3, 64, 64)
+example = torch.zeros(1, 3, 40, 40)
 before = cc.profile(network, example)
 for layer in before.layers:
     print(f"{layer.layer:12} {layer.spec!s:14} {layer.params:8,} params {layer.macs / before.macs:6.1%} of the MACs")

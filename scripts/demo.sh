@@ -13,7 +13,8 @@ echo "2. Train the chains on the training images, mostly on what the original an
 precision=fp32 # half the time in bfloat16, where the processor computes in it
 if grep -qsE "avx512_bf16|amx_bf16" /proc/cpuinfo; then precision=bf16; fi
 (set -x; cnncompress finetune "$out/decomposed" --data photodigits --workers 1 \
-    --optimizer adamw --lr 0.001 --live-bn --distill logits --precision "$precision" --out "$out/finetuned" --force)
+    --optimizer adamw --lr 0.0005 --batch-size 32 --augment none --live-bn --distill logits --precision "$precision" \
+    --out "$out/finetuned" --force)
 echo
 echo "3. Compare with the original on the test images, and the time they take here."
 (set -x; python scripts/demo_report.py photodigits_vgg "$out/decomposed" "$out/finetuned" photodigits:test)

@@ -17,7 +17,7 @@ from cnncompress.network.memory_format import to_memory_format
 from cnncompress.reporting import Report, Row
 from cnncompress.reporting.accuracy import NOISE, change_words, is_noise
 
-BATCH = 32  # images of 64×64
+BATCH = 32  # images of 40×40
 SAME_TIME = 0.05  # a share by which medians of the same network differ from one run to the next
 
 

@@ -11,7 +11,7 @@ from cnncompress.data.photodigits import COLUMNS, DRAWINGS, MOST, draw_photodigi
 from cnncompress.errors import UsageError
 from cnncompress.network.preprocessing import Preprocessing
 
-PREPROCESSING = Preprocessing((64, 64), None, (0, 0, 0), (1, 1, 1))
+PREPROCESSING = Preprocessing((40, 40), None, (0, 0, 0), (1, 1, 1))
 
 
 def test_parts_share_no_digit_and_hold_the_drawings_of_every_one():
@@ -41,7 +41,7 @@ def test_a_drawing_follows_from_its_numbers():
     draw_photodigit(6, 1)
     assert np.array_equal(np.asarray(draw_photodigit(5, 1)), first)
     assert not np.array_equal(np.asarray(draw_photodigit(5, 2)), first)
-    assert first.shape == (64, 64, 3)
+    assert first.shape == (40, 40, 3)
 
 
 @pytest.mark.parametrize("part", COLUMNS)
@@ -55,14 +55,14 @@ def test_backgrounds_come_from_the_columns_of_their_part(monkeypatch, part):
 
 
 def test_ink_stands_out_from_what_it_covers():
-    mask = np.zeros((64, 64, 1), dtype=np.float32)
-    mask[20:40, 20:40] = 1
+    mask = np.zeros((40, 40, 1), dtype=np.float32)
+    mask[10:30, 10:30] = 1
     for seed in range(20):
-        grey = np.full((64, 64, 3), 12.0 * seed, dtype=np.float32)
+        grey = np.full((40, 40, 3), 12.0 * seed, dtype=np.float32)
         painted = photodigits._painted(np.random.RandomState(seed), grey, mask)
         assert np.array_equal(painted[mask[..., 0] == 0], grey[mask[..., 0] == 0])
         # 60 in brightness, of which the tints of the channels take up to 40
-        assert abs(painted[30, 30] - grey[30, 30]).max() >= 20
+        assert abs(painted[20, 20] - grey[20, 20]).max() >= 20
 
 
 def test_pieces_come_from_the_digits_of_the_same_part(monkeypatch):

@@ -12,7 +12,7 @@ from cnncompress.network.preprocessing import Preprocessing
 
 
 class PhotodigitsVGG(nn.Module):
-    """Seven 3×3 convolutions of 32 to 256 channels and a linear layer on their means, for 3×64×64 images.
+    """Seven 3×3 convolutions of 32 to 256 channels and a linear layer on their means, for 3×40×40 images.
 
     Batch normalisation follows every convolution.
     """
@@ -24,7 +24,7 @@ class PhotodigitsVGG(nn.Module):
         self.classifier = nn.Linear(256, num_classes)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Class scores `[N, classes]` of images `[N, 3, 64, 64]`."""
+        """Class scores `[N, classes]` of images `[N, 3, 40, 40]`."""
         return self.classifier(self.pool(self.features(images)).flatten(1))
 
 
@@ -33,8 +33,8 @@ register(
     BuiltIn(
         PhotodigitsVGG,
         Path(__file__).with_name("photodigits_vgg.safetensors"),
-        Preprocessing(size=(64, 64), resize=None, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)),
+        Preprocessing(size=(40, 40), resize=None, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)),
         data="photodigits",
-        accuracy=93.5,
+        accuracy=86.5,
     ),
 )
