@@ -8,7 +8,7 @@ width 1. Their other layers start with He et al.'s 2 / fan-in in every row. `pap
 `other` is, for the dense network, PyTorch's default (1 / (3 fan-in)); for `composite`, He's variance for each shape of
 filters by itself; for `acdc`, He's around zero instead of diagonals near one; for the others 2 / fan-in in every stage,
 as if each were rectified. A fifth of the evaluation images chooses the epoch, the others give top-1. Rows go to
-`results/scratch.csv`; a row that is there is not computed again.
+`results/scratch.csv` and into a plot; a row that is there is not computed again.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import math
 import time
+from pathlib import Path
 
 import torch
 from bench_structures import CHOOSING, trained_entries
@@ -41,6 +42,8 @@ METHODS = {
     "dense": 1.0, "composite": 1.0, "root:groups=4,order=given": 1.0, "acdc": 1.0, "spatial-svd": 0.25,
     "spatial-svd:norm=batch": 0.25,
 }  # fmt: skip
+WORDS = {"paper": "as its paper starts", "other": "started otherwise"}
+INITS = tuple(WORDS)
 KEYS = ("network", "method", "init", "rate", "epochs", "trained", "seed")
 COLUMNS = (*KEYS, "macs", "params", "trains_as", "top1", "error", "best_epoch", "first_loss", "last_loss", "seconds")
 
@@ -105,18 +108,25 @@ def add(table: Table, args: argparse.Namespace, key: dict[str, object]) -> None:
     )  # fmt: skip
 
 
+def best(table: Table) -> dict[tuple[str, str], dict[str, dict[str, str]]]:
+    """By network and method, the row of each initialisation at the rate that suits it best."""
+    found: dict[tuple[str, str], dict[str, dict[str, str]]] = {}
+    for row in sorted(table.rows, key=lambda r: float(r["top1"])):
+        found.setdefault((row["network"], row["method"]), {})[row["init"]] = row
+    order = list(METHODS)
+    return dict(sorted(found.items(), key=lambda item: (item[0][0], order.index(item[0][1]))))
+
+
 def show(table: Table) -> None:
     """The rows as a Markdown table, the initialisations side by side, each at its best rate."""
-    groups: dict[tuple[str, str], list[dict[str, str]]] = {}
-    for row in table.rows:
-        groups.setdefault((row["network"], row["method"]), []).append(row)
     lines = []
-    for (network, method), rows in groups.items():
+    for (network, method), rows in best(table).items():
+        cost = next(iter(rows.values()))
         cells: list[object] = [network, f"`{method}`" if method != "dense" else method]
-        cells += [f"{int(rows[0]['macs']) / 1e6:.2f}", f"{int(rows[0]['trains_as']):,}"]
-        for init in ("paper", "other"):
-            best = max((r for r in rows if r["init"] == init), key=lambda r: float(r["top1"]), default=None)
-            cells += [f"{float(best['top1']):.1f} ± {float(best['error']):.1f} ({best['rate']})"] if best else [""]
+        cells += [f"{int(cost['macs']) / 1e6:.2f}", f"{int(cost['trains_as']):,}"]
+        for init in INITS:
+            row = rows.get(init)
+            cells.append(f"{float(row['top1']):.1f} ± {float(row['error']):.1f} ({row['rate']})" if row else "")
         lines.append(cells)
     print(
         markdown(
@@ -125,12 +135,37 @@ def show(table: Table) -> None:
     )
 
 
+def plot(table: Table, path: Path) -> None:
+    """One panel a network: top-1 by method, a bar for each initialisation, with standard errors."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    found = best(table)
+    networks = list(dict.fromkeys(network for network, _ in found))
+    figure, axes = plt.subplots(1, len(networks), figsize=(5 * len(networks), 3.4), squeeze=False, layout="constrained")
+    for axis, network in zip(axes.flat, networks, strict=True):
+        methods = [method for name, method in found if name == network]
+        for side, (init, colour) in enumerate(zip(INITS, ("tab:blue", "tab:orange"), strict=True)):
+            rows = [found[network, method].get(init) for method in methods]
+            places = [i + 0.4 * side - 0.2 for i, row in enumerate(rows) if row]
+            heights, errors = ([float(row[key]) for row in rows if row] for key in ("top1", "error"))
+            axis.bar(places, heights, 0.4, yerr=errors, color=colour, label=WORDS[init], capsize=2)
+        axis.set_xticks(range(len(methods)), [m.replace(":", ":\n").replace(",order=given", "") for m in methods])
+        axis.tick_params(axis="x", labelsize=7)
+        axis.axhline(10, color="black", linewidth=0.8, linestyle=":")
+        axis.set(title=network, ylabel="top-1, % (dotted: chance)")
+    axes.flat[0].legend()
+    figure.savefig(path, dpi=110)
+
+
 def main() -> None:
     options = table_parser(__doc__)
     options.add_argument("--data")
     options.add_argument("--networks", nargs="+", default=list(NETWORKS))
     options.add_argument("--methods", nargs="+", default=list(METHODS))
-    options.add_argument("--inits", nargs="+", default=["paper", "other"])
+    options.add_argument("--inits", nargs="+", default=list(INITS))
     options.add_argument("--images", type=int, default=4000)
     options.add_argument("--epochs", type=int, default=6)
     options.add_argument("--rates", type=float, nargs="+", default=[0.1, 0.02])
@@ -148,6 +183,7 @@ def main() -> None:
                     if not table.find(**key):
                         add(table, args, key)
     show(table)
+    plot(table, args.results / "scratch.png")
 
 
 if __name__ == "__main__":
