@@ -122,7 +122,7 @@ from cnncompress.cli import frame, options
 @click.option(
     "--compile/--no-compile",
     default=None,
-    help="Put the steps through torch.compile: minutes at first, then faster on most GPUs [default: no].",
+    help="Put the steps through torch.compile: minutes at first, then faster steps where it pays [default: no].",
 )
 @click.option(
     "--checkpoint-minutes",
