@@ -36,6 +36,11 @@ def sums_overflow() -> bool:
     return X86 in known and not known & EXACT_SUMS
 
 
+def weight_bits() -> int:
+    """The bits of integer weights whose sums of products are exact: 7 where those of 8 overflow."""
+    return 7 if sums_overflow() else 8
+
+
 @cache
 def _first() -> dict[str, str]:
     """What is said of the first processor; the lines of many would take long to make."""

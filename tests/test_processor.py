@@ -21,3 +21,4 @@ from cnncompress import processor
 def test_sums_of_products_overflow_on_x86_without_vnni(monkeypatch, features, overflow):
     monkeypatch.setattr(processor, "features", lambda: frozenset(features.split()))
     assert processor.sums_overflow() is overflow
+    assert processor.weight_bits() == (7 if overflow else 8)

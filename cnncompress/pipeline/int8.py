@@ -24,7 +24,7 @@ from cnncompress.pipeline.calibration import EVALUATION_SHARE
 from cnncompress.pipeline.export import target_of
 from cnncompress.pipeline.images import open_data
 from cnncompress.pipeline.opened import Opened, open_run
-from cnncompress.processor import sums_overflow
+from cnncompress.processor import weight_bits
 from cnncompress.programs.export import ExportReport, Runner
 from cnncompress.programs.int8 import TARGETS, Programs, Target, quantise, write_int8
 from cnncompress.programs.measured import Int8Measured, Measured
@@ -129,7 +129,7 @@ def _bits_of(asked: int | None) -> int:
     """The bits of weights; UsageError for a number that they cannot have."""
     if asked not in (None, *WEIGHT_BITS):
         raise UsageError(f"weights have 7 or 8 bits, not {asked}")
-    return asked or (7 if sums_overflow() else 8)
+    return asked or weight_bits()
 
 
 def _two_parts(spec: str, opened: Opened) -> Data:

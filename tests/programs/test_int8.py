@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 import cnncompress as cc
+from cnncompress import processor
 from cnncompress.latency import network
 from cnncompress.network.onnx import open_session
-from cnncompress.pipeline import int8 as pipeline
 from cnncompress.programs.int8 import TARGETS, quantise
 from cnncompress.reporting import int8 as reporting
 from cnncompress.reporting.int8 import int8_sentence
@@ -83,7 +83,7 @@ def quantised_weight(path):
     ("overflows", "asked", "bits"), [(True, None, 7), (True, 8, 8), (False, None, 8), (False, 7, 7)]
 )
 def test_weights_have_7_bits_where_sums_of_products_overflow(given, tmp_path, monkeypatch, overflows, asked, bits):
-    monkeypatch.setattr(pipeline, "sums_overflow", lambda: overflows)
+    monkeypatch.setattr(processor, "sums_overflow", lambda: overflows)
     monkeypatch.setattr(reporting, "sums_overflow", lambda: overflows)
     model, images, _ = given
     how = cc.Int8Settings(images, weight_bits=asked)

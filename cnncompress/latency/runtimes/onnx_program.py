@@ -75,5 +75,6 @@ def _traced(chain: nn.Module, inputs: Tensor, setting: TimingSetting) -> bytes:
 def _rounded(program: bytes, inputs: Tensor, setting: TimingSetting) -> bytes:
     """The program in the integers of the setting, or as it is."""
     from cnncompress.network.quantize import quantized
+    from cnncompress.processor import weight_bits
 
-    return quantized(program, [inputs]) if setting.dtype == "int8" else program
+    return quantized(program, [inputs], weight_bits=weight_bits()) if setting.dtype == "int8" else program
