@@ -35,7 +35,7 @@ GROUPS = {
     ),
     "Training": (
         *("schedule", "until_drop", "epochs", "images_per_epoch", "lr", "optimizer"),
-        *("weight_decay", "precision", "cache_gib", "checkpoint_minutes", "resume"),
+        *("weight_decay", "precision", "compile", "cache_gib", "checkpoint_minutes", "resume"),
         *("distill", "temperature", "teacher_share", "attention_weight", "unlabelled"),
         *("augment", "mixup", "label_smoothing", "ema", "freeze_bn", "lr_rest", "accumulate", "clip_norm"),
     ),
