@@ -156,7 +156,7 @@ def plot(table: Table, path: Path) -> None:
         axis.tick_params(axis="x", labelsize=7)
         axis.axhline(10, color="black", linewidth=0.8, linestyle=":")
         axis.set(title=network, ylabel="top-1, % (dotted: chance)")
-    axes.flat[0].legend()
+    figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     figure.savefig(path, dpi=110)
 
 
