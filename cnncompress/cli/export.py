@@ -70,9 +70,8 @@ def command(
     """
     from cnncompress.config import ModelSettings, merge
 
-    given = images | {"keep_float": keep_float or None, "calibration_images": calibration_images}
-    given["weight_bits"] = weight_bits
-    for name, value in given.items():
+    own = {"keep_float": keep_float or None, "weight_bits": weight_bits, "calibration_images": calibration_images}
+    for name, value in (images | own).items():
         if value is not None and not int8:
             raise UsageError(f"--{name.replace('_', '-')} is for --int8; give that too")
     settings = merge(ModelSettings, None, images | {"trust_code": trust_code})

@@ -27,13 +27,14 @@ from cnncompress.programs.export import (
     checked,
     compare,
     onnx_runner,
+    openvino_runner,
     publishing,
     random_batch,
 )
 from cnncompress.terminal.words import listed
 
 if TYPE_CHECKING:
-    from openvino import InferRequest, Model
+    from openvino import Model
 
 TOLERANCE = 2e-2  # of a file's outputs: another order of additions moves a value by one of 255 steps
 NAMES_SHOWN = 8  # layers in a message
@@ -74,14 +75,14 @@ def _fixed_runner(model: Model) -> Runner:
 
     With a free batch size the answers of integers are others where the processor has no VNNI (OpenVINO 2026.4).
     """
-    requests: dict[torch.Size, InferRequest] = {}
+    runners: dict[torch.Size, Runner] = {}
 
     def run(x: Tensor) -> Tensor:
-        if x.shape not in requests:
+        if x.shape not in runners:
             fixed = model.clone()
             fixed.reshape(list(x.shape))
-            requests[x.shape] = openvino.request(fixed)
-        return torch.from_numpy(requests[x.shape].infer([x.numpy()])[0].copy())
+            runners[x.shape] = openvino_runner(fixed)
+        return runners[x.shape](x)
 
     return run
 

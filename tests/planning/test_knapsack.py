@@ -156,13 +156,17 @@ def test_a_second_limit_that_does_not_bind_changes_nothing(states, monkeypatch):
 
 
 def test_out_of_time_on_many_layers():
-    costs, errors = random_problem(5, layers=40, candidates=20, limits=1)
-    found, best = solve(costs, errors, [500], time_limit=0.0), table([c[:, 0] for c in costs], errors, 500)
-    check(found, costs, errors, [500])
-    assert not found.proven
-    rounding = 1e-12 * best
-    assert found.bound - rounding <= best <= found.error + rounding
-    assert found.error < 1.2 * best  # the Lagrangian selection is near the optimum, or it
+    """The Lagrangian selection is near the optimum, but not always it."""
+    above = []
+    for seed in range(5, 13):
+        costs, errors = random_problem(seed, layers=40, candidates=20, limits=1)
+        found, best = solve(costs, errors, [500], time_limit=0.0), table([c[:, 0] for c in costs], errors, 500)
+        check(found, costs, errors, [500])
+        assert not found.proven
+        assert found.bound <= best * (1 + 1e-12)
+        assert 1 - 1e-12 <= found.error / best < 1.2
+        above.append(found.error / best - 1)
+    assert max(above) > 1e-3
 
 
 def column(*values: float) -> np.ndarray:
