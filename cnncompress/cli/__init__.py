@@ -8,6 +8,7 @@ import platform
 import signal
 import sys
 import warnings
+from contextlib import suppress
 from importlib import metadata
 from typing import Any, NoReturn
 
@@ -17,7 +18,7 @@ from cnncompress import __version__
 from cnncompress.cli.frame import is_working, voices, write_lines
 from cnncompress.cli.rescue import last_words
 from cnncompress.cli.strays import watch
-from cnncompress.cli.streams import make_printable
+from cnncompress.cli.streams import make_printable, open_closed
 from cnncompress.errors import CompressError, UsageError, is_out_of_memory, nearest
 from cnncompress.terminal import console
 from cnncompress.terminal.events import EVENT, event
@@ -157,6 +158,7 @@ def main(args: list[str] | None = None) -> None:
     """
     forget()
     before = handle(dict.fromkeys(stop_signals(), _on_interrupt))
+    open_closed()
     make_printable()
     if args is None:
         watch()
@@ -251,5 +253,6 @@ def _on_interrupt(number: int, frame: Any) -> None:
         if is_repeated():
             return
         raise KeyboardInterrupt
-    os.write(2, f"{console.error_line(INTERRUPTED, 1)}\n".encode())
+    with suppress(OSError):  # the terminal may be gone
+        os.write(2, f"{console.error_line(INTERRUPTED, 1)}\n".encode())
     os._exit(1)

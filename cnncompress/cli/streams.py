@@ -1,9 +1,11 @@
-"""Printing that never fails: a terminal that lacks a character gets the nearest plain one."""
+"""Printing that never fails: a terminal that lacks a character gets the nearest plain one, a closed stream nothing."""
 
 from __future__ import annotations
 
 import codecs
+import os
 import sys
+from pathlib import Path
 
 PLAIN = {
     "–": "-",
@@ -38,3 +40,13 @@ def make_printable() -> None:
     for stream in (sys.stdout, sys.stderr):
         if (reconfigure := getattr(stream, "reconfigure", None)) is not None:
             reconfigure(errors=HANDLER)
+
+
+def open_closed() -> None:
+    """Have streams that the program was started without, as by `2>&-`, take what is written to them, for nobody.
+
+    A file that is opened later would else have the number of one, and have in it what other libraries print.
+    """
+    for name in ("stdin", "stdout", "stderr"):  # in the order of their numbers: a file gets the lowest that is free
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("r" if name == "stdin" else "w", encoding="utf-8"))

@@ -8,7 +8,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,14 @@ from cnncompress.text import plain_lines
 
 LOG = logging.getLogger("cnncompress")
 QUIET, NORMAL, VERBOSE = logging.WARNING, logging.INFO, logging.DEBUG
+NOT_TAKEN = (OSError, ValueError)  # what a stream raises whose other end is gone, and one that is closed
 
 
 class Stderr(logging.Handler):
-    """Whole lines on the stderr of the moment: above the progress bars, or, as `events`, objects of JSON."""
+    """Whole lines on the stderr of the moment: above the progress bars, or, as `events`, objects of JSON.
+
+    Where stderr takes no more, as after its terminal is gone, lines are dropped and the work goes on.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -31,15 +35,18 @@ class Stderr(logging.Handler):
         """Write one line."""
         if self.events:
             self.tell(line_of_record(record))
-        elif "tqdm" in sys.modules and record.levelno < logging.ERROR:
-            sys.modules["tqdm"].tqdm.write(plain_lines(self.format(record)), file=sys.stderr)
+        elif "tqdm" in sys.modules and record.levelno < logging.ERROR and sys.stderr is not None:
+            with suppress(*NOT_TAKEN):
+                sys.modules["tqdm"].tqdm.write(plain_lines(self.format(record)), file=sys.stderr)
         else:
             self.tell(plain_lines(self.format(record)))
 
     def tell(self, line: str) -> None:
         """Write the line in one piece, as several threads may do."""
-        sys.stderr.write(f"{line}\n")
-        sys.stderr.flush()
+        if sys.stderr is not None:
+            with suppress(*NOT_TAKEN):
+                sys.stderr.write(f"{line}\n")
+                sys.stderr.flush()
 
 
 class LogFile(logging.FileHandler):
@@ -121,7 +128,8 @@ def bar(items: Iterable[Any] | None = None, *, progress: bool = True, **options:
     Where stderr holds events, a line about once a second takes its place.
     """
     speaker = _speaker()
-    hidden = not progress or (speaker is not None and speaker.level >= QUIET)
+    closed = sys.stderr is None or sys.stderr.closed
+    hidden = not progress or closed or (speaker is not None and speaker.level >= QUIET)
     if speaker is not None and speaker.events and not hidden:
         from cnncompress.terminal.event_bar import EventBar
 

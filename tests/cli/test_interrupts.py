@@ -1,5 +1,7 @@
 """Ctrl-C in every phase of every command: one line, exit code 1, nothing half-written."""
 
+import errno
+import functools
 import json
 import os
 import signal
@@ -12,6 +14,7 @@ import pytest
 import torch
 
 import cnncompress as cc
+from cnncompress.cli import _on_interrupt
 from cnncompress.terminal.stops import stop_signals
 from tests.cli import driver
 from tests.cli.conftest import complaint, listing
@@ -19,6 +22,7 @@ from tests.cli.conftest import complaint, listing
 QUIET = "error: interrupted; nothing is left half-written\n"
 DECOMPOSE = ["decompose", "digits_vgg", "--rank", "4", "--data", "digits", "--out", "out"]
 FINETUNE = ["finetune", "run", "--data", "digits", "--epochs", "2", "--batch-size", "128", "--lr", "0.01"]
+HANGUP = getattr(signal, "SIGHUP", signal.SIGTERM)
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": os.getcwd()}
 
 
@@ -63,7 +67,7 @@ def test_nothing_is_written(place, count, args, run_copy, tmp_path, interrupted)
 
 
 @pytest.mark.few(1)
-@pytest.mark.parametrize("number", [signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)])
+@pytest.mark.parametrize("number", [signal.SIGTERM, HANGUP])
 def test_other_signals_to_stop_are_met_alike(number, run_copy, tmp_path, interrupted):
     before = listing(tmp_path)
     assert interrupted("cnncompress.files.publish:_move", 1, DECOMPOSE, number) == QUIET
@@ -179,7 +183,7 @@ def straight(saved, tmp_path_factory):
     ("place", "count", "numbers"),
     [
         ("cnncompress.finetuning.trainer:Trainer._step", 12, [signal.SIGINT, signal.SIGTERM]),
-        pytest.param("cnncompress.finetuning.batches:Batches.read", 12, [signal.SIGTERM], marks=pytest.mark.slow),
+        pytest.param("cnncompress.finetuning.batches:Batches.read", 12, [HANGUP], marks=pytest.mark.slow),
         pytest.param("cnncompress.runs.write:save_tensors", 1, [signal.SIGTERM], marks=pytest.mark.slow),
     ],
 )
@@ -195,6 +199,53 @@ def test_finetune_says_how_to_go_on_and_goes_on(place, count, numbers, run_copy,
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], expected[name]) for name in found)
     assert without_times(run_copy / "history.jsonl") == without_times(straight / "history.jsonl")
+
+
+def begin_on_terminal(terminal, request):
+    """In a new process: lead a session, and with a `request` have it be that of the terminal, whose end is SIGHUP."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    os.setsid()
+    if request is not None:
+        import fcntl
+
+        fcntl.ioctl(terminal, request, 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("told", [True, False])
+def test_a_terminal_that_is_closed(told, run_copy, straight, tmp_path, done):
+    """It ends the training with a checkpoint, or the training goes on where it does not tell, as to another session."""
+    termios = pytest.importorskip("termios")
+    ours, theirs = os.openpty()
+    command = [sys.executable, "-m", "cnncompress", *FINETUNE]
+    streams = {"stdin": theirs, "stdout": theirs, "stderr": theirs}
+    begin = functools.partial(begin_on_terminal, theirs, termios.TIOCSCTTY if told else None)
+    with subprocess.Popen(command, cwd=tmp_path, env=ENVIRONMENT, preexec_fn=begin, **streams) as process:
+        os.close(theirs)
+        seen = b""
+        while b"epoch 1 of 2" not in seen:
+            seen += os.read(ours, 4096)
+        os.close(ours)
+        assert process.wait(timeout=120) == 1  # the result cannot be printed in any case
+    assert told == ("finetune" not in json.loads((run_copy / "run.json").read_text()))
+    if told:
+        done(*FINETUNE, "--resume")
+    found, expected = (cc.load(path).state_dict() for path in (run_copy, straight))
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_the_end_of_a_terminal_during_imports(monkeypatch):
+    def ended(code):
+        raise SystemExit(code)
+
+    def gone(*args):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr("cnncompress.cli.is_working", lambda: False)
+    monkeypatch.setattr(os, "_exit", ended)
+    monkeypatch.setattr(os, "write", gone)
+    with pytest.raises(SystemExit, match="1"):
+        _on_interrupt(HANGUP, None)
 
 
 def test_an_interrupted_start_leaves_an_earlier_training(run_copy, interrupted):

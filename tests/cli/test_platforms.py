@@ -1,11 +1,13 @@
 """Machines that lack what Linux has: modules of POSIX, a home folder, a terminal for every character."""
 
 import os
+import shlex
 import subprocess
 import sys
 
 import pytest
 
+import cnncompress as cc
 from cnncompress.cli.streams import make_printable
 from cnncompress.latency.machine import cache_folder
 from cnncompress.latency.store import Store
@@ -71,6 +73,19 @@ def test_a_terminal_that_lacks_a_character_gets_a_plain_one(encoding, tmp_path, 
     assert "→" in text or "->" in text
     if encoding == "ascii":
         assert text == "3x3 -> 1x3, K?tzchen, ??, ?\n"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the shell of POSIX closes streams")
+@pytest.mark.parametrize("closed", ["2>&-", "<&- >&- 2>&-"])
+def test_a_command_that_is_started_without_streams(closed, tmp_path):
+    """It works as ever, and no file of its own is mistaken for one of them."""
+    code = "from cnncompress.cli import main; import sys; main(sys.argv[1:])"
+    command = shlex.join([sys.executable, "-c", code, "decompose", "digits_vgg", "--rank", "4", "--out", "run"])
+    env = {**os.environ, "PYTHONPATH": os.getcwd()}
+    done = subprocess.run(["sh", "-c", f"{command} {closed}"], env=env, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0
+    assert ("saved in run" in done.stdout) == (">&- " not in closed)
+    assert "features.0" in cc.load(tmp_path / "run").cnncompress.plan.layers
 
 
 @pytest.mark.slow

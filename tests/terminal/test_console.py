@@ -1,5 +1,7 @@
 """What is said while something works."""
 
+import errno
+import io
 import logging
 import re
 import subprocess
@@ -112,6 +114,32 @@ def test_bars_are_hidden_when_quiet_and_without_a_terminal(monkeypatch, capsys):
     assert list(bar([1, 2], desc="hidden")) == [1, 2]
     assert list(bar([1, 2], desc="hidden", progress=False)) == [1, 2]
     assert capsys.readouterr().err == ""
+
+
+class Gone(io.StringIO):
+    """A terminal that was closed: no more of its lines are taken, the first excepted."""
+
+    def write(self, text):
+        if self.getvalue():
+            raise OSError(errno.EIO, "Input/output error")
+        return super().write(text)
+
+
+@pytest.mark.parametrize("events", [False, True])
+@pytest.mark.parametrize("closed", [False, True])
+def test_work_goes_on_where_its_lines_are_not_taken(events, closed, monkeypatch):
+    stream = Gone()
+    monkeypatch.setattr(sys, "stderr", stream)
+    speak(console.NORMAL, events)
+    LOG.info("first")
+    heard = stream.getvalue()
+    assert "first" in heard
+    if closed:
+        stream.close()
+    LOG.info("a line")
+    LOG.error("error: the end")
+    assert list(bar([1, 2], desc="a bar")) == [1, 2]
+    assert closed or stream.getvalue() == heard
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (59.9, "0:59"), (60, "1:00"), (3723, "1:02:03")])
