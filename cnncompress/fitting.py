@@ -25,7 +25,7 @@ from cnncompress.network.memory_format import to_memory_format
 from cnncompress.network.preprocessing import Preprocessing
 from cnncompress.network.provenance import Provenance
 from cnncompress.network.selection import Selected, select
-from cnncompress.network.swap import build_chain, swap
+from cnncompress.network.swap import Places, build_chain
 from cnncompress.terminal.console import bar
 
 
@@ -61,6 +61,7 @@ def fit_alone(
     selected = select(model, plan, statistics or {})
     small, statistics = copy_for(selected, model, plan), selected.statistics(statistics or {})
     errors, rises = selected.errors, selected.rises
+    places = Places(small)
     layers = bar(plan.layers.items(), progress=progress, desc="decompose", unit="layer", leave=False)
     for name, layer_plan in layers:
         layers.set_postfix_str(name)
@@ -69,7 +70,7 @@ def fit_alone(
         errors[name] = fitted.error
         if fitted.rise is not None:
             rises[name] = fitted.rise
-        swap(small, name, fitted.chain)
+        places.swap(name, fitted.chain)
     return finished(before, small, plan, errors, rises)
 
 
@@ -80,6 +81,7 @@ def initialise(model: nn.Module, before: Provenance, plan: Plan, seed: int = 0) 
     """
     selected = select(model, plan, {})
     small, generator = copy_for(selected, model, plan), torch.Generator().manual_seed(seed)
+    places = Places(small)
     for name, layer_plan in plan.layers.items():
         original = small.get_submodule(name)
         chain = build_chain(layer_plan, None, original)
@@ -89,7 +91,7 @@ def initialise(model: nn.Module, before: Provenance, plan: Plan, seed: int = 0) 
             kernels = lower_kernels(method.stages(layer_plan.spec, layer_plan.rank), kernels, layer_plan.lowering)
             chain = build_chain(layer_plan, kernels, original)
             chain.write_kernels([kernel.to(dense_weight(original).device) for kernel in kernels])  # biases are zero
-        swap(small, name, chain)
+        places.swap(name, chain)
     return finished(before, small, plan, {}, {})
 
 

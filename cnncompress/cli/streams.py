@@ -49,4 +49,5 @@ def open_closed() -> None:
     """
     for name in ("stdin", "stdout", "stderr"):  # in the order of their numbers: a file gets the lowest that is free
         if getattr(sys, name) is None:
-            setattr(sys, name, Path(os.devnull).open("r" if name == "stdin" else "w", encoding="utf-8"))
+            nobody = Path(os.devnull).open("r" if name == "stdin" else "w", encoding="utf-8")  # noqa: SIM115 (stays)
+            setattr(sys, name, nobody)

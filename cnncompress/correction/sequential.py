@@ -24,12 +24,12 @@ from cnncompress.network.compressed import Compressed, with_provenance
 from cnncompress.network.graph import Runner, trace_graph
 from cnncompress.network.inputs import float_types, in_single, input_dtype, read_batch, with_types
 from cnncompress.network.kinds import kind_of
-from cnncompress.network.layers import layers_of, refuse_in_network
+from cnncompress.network.layers import layers_of, refused_in_network
 from cnncompress.network.positions import image_seeds
 from cnncompress.network.run import inference
 from cnncompress.network.selection import select
 from cnncompress.network.subject import Subject, look_at
-from cnncompress.network.swap import swap
+from cnncompress.network.swap import Places
 from cnncompress.terminal.console import bar
 
 ACTIVATION_VALUES = 2**28  # of the images that a correction looks at, in the largest layer: 1 GiB in float32
@@ -110,8 +110,9 @@ def _fitted(
             outputs = {name: chosen.outputs for name, chosen in selected.chosen.items()}
             _refit_in_graph(Runner(graph, model), Runner(graph, small, outputs), images, refits, free)
         hidden = [name for name in plan.layers if name not in refits.done]  # those that the graph does not show
+        places = Places(small)
         for visit in one_by_one(model, small, images, hidden):
-            swap(small, visit.layer, refits.fit(visit, small.get_submodule(visit.layer)))
+            places.swap(visit.layer, refits.fit(visit, small.get_submodule(visit.layer)))
     for name in plan.layers:  # both networks were in eval mode until here
         small.get_submodule(name).train(model.get_submodule(name).training)
     kept = {n: reason + ADJUSTED * (n in refits.adjusted) for n, reason in plan.kept.items()}
@@ -128,7 +129,7 @@ def adjustable(model: nn.Module, plan: Plan, calls: Mapping[str, Call], correcti
     layers = layers_of(model)
     last = max(calls, key=lambda n: calls[n].order, default=None)
     free = {n for n in correction.adjust if n in layers and kind_of(layers[n]).adjustable}
-    return {n for n in free - plan.layers.keys() - {last} if refuse_in_network(n, layers, calls) is None}
+    return free - plan.layers.keys() - {last} - refused_in_network(layers, calls).keys()
 
 
 def _refit_in_graph(original: Runner, compressed: Runner, images: Tensor, refits: Refits, free: set[str]) -> None:
@@ -146,8 +147,9 @@ def _refit_in_graph(original: Runner, compressed: Runner, images: Tensor, refits
             elif visit.layer not in refits.done:
                 compressed.replaced[visit.layer] = refits.fit(visit, small.get_submodule(visit.layer))
             del visit  # its tensors are not needed while the next layers run
+    places = Places(small)
     for name, chain in compressed.replaced.items():
-        swap(small, name, chain)
+        places.swap(name, chain)
 
 
 def most_images(calls: Mapping[str, Call]) -> int:

@@ -16,7 +16,7 @@ from cnncompress.network.copying import clone
 from cnncompress.network.kinds import spec_of, weight_of
 from cnncompress.network.layers import layers_of
 from cnncompress.network.memory_format import to_memory_format
-from cnncompress.network.swap import build_chain, swap
+from cnncompress.network.swap import Places, build_chain
 from cnncompress.network.trace import trace
 
 OTHERWISE = "; give --schedule all or upper"
@@ -82,11 +82,12 @@ def in_short(plan: Plan) -> str:
 def with_chains(original: nn.Module, plan: Plan, names: Iterable[str]) -> nn.Module:
     """A copy of a network with the chains of some layers, whose values are arbitrary."""
     network = clone(original)
+    places = Places(network)
     for name in names:
         layer = network.get_submodule(name)
         planned = plan.layers[name]
         blank = FactoredLayer(planned.chain, planned.lowering, device="cpu", dtype=weight_of(layer).dtype)
-        swap(network, name, build_chain(planned, blank.kernels(), layer))
+        places.swap(name, build_chain(planned, blank.kernels(), layer))
     return to_memory_format(network, plan.memory_format)
 
 

@@ -17,7 +17,7 @@ from cnncompress.network.run import inference
 
 IMAGE_KEYS = ("image", "images", "pixel_values", "img", "imgs", "input", "inputs", "x", "data")
 LABEL_KEYS = ("label", "labels", "target", "targets", "class", "classes", "y", "fine_label")
-PLAIN_SIZE = 8  # height and width from which three dimensions are those of one image
+PLAIN_SIZE = 8  # the least height and width of what is taken for an image by its shape alone
 
 
 # --- networks ---
@@ -152,12 +152,18 @@ def _check_images(value: Any) -> Tensor:
     alone = images.dim() == 3 and images.shape[0] in (1, 3, 4) and min(images.shape[1:]) >= PLAIN_SIZE
     if images.dim() < 2 or alone:
         raise DataError(f"a batch of images is [n, c, h, w], not {shape}; one image alone is image[None]")
-    if images.dim() == 4 and images.shape[3] in (1, 3, 4) and images.shape[1] > 4:
+    if images.dim() == 4 and _has_channels_last(*images.shape[1:]):
         raise DataError(f"a batch of images is [n, c, h, w], and {shape} has the channels last: permute(0, 3, 1, 2)")
     if not images.is_floating_point():
         kind = str(images.dtype).removeprefix("torch.")
         raise DataError(f"the images are {kind}: give what the network takes, such as (images / 255 - mean) / std")
     return images
+
+
+def _has_channels_last(first: int, second: int, third: int) -> bool:
+    """Whether an image of these sizes is more likely [h, w, c] than [c, h, w]: networks may take many channels."""
+    square = first == second and third in (1, 3, 4)
+    return first > 4 and second != third and (square or (third in (3, 4) and second >= PLAIN_SIZE))
 
 
 def _labels(value: Any, count: int) -> Tensor | None:

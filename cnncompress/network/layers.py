@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from torch import nn
 
@@ -31,15 +31,22 @@ def layers_of(model: nn.Module) -> dict[str, nn.Module]:
     return {name: m for name, m in model.named_modules() if is_layer(m)}
 
 
-def refuse_in_network(name: str, modules: Mapping[str, nn.Module], calls: Mapping[str, Call]) -> str | None:
-    """Why the network's use of a layer forbids to replace it, or None."""
-    module = modules[name]
-    reason = refuse_module(module)
-    if reason:
-        return reason
-    if name not in calls:
+def refused_in_network(modules: Mapping[str, nn.Module], calls: Mapping[str, Call]) -> dict[str, str]:
+    """The layers of a network that cannot be replaced, with what forbids it: what they are or how they are used."""
+    weights = {name: weight_of(module) for name, module in modules.items()}
+    owners: dict[nn.Parameter, list[str]] = {}
+    for name, weight in weights.items():
+        owners.setdefault(weight, []).append(name)
+    reasons = {}
+    for name, module in modules.items():
+        others = [other for other in owners[weights[name]] if other != name]
+        if reason := refuse_module(module) or _refused_use(calls.get(name), others):
+            reasons[name] = reason
+    return reasons
+
+
+def _refused_use(call: Call | None, others: Sequence[str]) -> str:
+    """Why the use of a layer, whose weight `others` have too, forbids to replace it; empty where it does not."""
+    if call is None:
         return "not called as a layer in the forward pass (attention uses its weight directly, or it is unused)"
-    for other, candidate in modules.items():
-        if other != name and weight_of(candidate) is weight_of(module):
-            return f"its weight is shared with {other}"
-    return calls[name].kept or None
+    return f"its weight is shared with {others[0]}" if others else call.kept

@@ -15,7 +15,7 @@ from cnncompress.network.copying import clone
 from cnncompress.network.kinds import is_layer, spec_of, weight_of
 from cnncompress.network.layers import layers_of, refuse_module
 from cnncompress.network.run import inference, run, same_outputs
-from cnncompress.network.swap import swap
+from cnncompress.network.swap import Places
 from cnncompress.network.trace import trace
 
 READS_WEIGHT = "the forward pass reads its weight or bias instead of only calling it"
@@ -77,8 +77,9 @@ class _Trial:
     def reason(self, names: Sequence[str]) -> str | None:
         """Why the outputs are not the same with these layers in chains, or None where they are."""
         work = clone(self.model, {id(p): p for p in self.model.parameters()})
+        places = Places(work)
         for name in names:
-            swap(work, name, _alone(work.get_submodule(name)))
+            places.swap(name, _alone(work.get_submodule(name)))
         try:
             with inference(work):
                 outputs = run(work, self.image)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -34,22 +35,61 @@ def build_chain(plan: LayerPlan, kernels: Sequence[Tensor] | None, original: nn.
     return layer.train(original.training)
 
 
+class Places:
+    """Where the modules of a network stand: found in one walk over it, and kept up to date by each swap."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self._of: dict[nn.Module, list[tuple[nn.Module, str]]] = {}
+        self._add(model)
+
+    def _add(self, root: nn.Module) -> None:
+        for parent in root.modules():
+            for child, module in parent._modules.items():
+                if module is not None:
+                    self._of.setdefault(module, []).append((parent, child))
+
+    def swap(self, name: str, replacement: nn.Module) -> None:
+        """Put `replacement` wherever the module called `name` stands, under all its names. Changes the network."""
+        old = self._module(name)
+        places = self._of.pop(old)
+        _put(replacement, places)
+        self._add(replacement)
+        self._of.setdefault(replacement, []).extend(places)
+
+    @contextmanager
+    def swapped(self, name: str, replacement: nn.Module) -> Iterator[None]:
+        """As `swap`, for a while."""
+        old = self._module(name)
+        _put(replacement, self._of[old])
+        try:
+            yield
+        finally:
+            _put(old, self._of[old])
+
+    def _module(self, name: str) -> nn.Module:
+        module = self.model.get_submodule(name)
+        if module is self.model:
+            raise UnsupportedLayerError("the network is a single layer; wrap it in a Sequential")
+        return module
+
+
+def _put(module: nn.Module, places: Iterable[tuple[nn.Module, str]]) -> None:
+    for parent, child in places:
+        setattr(parent, child, module)
+
+
 def swap(model: nn.Module, name: str, replacement: nn.Module) -> None:
-    """Put `replacement` wherever the module called `name` stands, under all its names. Changes `model`."""
-    old = model.get_submodule(name)
-    if old is model:
-        raise UnsupportedLayerError("the network is a single layer; wrap it in a Sequential")
-    for parent in list(model.modules()):
-        for child, module in list(parent._modules.items()):
-            if module is old:
-                setattr(parent, child, replacement)
+    """Put one module in the place of another; `Places` for more than one, as this walks over the network."""
+    Places(model).swap(name, replacement)
 
 
 def apply_plan(model: nn.Module, plan: Plan, kernels: Mapping[str, Sequence[Tensor]] | None = None) -> nn.Module:
     """Swap the chains of `plan` into `model`, in the plan's order; layers without kernels stay on the meta device."""
+    places = Places(model)
     for name, layer_plan in plan.layers.items():
         original = model.get_submodule(name)
         if not is_layer(original):
             raise UnsupportedLayerError(f"{name} is a {type(original).__name__}, not a {known_kinds('or')}")
-        swap(model, name, build_chain(layer_plan, kernels[name] if kernels else None, original))
+        places.swap(name, build_chain(layer_plan, kernels[name] if kernels else None, original))
     return to_memory_format(model, plan.memory_format)

@@ -15,7 +15,7 @@ from cnncompress.network.channels import Channels, Group, channel_groups
 from cnncompress.network.copying import clone
 from cnncompress.network.graph import trace_graph
 from cnncompress.network.kinds import dense_weight, kind_of, spec_of
-from cnncompress.network.layers import layers_of, refuse_in_network
+from cnncompress.network.layers import layers_of, refused_in_network
 from cnncompress.network.narrow import chosen_of, narrow
 from cnncompress.network.run import inference, run, same_outputs
 from cnncompress.network.subject import Subject
@@ -50,7 +50,7 @@ def channels_of(subject: Subject) -> Channels:
     """
     network, calls = subject.network, subject.calls
     layers = layers_of(network)
-    fixed = {name for name in layers if refuse_in_network(name, layers, calls)}
+    fixed = set(refused_in_network(layers, calls))
     channels = channel_groups(trace_graph(network, subject.example[:1]), network, fixed)
     failing = _failing(subject, channels.groups) if channels.groups else []
     taken = {name for group in failing for name in group.takers}

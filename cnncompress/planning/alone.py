@@ -10,7 +10,7 @@ from torch import nn
 from cnncompress.fitting import Fitting, fit_layer
 from cnncompress.network.copying import clone
 from cnncompress.network.selection import select
-from cnncompress.network.swap import swap
+from cnncompress.network.swap import Places
 from cnncompress.network.widths import narrowed_to
 from cnncompress.planning.candidates import Candidate, Layer, layer_plan
 from cnncompress.planning.collection import Candidates
@@ -51,7 +51,7 @@ class Alone:
 
         A change of the same family and of a similar error as one that was measured before is taken from that.
         """
-        small, nats = clone(self.all.subject.network), {}
+        small, nats = Places(clone(self.all.subject.network)), {}
         for name, change in self.all.bar(changes.items(), "calibrate"):
             error = change.error
             family, known, divergence = self.last.get(name, (-2, 0.0, 0.0))
@@ -61,13 +61,13 @@ class Alone:
             nats[name] = divergence * (error / known if known else 1.0)
         return nats
 
-    def _measured(self, small: nn.Module, name: str, change: Change) -> float:
-        """That of a change of `small`, a copy of the network that stays as it is; measured once."""
+    def _measured(self, small: Places, name: str, change: Change) -> float:
+        """That of a change of a copy of the network, which stays as it is; measured once."""
         key, measured = (name, change.family, change.index), self.all.measured
         if key not in measured:
             item = change.item
             measured[key] = (
-                self._cut(small, item, change) if isinstance(item, Cut) else self._chain(small, item, change)
+                self._cut(small.model, item, change) if isinstance(item, Cut) else self._chain(small, item, change)
             )
         return measured[key]
 
@@ -79,13 +79,11 @@ class Alone:
         assert guide.answers is not None
         return guide.answers.divergence(narrower)
 
-    def _chain(self, small: nn.Module, layer: Layer, change: Change) -> float:
+    def _chain(self, small: Places, layer: Layer, change: Change) -> float:
         name, family, guide = layer.name, layer.families[change.family], self.all.guide
         plan = layer_plan(layer.call, family.method, family.ranks[change.index], layer.centred)
-        quick, module = replace(plan, options=family.method.quick().settings), small.get_submodule(name)
+        quick, module = replace(plan, options=family.method.quick().settings), small.model.get_submodule(name)
         how = Fitting(guide.metric, guide.statistics.get(name))
-        swap(small, name, fit_layer(name, module, quick, how).chain)
         assert guide.answers is not None
-        divergence = guide.answers.divergence(small)
-        swap(small, name, module)
-        return divergence
+        with small.swapped(name, fit_layer(name, module, quick, how).chain):
+            return guide.answers.divergence(small.model)

@@ -18,7 +18,7 @@ from cnncompress.names.methods import SELECT
 from cnncompress.names.metrics import DEFAULT
 from cnncompress.network.costs import Profile
 from cnncompress.network.divergence import Answers
-from cnncompress.network.layers import layers_of, refuse_in_network
+from cnncompress.network.layers import layers_of, refused_in_network
 from cnncompress.network.selection import check_metric
 from cnncompress.network.subject import Subject, look_at
 from cnncompress.planning.budget import Planner
@@ -114,9 +114,10 @@ def choices_of(
     for pattern in per_layer:
         check_pattern(pattern, list(modules), "pattern")
     left_out = select(modules, layers, skip)
+    refused = refused_in_network(modules, calls)
     choices, reasons = {}, {}
     for name in sorted(modules, key=lambda n: calls[n].order if n in calls else len(calls)):
-        reason = refuse_in_network(name, modules, calls) or left_out.get(name)
+        reason = refused.get(name) or left_out.get(name)
         if reason is None:
             matching = (c for pattern, c in per_layer.items() if fnmatch.fnmatchcase(name, pattern))
             choices[name] = next(matching, default)

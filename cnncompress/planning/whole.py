@@ -20,7 +20,7 @@ from cnncompress.network.copying import clone
 from cnncompress.network.kinds import weight_of
 from cnncompress.network.memory_format import memory_format_of, to_memory_format
 from cnncompress.network.narrow import narrow
-from cnncompress.network.swap import build_chain, swap
+from cnncompress.network.swap import Places, build_chain
 
 ROUNDS = Rounds(least=12, seconds=0.5)
 
@@ -73,9 +73,10 @@ def settled_table(
 def with_random_chains(model: nn.Module, plan: Plan) -> nn.Module:
     """A copy of a network with the chains of a plan, whose kernels are random but keep the scale of what they see."""
     small = narrow(clone(model), plan)
+    places = Places(small)
     for name, layer_plan in plan.layers.items():
         module = small.get_submodule(name)
         chain = build_chain(layer_plan, None, module).to_empty(device=weight_of(module).device)
         fill_randomly(chain)
-        swap(small, name, chain)
+        places.swap(name, chain)
     return to_memory_format(small, plan.memory_format or memory_format_of(model))

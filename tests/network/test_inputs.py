@@ -119,6 +119,18 @@ def test_batches_that_loaders_give(batch, labelled):
     assert read_batch(batch, torch.float64, labels=False)[0].dtype == torch.float64
 
 
+@pytest.mark.parametrize("shape", [(8, 4, 4), (64, 1, 1), (512, 3, 3), (16, 7, 1), (64, 40, 1), (32, 5, 3)])
+def test_many_channels_of_few_pixels_are_no_channels_last(shape):
+    images, _ = read_batch(torch.rand(2, *shape))
+    assert images.shape == (2, *shape)
+
+
+@pytest.mark.parametrize("shape", [(5, 5, 3), (28, 28, 1), (32, 32, 4), (20, 30, 3)])
+def test_channels_last_are_told(shape):
+    with pytest.raises(DataError, match="channels last"):
+        read_batch(torch.rand(2, *shape))
+
+
 @pytest.mark.parametrize(
     ("batch", "reason"),
     [

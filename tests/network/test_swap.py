@@ -17,7 +17,7 @@ from cnncompress.network.layers import layers_of, refuse_module
 from cnncompress.network.memory_format import is_channels_last, memory_format_of, to_memory_format
 from cnncompress.network.provenance import Provenance, attach, provenance
 from cnncompress.network.run import inference
-from cnncompress.network.swap import apply_plan, build_chain, swap
+from cnncompress.network.swap import Places, apply_plan, build_chain, swap
 from cnncompress.network.trace import trace
 from tests.decompositions.helpers import decide, randn, randomize
 
@@ -160,6 +160,22 @@ def test_swap_under_all_names():
     swap(model, "a", new)
     assert model["a"] is new
     assert model["b"][0] is new
+
+
+def test_places_follow_swaps():
+    """A module that was put in, and one within it, are found; what stood in a place for a while is gone."""
+    shared = nn.Linear(3, 3)
+    model = nn.ModuleDict({"a": shared, "b": nn.Sequential(shared, nn.ReLU())})
+    places = Places(model)
+    inner, last, other = nn.Linear(3, 3), nn.Identity(), nn.Tanh()
+    places.swap("a", nn.Sequential(inner))
+    with places.swapped("a.0", other):
+        assert model["a"][0] is model["b"][0][0] is other
+    assert model["b"][0][0] is inner
+    places.swap("a.0", last)
+    assert model["b"][0][0] is last
+    places.swap("b.0", last)
+    assert model["a"] is model["b"][0] is last
 
 
 def test_swap_of_the_whole_network_is_refused():
