@@ -6,7 +6,7 @@ import copy
 import random
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from types import ModuleType
+from types import CellType, FunctionType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -25,11 +25,11 @@ def clone(model: nn.Module, memo: Mapping[int, Any] | None = None) -> nn.Module:
     """
     memo = memo or {}
     try:
-        return copy.deepcopy(model, dict(memo))
+        return _copied(model, memo)
     except Exception:  # whatever the parts of somebody else's network raise
         memo = {**_substitutes(model), **memo}
     try:
-        return copy.deepcopy(model, dict(memo))
+        return _copied(model, memo)
     except Exception as error:
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         refusing = [
@@ -37,6 +37,40 @@ def clone(model: nn.Module, memo: Mapping[int, Any] | None = None) -> nn.Module:
         ]
         where = refusing[-1] if refusing else ""  # the innermost one
         raise CompressError(f"{type(model).__name__}{where} cannot be copied: {reason}") from error
+
+
+def _copied(model: nn.Module, memo: Mapping[int, Any]) -> nn.Module:
+    """A deep copy, whose functions in hooks and attributes know its own modules where they knew the model's."""
+    made = dict(memo)
+    copied = copy.deepcopy(model, made)
+    copies = {id(module): made[id(module)] for module in model.modules() if id(module) in made}
+    for module in copied.modules():
+        for name, value in list(vars(module).items()):
+            if isinstance(value, FunctionType):
+                vars(module)[name] = _rebound(value, copies)
+            elif isinstance(value, dict) and made.get(id(value)) is not value:  # not one that both share
+                value.update({key: _rebound(f, copies) for key, f in value.items() if isinstance(f, FunctionType)})
+    return copied
+
+
+def _rebound(function: FunctionType, copies: Mapping[int, Any]) -> FunctionType:
+    """The function itself, or one that has the copies of modules in place of those that it encloses."""
+    cells = function.__closure__ or ()
+    changed = tuple(_cell_of(cell, copies) for cell in cells)
+    if all(new is old for new, old in zip(changed, cells, strict=True)):
+        return function
+    made = FunctionType(function.__code__, function.__globals__, function.__name__, function.__defaults__, changed)
+    made.__kwdefaults__, made.__qualname__ = function.__kwdefaults__, function.__qualname__
+    made.__dict__.update(function.__dict__)
+    return made
+
+
+def _cell_of(cell: CellType, copies: Mapping[int, Any]) -> CellType:
+    try:
+        content = cell.cell_contents
+    except ValueError:  # it is empty
+        return cell
+    return CellType(copies[id(content)]) if id(content) in copies else cell
 
 
 def _attributes(model: nn.Module) -> Iterator[tuple[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ from cnncompress.network.swap import Places
 from cnncompress.network.trace import trace
 
 READS_WEIGHT = "the forward pass reads its weight or bias instead of only calling it"
+PASSED_BY = "the forward pass calls it by a reference of its own (in a list, say), which a chain would not replace"
 USES_ATTRIBUTE = "the forward pass uses an attribute of it that a chain does not have"
 OUTPUTS_CHANGE = "with a chain in its place that computes the same, the network's outputs change"
 
@@ -77,9 +79,13 @@ class _Trial:
     def reason(self, names: Sequence[str]) -> str | None:
         """Why the outputs are not the same with these layers in chains, or None where they are."""
         work = clone(self.model, {id(p): p for p in self.model.parameters()})
-        places = Places(work)
-        for name in names:
-            places.swap(name, _alone(work.get_submodule(name)))
+        places, called = Places(work), Counter[nn.Module]()
+        layers = [work.get_submodule(name) for name in names]
+        chains = [_alone(layer) for layer in layers]
+        for name, layer, chain in zip(names, layers, chains, strict=True):
+            places.swap(name, chain)
+            for module in (layer, chain):
+                module.register_forward_pre_hook(lambda module, args: called.update([module]))
         try:
             with inference(work):
                 outputs = run(work, self.image)
@@ -87,7 +93,10 @@ class _Trial:
             return READS_WEIGHT
         except CompressError as error:
             return READS_WEIGHT if isinstance(error.__cause__, ValueReadError) else USES_ATTRIBUTE
-        return None if same_outputs(outputs, self.expected) else OUTPUTS_CHANGE
+        if not same_outputs(outputs, self.expected):
+            return OUTPUTS_CHANGE
+        alike = (called[layer] == called[chain] > 0 for layer, chain in zip(layers, chains, strict=True))
+        return None if all(alike) else PASSED_BY
 
 
 def _alone(layer: Any) -> FactoredLayer:

@@ -106,6 +106,37 @@ def test_a_normalised_weight_that_was_used_once_is_copied(norm):
     assert torch.allclose(clone(model)(images()), model(images()), atol=1e-6)
 
 
+class Watched(Net):
+    """Functions that enclose it, or one of its layers: in a hook, in a list of hooks by name and in an attribute."""
+
+    def __init__(self) -> None:
+        super().__init__(seen=[], later=None)
+        self.norm.register_forward_hook(lambda module, args, output: self.seen.append(output.mean()))
+        head = self.head
+        self.last = lambda x, *, scale=2.0: scale * head(x) + self.seen[-1] + (self.later or 0)
+        self.by_name = {"norm": self.last}
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        super().forward(x)
+        return self.by_name["norm"](x.new_ones(1, 8)) + self.last(x.new_ones(1, 8))
+
+
+def test_functions_that_enclose_a_network_enclose_the_copy():
+    model, x = Watched().eval(), images(2)
+    with torch.no_grad():
+        expected = model(x)
+    kept = model.last
+    copied = clone(model)
+    nn.init.zeros_(model.head.weight)
+    nn.init.zeros_(model.head.bias)
+    model.seen.clear()
+    with torch.no_grad():
+        assert torch.equal(copied(x), expected)
+    assert model.seen == []
+    assert model.last is kept
+    assert model.by_name["norm"] is kept
+
+
 class Selfish:
     """Refuses whatever is done."""
 

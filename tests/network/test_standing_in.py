@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -9,7 +11,7 @@ from torch.nn import functional as F
 
 import cnncompress as cc
 from cnncompress.errors import CompressError
-from cnncompress.network.standing_in import OUTPUTS_CHANGE, READS_WEIGHT, USES_ATTRIBUTE, examine
+from cnncompress.network.standing_in import OUTPUTS_CHANGE, PASSED_BY, READS_WEIGHT, USES_ATTRIBUTE, examine
 from tests.correction.networks import images, made
 
 
@@ -89,6 +91,29 @@ class Private(Net):
         return super().forward(self.a._conv_forward(x, torch.ones(3, 3, 1, 1), None))
 
 
+class Listed(Net):
+    """Its layers are in a list too, by which one is called, and another once more."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.listed = [self.a, self.b]
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.b(F.relu(self.listed[0](x)))
+        return self.fc(F.relu(self.listed[1](F.relu(y))).mean((2, 3)))
+
+
+class Enclosed(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        a = self.a
+        self.first = functools.partial(self.b)
+        self.start = lambda x: a(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(F.relu(self.first(F.relu(self.start(x)))).mean((2, 3)))
+
+
 KEPT = {
     Cosine: {"fc": "not called"},
     Tied: {"a": READS_WEIGHT},
@@ -96,6 +121,8 @@ KEPT = {
     Data: {"a": READS_WEIGHT},
     Kind: {"a": OUTPUTS_CHANGE, "b": OUTPUTS_CHANGE},
     Private: {"a": USES_ATTRIBUTE},
+    Listed: {"a": PASSED_BY, "b": PASSED_BY},
+    Enclosed: {"a": PASSED_BY, "b": PASSED_BY},
 }
 
 
