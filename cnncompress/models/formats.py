@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zipfile
 from pathlib import Path
 from typing import Literal
@@ -19,6 +20,8 @@ COMPRESSED = {
     b"\x28\xb5\x2f\xfd": "Zstandard",
 }
 CONVERT = "load it where it was made and save the network's weights as a PyTorch state dict or safetensors"
+JOIN = "put the tensors of all of them into one file, by safetensors.torch.load_file and save_file"
+PART = re.compile(r"-\d+-of-\d+\.[^/\\]+$")  # how the name of one of several files of weights ends
 STATE_DICT = "torch.save(network.state_dict(), FILE)"
 
 Format = Literal["safetensors", "torch"]
@@ -88,6 +91,8 @@ def _other(head: bytes, path: Path) -> str:
         return f"is an ONNX model: {CONVERT}"
     if head.startswith(b"GGUF"):
         return f"is a GGUF file: {CONVERT}"
+    if b'"weight_map"' in head or path.name.lower().endswith(".index.json"):
+        return f"is the index of weights in several files: {JOIN}"
     if start.startswith((b"{", b"[")):
         return "is JSON text, not weights: give the .safetensors or .pth file that it describes"
     if suffix == ".safetensors":

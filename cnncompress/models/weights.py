@@ -15,7 +15,7 @@ from torch import nn
 
 from cnncompress.errors import CompressError
 from cnncompress.models.factories import describe
-from cnncompress.models.formats import check_format
+from cnncompress.models.formats import JOIN, PART, check_format
 from cnncompress.models.unpickling import open_checkpoint
 from cnncompress.models.unwrapping import Picked, name_of, pick
 from cnncompress.names.models import SUFFIXES
@@ -103,7 +103,8 @@ def load_weights(model: nn.Module, state: Mapping[str, torch.Tensor], where: str
     }
     problems = [_count(what, names) for what, names in kinds.items()]
     if any(problems):
-        raise CompressError(f"{where} do not fit the network: {'; '.join(p for p in problems if p)}")
+        part = f"; they are one of several files: {JOIN}" if missing and PART.search(where) else ""
+        raise CompressError(f"{where} do not fit the network: {'; '.join(p for p in problems if p)}{part}")
     filled = OrderedDict((k, state[k].to(v.dtype)) for k, v in own.items())
     # Some networks translate old layouts by the version they find here, and refuse to guess one.
     filled._metadata = own._metadata  # type: ignore[attr-defined]

@@ -219,7 +219,9 @@ def onnx():
         ("w.pth", archive("a/w.txt"), "ZIP archive, not weights"),
         ("w.pt", archive("net/data.pkl", "net/code/a.py", "net/constants.pkl"), "TorchScript archive"),
         ("w.pt2", archive("net/models/model.json", "net/version"), "torch.export"),
-        ("w.json", b'{"weight_map": {}}', "JSON text"),
+        ("w.json", b'{"weight_map": {}}', "the index of weights in several files: put the tensors of all of them"),
+        ("w.safetensors.index.json", b'{"metadata": {}}', "the index of weights in several files"),
+        ("w.json", b'{"epoch": 3}', "JSON text"),
         ("w.pth", b"hello", "no file of PyTorch weights"),
         ("w.safetensors", b"hello", "not a whole safetensors file"),
         ("w.pth", b"\x80\x02}q\x00X", "damaged or truncated"),
@@ -328,6 +330,17 @@ def test_weights_that_are_no_numbers_are_refused_as_what_they_are(change, words,
     torch.save(state, "weights.pth")
     with pytest.raises(CompressError, match=rf"weights\.pth do not fit the network: {words}$"):
         load_model("digits_vgg", "weights.pth")
+
+
+@pytest.mark.parametrize("name", ["model-00001-of-00002.safetensors", "pytorch_model-1-of-2.bin", "whole-of-it.pth"])
+def test_one_of_several_files_of_weights_is_told_to_be_one(name, tmp_path):
+    state = load_model("digits_vgg").model.state_dict()
+    half = {key: state[key] for key in list(state)[:6]}
+    write = save_file if name.endswith(".safetensors") else torch.save
+    write(half, tmp_path / name)
+    with pytest.raises(CompressError, match=r"do not fit the network: .* missing") as error:
+        load_model("digits_vgg", str(tmp_path / name))
+    assert ("one of several files: put the tensors of all of them" in str(error.value)) == ("2." in name)
 
 
 def test_weights_elsewhere_are_to_be_fetched():
