@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from types import CellType, FunctionType, ModuleType
@@ -40,7 +41,7 @@ def clone(model: nn.Module, memo: Mapping[int, Any] | None = None) -> nn.Module:
 
 
 def _copied(model: nn.Module, memo: Mapping[int, Any]) -> nn.Module:
-    """A deep copy, whose functions in hooks and attributes know its own modules where they knew the model's."""
+    """A deep copy, whose functions and weak references in hooks and attributes know its own modules."""
     made = dict(memo)
     copied = copy.deepcopy(model, made)
     copies = {id(module): made[id(module)] for module in model.modules() if id(module) in made}
@@ -48,6 +49,8 @@ def _copied(model: nn.Module, memo: Mapping[int, Any]) -> nn.Module:
         for name, value in list(vars(module).items()):
             if isinstance(value, FunctionType):
                 vars(module)[name] = _rebound(value, copies)
+            elif isinstance(value, weakref.ref) and id(value()) in copies:
+                vars(module)[name] = weakref.ref(copies[id(value())])
             elif isinstance(value, dict) and made.get(id(value)) is not value:  # not one that both share
                 value.update({key: _rebound(f, copies) for key, f in value.items() if isinstance(f, FunctionType)})
     return copied

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+import weakref
 from collections.abc import Callable
 
 import numpy as np
@@ -135,6 +136,28 @@ def test_functions_that_enclose_a_network_enclose_the_copy():
     assert model.seen == []
     assert model.last is kept
     assert model.by_name["norm"] is kept
+
+
+class Child(nn.Module):
+    """Knows the network that it is a part of."""
+
+    def __init__(self, parent: nn.Module) -> None:
+        super().__init__()
+        self.parent = weakref.ref(parent)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.parent().head(x)
+
+
+def test_weak_references_to_a_network_are_to_the_copy():
+    model, x = Net(), torch.ones(1, 8)
+    model.child = Child(model)
+    copied = clone(model)
+    assert copied.child.parent() is copied
+    assert model.child.parent() is model
+    expected = model.head(x)
+    del model
+    assert torch.equal(copied.child(x), expected)
 
 
 class Selfish:
