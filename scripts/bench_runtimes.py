@@ -3,9 +3,9 @@
     python scripts/bench_runtimes.py MODEL --weights FILE --data FOLDER [--input-size 32] [--budgets 0.7 0.5]
     python scripts/bench_runtimes.py --show
 
-For each runtime `cnncompress decompose` makes a network for each budget of latency in it (kept under `--cache`, made
-once), without labels or training. All of them and the original are then exported, quantised with the calibration
-images, evaluated on images that nothing was fitted to, and timed in turns in one process. Rows go to
+For each runtime, or `RUNTIME:PRECISION`, `cnncompress decompose` makes a network for each budget of latency in it (kept
+under `--cache`, made once), without labels or training. All of them and the original are then exported, quantised with
+the calibration images, evaluated on images that nothing was fitted to, and timed in turns in one process. Rows go to
 `results/runtimes.csv`, one picture a batch size to `results/runtimes_batch1.png`.
 """
 
@@ -31,7 +31,7 @@ from cnncompress.latency.machine import complete
 from cnncompress.latency.network import ROUNDS
 from cnncompress.latency.runtimes import get_runtime
 from cnncompress.latency.runtimes.onnx_program import OnnxProgramRuntime
-from cnncompress.latency.setting import TimingSetting
+from cnncompress.latency.setting import TimingSetting, parse_runtime
 from cnncompress.network.copying import clone
 from cnncompress.network.memory_format import MEMORY_FORMATS, to_memory_format
 from cnncompress.programs.int8 import quantise
@@ -89,7 +89,8 @@ def program_answers(runtime: OnnxProgramRuntime, program: bytes, setting: Timing
 
 def of_programs(bench: Bench, runtime: str, networks: Mapping[str, nn.Module], args: argparse.Namespace):
     """Answers and calls of all programs in a runtime, by budget and precision."""
-    way = get_runtime(runtime)
+    name, _ = parse_runtime(runtime)
+    way = get_runtime(name)
     assert isinstance(way, OnnxProgramRuntime)
     found = programs_of(bench, networks)
     named = {(budget, precision): found[budget, precision] for budget, precision in found}
@@ -97,7 +98,7 @@ def of_programs(bench: Bench, runtime: str, networks: Mapping[str, nn.Module], a
         named |= {(budget, "bf16"): found[budget, "fp32"] for budget in networks}
     answers, settings = {}, {}
     for (budget, precision), program in named.items():
-        settings[budget, precision] = complete(TimingSetting(threads=args.threads).within(f"{runtime}:{precision}"))
+        settings[budget, precision] = complete(TimingSetting(threads=args.threads).within(f"{name}:{precision}"))
         answers[budget, precision] = program_answers(way, program, settings[budget, precision], bench)
 
     def calls(batch: Tensor) -> dict[tuple[str, str], Prepared]:
@@ -130,7 +131,8 @@ def measure(bench: Bench, runtime: str, made: Mapping[str, tuple[Path, float]], 
     of = of_eager(bench, networks, args) if runtime == "torch" else of_programs(bench, runtime, networks, args)
     answers, calls = of
     scores = right(answers, torch.cat([y for _, y in bench.held_out]))
-    way, setting = get_runtime(runtime), complete(TimingSetting(runtime, threads=args.threads))
+    setting = complete(TimingSetting(threads=args.threads).within(runtime))
+    way = get_runtime(setting.runtime)
     for batch in args.batches:
         images = torch.cat([x for x, _ in bench.held_out])[:batch].contiguous()
         with way.running(setting):
