@@ -160,18 +160,13 @@ class Trial:
             print(f"  {', '.join(step.layers)}: " + " → ".join(f"{top1:.1f}" for top1 in tops))
         print(f"  {found.start.top1:.2f} → {found.best.top1:.2f}, last {found.last.top1:.2f}; {found.note}", flush=True)
 
-    def changes(self, after: Evaluation, start: str, baseline: Path) -> dict[str, float]:
+    def changes(self, after: Evaluation, start: str, baseline: Path) -> dict[str, float | str]:
         """The differences in top-1 from the start, the original and the trained original, with standard errors."""
-        others = {
-            "change": self.before[start],
-            "original": self.before["original"],
-            "baseline": self.before["original"],
-        }
+        others = {"change": self.before[start], "original": self.before["original"]}
         if baseline.exists():
             hits = torch.load(baseline)
-            top1 = 100 * float(hits.double().mean())
-            others["baseline"] = Evaluation(top1, 0, 0, len(hits), hits)
-        found = {}
+            others["baseline"] = Evaluation(100 * float(hits.double().mean()), 0, 0, len(hits), hits)
+        found: dict[str, float | str] = dict.fromkeys(CHANGES, "")
         for name, other in others.items():
             found["change" if name == "change" else f"from_{name}"] = after.top1 - other.top1
             found[f"{name}_error"] = paired_error(other, after) or 0.0
@@ -196,15 +191,13 @@ class Trial:
 def show(table: Table) -> None:
     """The rows as a Markdown table."""
     heads = ["network", "schedule", "distill", *HOW, "trained", "per_epoch", "epochs"]
-    lines = [
-        [
-            *(r[c] for c in heads),
-            *("by trials" if float(r["rate"]) == 0 else r["rate"], f"{float(r['val_start']):.1f} → {r['val_last']}"),
-            *(f"{float(r['top1']):.2f}", f"{float(r['change']):+.2f} ± {float(r['change_error']):.2f}"),
-            *(f"{float(r['from_baseline'] or 0):+.2f} ± {float(r['baseline_error'] or 0):.2f}", r["reads"]),
-        ]
-        for r in table.rows
-    ]
+    lines = []
+    for r in table.rows:
+        rate = "by trials" if float(r["rate"]) == 0 else r["rate"]
+        change = f"{float(r['change']):+.2f} ± {float(r['change_error']):.2f}"
+        apart = f"{float(r['from_baseline']):+.2f} ± {float(r['baseline_error']):.2f}" if r["from_baseline"] else ""
+        choosing = f"{float(r['val_start']):.1f} → {r['val_last']}"
+        lines.append([*(r[c] for c in heads), rate, choosing, f"{float(r['top1']):.2f}", change, apart, r["reads"]])
     heads += ["rate", "choosing images %", "others %", "points from the start", "from the baseline", "reads"]
     print(markdown(lines, heads))
 
