@@ -10,6 +10,7 @@ from cnncompress.reporting.times import Columns, gain_words, milliseconds
 from cnncompress.terminal.words import human
 
 OVERFLOW = "Sums of products with 8-bit weights overflow on this processor"
+FIXED_BATCH = "Here the model wants its batch size fixed before it is compiled (`model.reshape`), as it was for these figures"
 
 
 def int8_table(measured: Int8Measured) -> Columns:
@@ -31,7 +32,7 @@ def int8_sentence(measured: Int8Measured) -> str:
     told += f": {1 / gain:.2f} of the time of float in {runtime}" * (gain < 1)
     cost = f"; {_cost(measured)}" if measured.evaluated else ""
     scales = f"scales from {measured.calibrated:,} {'other ' if measured.evaluated else ''}images"
-    return f"{told}{cost}; {scales}.{_bits(measured)}"
+    return f"{told}{cost}; {scales}.{_bits(measured)}{_batch(runtime)}"
 
 
 def _bits(measured: Int8Measured) -> str:
@@ -39,6 +40,11 @@ def _bits(measured: Int8Measured) -> str:
     if measured.weight_bits == 8:
         return f" {OVERFLOW}; give --weight-bits 7." if sums_overflow() else ""
     return f" Weights have 7 bits.{f' {OVERFLOW}.' if sums_overflow() else ''}"
+
+
+def _batch(runtime: str) -> str:
+    """That OpenVINO answers wrongly here where the batch size is free."""
+    return f" {FIXED_BATCH}." if runtime == "openvino" and sums_overflow() else ""
 
 
 def _cost(measured: Int8Measured) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,11 @@ import torch
 
 import cnncompress as cc
 from cnncompress.latency import network
+from cnncompress.latency.setting import TimingSetting
 from cnncompress.network.onnx import open_session
 from cnncompress.pipeline import int8
 from cnncompress.programs.measured import Int8Measured, Measured
+from cnncompress.reporting import int8 as reporting
 from cnncompress.reporting.int8 import int8_sentence, int8_table
 from tests.cli.conftest import listing
 from tests.timing import ONCE, took
@@ -126,6 +129,16 @@ def test_int8_that_is_slower_says_so():
     said = "int8 is slower here: 1.50 of the time of float in torch; the same answer to 97.5 % of 1,000 images;"
     assert int8_sentence(measured(3.0, 97.5)).startswith(said)
     assert int8_sentence(measured(0.5, 97.5)).startswith("int8 is 4.0 times faster than float in torch here; the same")
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("overflows", [True, False])
+def test_openvino_wants_a_fixed_batch_size_where_sums_overflow(monkeypatch, runtime, overflows):
+    monkeypatch.setattr(reporting, "sums_overflow", lambda: overflows)
+    known = measured(0.5, 97.5)
+    latency = replace(known.int8.latency, setting=TimingSetting(runtime))
+    told = int8_sentence(replace(known, int8=replace(known.int8, latency=latency)))
+    assert ("batch size fixed" in told) == (overflows and runtime == "openvino")
 
 
 def test_the_table_of_both_precisions():
