@@ -41,6 +41,7 @@ KEYS = ("network", "runtime", "precision", "budget", "batch")
 COLUMNS = (*KEYS, "threads", "images", "top1", "difference", "error", "macs", "ms", "p10", "p90", "share", "seconds")
 FILE = "runtimes.csv"
 ORIGINAL = "original"
+COLOURS = {"fp32": "tab:blue", "bf16": "tab:orange", "int8": "tab:green"}
 TOGETHER = 250  # images: a program is loaded anew for each batch
 
 
@@ -169,43 +170,49 @@ def show(folder: Path) -> None:
 
 
 def plot(folder: Path, batch: str) -> None:
-    """One panel a network and runtime: top-1 against milliseconds, a line for each precision."""
+    """One panel a network and runtime: top-1 against milliseconds, a line for each precision that a network runs in.
+
+    Networks that were planned in another precision than single are triangles off the lines.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
     rows = [r for r in read_csv(folder / FILE) if r["batch"] == batch]
-    networks, runtimes = (list(dict.fromkeys(r[c] for r in rows)) for c in ("network", "runtime"))
-    figure, axes = plt.subplots(
-        len(networks),
-        len(runtimes),
-        figsize=(4 * len(runtimes), 3 * len(networks)),
-        squeeze=False,
-        layout="constrained",
-    )
+    networks = list(dict.fromkeys(r["network"] for r in rows))
+    runtimes = list(dict.fromkeys(parse_runtime(r["runtime"])[0] for r in rows))
+    size = (4 * len(runtimes), 3 * len(networks))
+    figure, axes = plt.subplots(len(networks), len(runtimes), figsize=size, squeeze=False, layout="constrained")
     for axis, (network, runtime) in zip(axes.flat, [(n, r) for n in networks for r in runtimes], strict=True):
-        for colour, precision in zip(("tab:blue", "tab:orange", "tab:green"), ("fp32", "bf16", "int8"), strict=True):
-            here = [r for r in rows if (r["network"], r["runtime"], r["precision"]) == (network, runtime, precision)]
-            here.sort(key=lambda r: float(r["ms"]))
-            if not here:
-                continue
-            x, y = [float(r["ms"]) for r in here], [float(r["top1"]) for r in here]
-            axis.errorbar(
-                x, y, [float(r["error"]) for r in here], color=colour, marker="o", ms=3, lw=1, label=precision
-            )
+        for precision, colour in COLOURS.items():
+            of = [r for r in rows if (r["network"], r["precision"]) == (network, precision)]
+            here = sorted((r for r in of if r["runtime"] == runtime), key=lambda r: float(r["ms"]))
+            others = [r for r in of if r["runtime"].startswith(f"{runtime}:") and r["budget"] != ORIGINAL]
+            for these, how in ((here, "o-"), (others, "^")):
+                x, y, error = ([float(r[c]) for r in these] for c in ("ms", "top1", "error"))
+                label = precision if these is here and here else None
+                axis.errorbar(x, y, error, color=colour, fmt=how, ms=4, lw=1, label=label)
             first = [r for r in here if r["budget"] == ORIGINAL]
             axis.plot([float(r["ms"]) for r in first], [float(r["top1"]) for r in first], "s", color=colour, ms=7)
         axis.set(title=f"{network} in {runtime}", xlabel="ms", ylabel="top-1, %")
+        axis.margins(0.1)
         axis.set_xlim(left=0)
         axis.grid(alpha=0.3)
-        axis.legend()
-    figure.savefig(folder / f"runtimes_batch{batch}.png", dpi=110)
+    figure.legend(*axes.flat[-1].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    figure.savefig(folder / f"runtimes_batch{batch}.png", dpi=90)
+
+
+def report(folder: Path) -> None:
+    """The table and the pictures of all rows."""
+    show(folder)
+    for batch in dict.fromkeys(r["batch"] for r in read_csv(folder / FILE)):
+        plot(folder, batch)
 
 
 def main() -> None:
     if "--show" in sys.argv:
-        return show(RESULTS)
+        return report(RESULTS)
     options = parser(__doc__)
     options.set_defaults(cache=Path("build/runtimes"))
     options.add_argument("--runtimes", nargs="+", default=RUNTIMES)
@@ -221,9 +228,7 @@ def main() -> None:
             continue
         made = {budget: make(args, bench.name, runtime, budget) for budget in args.budgets}
         measure(bench, runtime, {b: one for b, one in made.items() if one}, args, table)
-    for batch in dict.fromkeys(r["batch"] for r in table.rows):
-        plot(args.results, batch)
-    show(args.results)
+    report(args.results)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from cnncompress.errors import CompressError
 from cnncompress.files.publish import replacing
 from cnncompress.files.reading import read_json
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 class Store:

@@ -9,6 +9,7 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from importlib.util import find_spec
 from io import BytesIO, StringIO
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import torch
@@ -61,6 +62,24 @@ def plain_to_onnx(module: nn.Module, inputs: Tensor) -> bytes:
     buffer = BytesIO()
     torch.onnx.export(module, (inputs,), buffer, dynamo=False)  # type: ignore[arg-type]
     return buffer.getvalue()
+
+
+def simplified(program: bytes) -> bytes:
+    """A program with constants computed and paddings taken into convolutions, in the operators of the standard.
+
+    Quantised as it is traced, a padding that is an operator of its own would be one in floating point. Names of
+    weights may be lost.
+    """
+    import onnxruntime
+
+    with TemporaryDirectory() as folder:
+        file = Path(folder, "simple.onnx")
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = ERRORS_ONLY
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+        options.optimized_model_filepath = str(file)
+        onnxruntime.InferenceSession(program, options, providers=["CPUExecutionProvider"])
+        return file.read_bytes()
 
 
 def open_session(program: bytes | Path, threads: int = 0, entries: Mapping[str, str] | None = None) -> InferenceSession:

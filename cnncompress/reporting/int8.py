@@ -10,7 +10,7 @@ from cnncompress.reporting.times import Columns, gain_words, milliseconds
 from cnncompress.terminal.words import human
 
 OVERFLOW = "Sums of products with 8-bit weights overflow on this processor"
-FIXED_BATCH = "Here the model wants its batch size fixed before it is compiled (`model.reshape`), as it was for these figures"
+FIXED_BATCH = "Here the model wants its batch size fixed (`model.reshape`) before it is compiled, as it was for these"
 
 
 def int8_table(measured: Int8Measured) -> Columns:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from cnncompress.latency.setting import TimingSetting
 from tests.cli.conftest import cli, done  # noqa: F401
 from tests.timing import ONCE
 
+onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
@@ -47,6 +49,24 @@ def test_it_computes_what_the_network_does(batch):
     options = call.func.__self__.get_session_options()
     assert (options.intra_op_num_threads, options.inter_op_num_threads) == (1, 1)
     assert options.get_session_config_entry("session.force_spinning_stop") == "1"
+
+
+@pytest.mark.parametrize("pads", [nn.ZeroPad2d((0, 1, 0, 1)), nn.ZeroPad2d(1), nn.Identity()])
+def test_integers_of_a_traced_network_are_those_of_an_exported_one(pads, monkeypatch):
+    """Paddings are those of the convolutions, and every layer computes in integers."""
+    programs = []
+    runtime = get_runtime("onnxruntime")
+    monkeypatch.setattr(type(runtime), "load", lambda self, program, *_: programs.append(program) or (lambda: None))
+    network = nn.Sequential(
+        pads, nn.Conv2d(3, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ReLU6(), nn.Conv2d(8, 8, 1)
+    ).eval()
+    setting = complete(SETTING.within("onnxruntime:int8"))
+    with runtime.running(setting):
+        for prepare in (runtime.prepare_chain, runtime.prepare):
+            prepare(network, IMAGES, setting)
+    traced, exported = (Counter(n.op_type for n in onnx.load_from_string(p).graph.node) for p in programs)
+    assert traced == exported
+    assert set(traced) == {"Conv", "QuantizeLinear", "DequantizeLinear"}
 
 
 @pytest.mark.parametrize("name", ["spatial-svd", "bicluster-svd", "cp", "root"])

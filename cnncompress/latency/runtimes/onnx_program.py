@@ -65,10 +65,12 @@ class OnnxProgramRuntime(Runtime):
 
 
 def _traced(chain: nn.Module, inputs: Tensor, setting: TimingSetting) -> bytes:
-    from cnncompress.network.onnx import foreign, plain_to_onnx
+    from cnncompress.network.onnx import foreign, plain_to_onnx, simplified
 
     with foreign("ONNX", "export"):
         program = plain_to_onnx(chain, inputs)
+        if setting.dtype == "int8":
+            program = simplified(program)
     return _rounded(program, inputs, setting)
 
 
