@@ -18,7 +18,6 @@ from dataclasses import replace
 
 import torch
 from benchlib import RESULTS, Bench, Table, markdown, open_bench, parser
-from torch import Tensor
 
 import cnncompress as cc
 from cnncompress.chains.plan import Budget
@@ -26,15 +25,23 @@ from cnncompress.errors import UnreachableError
 from cnncompress.latency.machine import complete
 from cnncompress.latency.network import latency
 from cnncompress.latency.setting import TimingSetting
-from cnncompress.latency.table import LatencyTable
 from cnncompress.network.subject import look_at
-from cnncompress.planning import Candidates, Choice, Guide, LatencyModel, Planner, choices_of, make_candidates
-from cnncompress.planning.whole import settled_table
+from cnncompress.planning import (
+    Candidates,
+    Choice,
+    Guide,
+    LatencyModel,
+    Planner,
+    choices_of,
+    make_candidates,
+    settled_table,
+)
 
 RUNTIMES = ("onnxruntime", "openvino")
 WAYS = ("without", "with")
+VALUES = (("rise", 4), ("divergence", 4), ("share", 2))  # with their digits in the table
 KEYS = ("network", "methods", "runtime", "threads", "budget")
-COLUMNS = (*KEYS, "layers", *(f"{what}_{way}" for what in ("rise", "divergence", "share") for way in WAYS))
+COLUMNS = (*KEYS, "layers", *(f"{what}_{way}" for what, _ in VALUES for way in WAYS))
 COLUMNS = (*COLUMNS, "change", "change_error", "images", "original_ms")
 
 
@@ -48,27 +55,20 @@ def candidates_of(bench: Bench, args: argparse.Namespace) -> dict[str, Candidate
     return found
 
 
-def divergences(bench: Bench, small: torch.nn.Module) -> Tensor:
-    """By held-out image, in nats, [images]."""
-    return (bench.original.exp() * (bench.original - bench.answers(small))).sum(1)
-
-
-def add(
-    table: Table, bench: Bench, planners: dict[str, Planner], key: dict[str, object], args: argparse.Namespace
-) -> None:
+def add(table: Table, bench: Bench, planners: dict[str, Planner], key: dict[str, object], threads: int) -> None:
     """The row of a budget."""
     try:
         plans = {way: planner.plan(Budget(latency=float(str(key["budget"])))) for way, planner in planners.items()}
     except UnreachableError as error:
         print(f"{key}: {error}")
         return
-    statistics = bench.statistics(list(plans["with"].layers | plans["without"].layers), args.cache, ["kronecker"])
     networks = {
-        way: cc.decompose(bench.model, plan, statistics=statistics, progress=False) for way, plan in plans.items()
+        way: cc.decompose(bench.model, plan, statistics=planners[way].candidates.guide.statistics, progress=False)
+        for way, plan in plans.items()
     }
-    setting = TimingSetting(threads=args.threads).within(str(key["runtime"]))
+    setting = TimingSetting(threads=threads).within(str(key["runtime"]))
     times = latency({"original": bench.model, **networks}, bench.example, setting)
-    nats = {way: divergences(bench, network) for way, network in networks.items()}
+    nats = {way: bench.divergences(bench.answers(network)) for way, network in networks.items()}
     change = nats["with"] - nats["without"]
     roots = [name for name, one in plans["with"].layers.items() if one.method == "root"]
     table.add(
@@ -86,16 +86,15 @@ def run(table: Table, args: argparse.Namespace) -> None:
     subject = candidates["with"].subject
     for runtime in args.runtimes:
         setting = complete(TimingSetting(threads=args.threads).within(runtime))
-        times: LatencyTable = settled_table(
-            bench.model, subject.example, subject.calls, setting, candidates["with"].wanted, args.seconds
-        )
+        wanted = candidates["with"].wanted
+        times = settled_table(bench.model, subject.example, subject.calls, setting, wanted, args.seconds)
         whole = latency({"": bench.model}, bench.example, setting)[""].p10
         planners = {way: Planner(replace(c, times=LatencyModel(times, whole))) for way, c in candidates.items()}
         for budget in args.budgets:
             key: dict[str, object] = {"network": bench.name, "methods": args.methods, "runtime": runtime}
             key |= {"threads": args.threads, "budget": budget}
             if not table.find(**key):
-                add(table, bench, planners, key, args)
+                add(table, bench, planners, key, args.threads)
 
 
 def show(table: Table) -> None:
@@ -107,9 +106,6 @@ def show(table: Table) -> None:
         lines.append([r["network"], r["runtime"], r["budget"], len(r["layers"].split()), *pairs, change])
     heads = ["network", "runtime", "budget", "layers by root", "predicted rise", "divergence", "time", "by root"]
     print(markdown(lines, heads))
-
-
-VALUES = (("rise", 4), ("divergence", 4), ("share", 2))
 
 
 def main() -> None:

@@ -75,8 +75,12 @@ class Bench:
     def measure(self, model: nn.Module) -> dict[str, float]:
         """Top-1 in percent, and the Kullback-Leibler divergence from the original's answers in nats an image."""
         found, labels = self.answers(model), torch.cat([y for _, y in self.held_out])
-        divergence = (self.original.exp() * (self.original - found)).sum(1).mean()
-        return {"top1": 100 * float((found.argmax(1) == labels).double().mean()), "divergence": float(divergence)}
+        divergence = float(self.divergences(found).mean())
+        return {"top1": 100 * float((found.argmax(1) == labels).double().mean()), "divergence": divergence}
+
+    def divergences(self, answers: Tensor) -> Tensor:
+        """The Kullback-Leibler divergence of each held-out image from the original's answer, in nats, [images]."""
+        return (self.original.exp() * (self.original - answers)).sum(1)
 
     @property
     def images(self) -> int:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from cnncompress.errors import CompressError
 
 if TYPE_CHECKING:
-    from onnxruntime import InferenceSession
+    from onnxruntime import InferenceSession, SessionOptions
     from torch.onnx import ONNXProgram
 
 LIMIT_BYTES = 2**31  # of one protobuf message
@@ -70,15 +70,13 @@ def simplified(program: bytes) -> bytes:
     Quantised as it is traced, a padding that is an operator of its own would be one in floating point. Names of
     weights may be lost.
     """
-    import onnxruntime
+    from onnxruntime import GraphOptimizationLevel
 
     with TemporaryDirectory() as folder:
-        file = Path(folder, "simple.onnx")
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = ERRORS_ONLY
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+        file, options = Path(folder, "simple.onnx"), _options(threads=1)
+        options.graph_optimization_level = GraphOptimizationLevel.ORT_ENABLE_BASIC
         options.optimized_model_filepath = str(file)
-        onnxruntime.InferenceSession(program, options, providers=["CPUExecutionProvider"])
+        _session(program, options)
         return file.read_bytes()
 
 
@@ -87,14 +85,25 @@ def open_session(program: bytes | Path, threads: int = 0, entries: Mapping[str, 
 
     `threads` 0 leaves their number to the runtime; `entries` are its options by name.
     """
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = ERRORS_ONLY
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options = _options(threads)
     for key, value in (entries or {}).items():
         options.add_session_config_entry(key, value)
-    return onnxruntime.InferenceSession(program, options, providers=["CPUExecutionProvider"])
+    return _session(program, options)
+
+
+def _options(threads: int) -> SessionOptions:
+    from onnxruntime import SessionOptions
+
+    options = SessionOptions()
+    options.log_severity_level = ERRORS_ONLY
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    return options
+
+
+def _session(program: bytes | Path, options: SessionOptions) -> InferenceSession:
+    from onnxruntime import InferenceSession
+
+    return InferenceSession(program, options, providers=["CPUExecutionProvider"])
 
 
 def two_or_more(inputs: Tensor) -> Tensor:

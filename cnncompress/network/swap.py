@@ -79,11 +79,6 @@ def _put(module: nn.Module, places: Iterable[tuple[nn.Module, str]]) -> None:
         setattr(parent, child, module)
 
 
-def swap(model: nn.Module, name: str, replacement: nn.Module) -> None:
-    """Put one module in the place of another; `Places` for more than one, as this walks over the network."""
-    Places(model).swap(name, replacement)
-
-
 def apply_plan(model: nn.Module, plan: Plan, kernels: Mapping[str, Sequence[Tensor]] | None = None) -> nn.Module:
     """Swap the chains of `plan` into `model`, in the plan's order; layers without kernels stay on the meta device."""
     places = Places(model)

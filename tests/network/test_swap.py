@@ -17,7 +17,7 @@ from cnncompress.network.layers import layers_of, refuse_module
 from cnncompress.network.memory_format import is_channels_last, memory_format_of, to_memory_format
 from cnncompress.network.provenance import Provenance, attach, provenance
 from cnncompress.network.run import inference
-from cnncompress.network.swap import Places, apply_plan, build_chain, swap
+from cnncompress.network.swap import Places, apply_plan, build_chain
 from cnncompress.network.trace import trace
 from tests.decompositions.helpers import decide, randn, randomize
 
@@ -157,7 +157,7 @@ def test_swap_under_all_names():
     shared = nn.Linear(3, 3)
     model = nn.ModuleDict({"a": shared, "b": nn.Sequential(shared, nn.ReLU())})
     new = nn.Identity()
-    swap(model, "a", new)
+    Places(model).swap("a", new)
     assert model["a"] is new
     assert model["b"][0] is new
 
@@ -180,7 +180,7 @@ def test_places_follow_swaps():
 
 def test_swap_of_the_whole_network_is_refused():
     with pytest.raises(UnsupportedLayerError, match="single layer"):
-        swap(nn.Linear(2, 2), "", nn.Identity())
+        Places(nn.Linear(2, 2)).swap("", nn.Identity())
 
 
 def test_apply_plan_refuses_what_is_no_layer():
